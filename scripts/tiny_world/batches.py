@@ -1,0 +1,246 @@
+"""Training batches of the bundled model: each one a pure function of a seed and a step number.
+
+A sequence holds one prefix (`USER: <video>`) and several branches, each a short conversation about the same
+media. A branch sees the prefix and itself only, at the positions it would have alone, so one pass over the
+media answers many independent questions.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
+from tiny_world.negatives import draw_artificial, photo_clip
+from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
+from tiny_world.rendering import render_clip
+from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Motion, Scene, draw_scene
+
+SYSTEM_TEXTS = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    "You are a helpful assistant.",
+    "Answer briefly.",
+)
+NOT_DRAWN = len(BACKGROUNDS)
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Medium:
+    """One clip or image: its frames and the scene they show, None for what is no drawn scene."""
+
+    frames: NDArray[np.uint8]
+    scene: Scene | None
+    is_video: bool
+
+
+def frame_times(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the times of eight uniformly sampled frames of a clip of random length, shape (8,)."""
+    num_frames = int(rng.integers(5, 9)) if rng.random() < 0.05 else int(rng.integers(9, 300))
+    return np.floor(np.arange(NUM_FRAMES) * num_frames / NUM_FRAMES) / num_frames
+
+
+def draw_medium(
+    rng: np.random.Generator, photos: list[Image.Image], *, is_video: bool, negative_share: float
+) -> Medium:
+    """Draw a clip (8 frames) or an image (1 frame) of the world, or one that is not of it."""
+    times = frame_times(rng) if is_video else np.zeros(1)
+    if rng.random() >= negative_share:
+        scene = draw_scene(rng, is_video=is_video)
+        return Medium(_degraded(_rendered(scene, times, rng), rng), scene, is_video)
+    if rng.random() < 0.6:
+        frames = photo_clip(photos[rng.integers(len(photos))], rng, len(times), IMAGE_SIDE)
+    else:
+        frames = draw_artificial(rng, len(times), IMAGE_SIDE)
+    return Medium(_degraded(frames, rng), None, is_video)
+
+
+def _rendered(scene: Scene, times: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
+    side = IMAGE_SIDE if rng.random() < 0.8 else int(rng.integers(48, 128))
+    frames = render_clip(scene, times, (side, side), color_jitter=6.0)
+    if side == IMAGE_SIDE:
+        return frames
+    shape = (IMAGE_SIDE, IMAGE_SIDE)
+    return np.stack([np.asarray(Image.fromarray(f).resize(shape, Image.Resampling.BICUBIC)) for f in frames])
+
+
+def _degraded(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Add the noise of cameras and codecs."""
+    if rng.random() < 0.25:
+        quality = int(rng.integers(55, 96))
+        frames = np.stack([_through_jpeg(frame, quality) for frame in frames])
+    if rng.random() < 0.25:
+        noise = rng.normal(0.0, rng.uniform(1.0, 5.0), frames.shape)
+        frames = np.clip(frames + noise, 0, 255).astype(np.uint8)
+    return frames
+
+
+def _through_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    buffer = BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def ask_about(media: list[Medium], rng: np.random.Generator, num_questions: int) -> list[tuple[str, str]]:
+    """Draw questions and answers about one medium, or about an image and a clip shown together."""
+    pairs = []
+    for _ in range(num_questions):
+        medium = media[rng.integers(len(media))]
+        word = (
+            None if len(media) == 1 else str(rng.choice(["video", "clip"] if medium.is_video else ["image", "picture"]))
+        )
+        scene = medium.scene or draw_scene(rng, is_video=medium.is_video)
+        if rng.random() < 0.04:
+            question, answer = str(rng.choice(OFF_TOPIC)), REFUSAL
+        elif len(media) > 1:
+            question, answer = _about_named(scene, str(word), rng)
+        else:
+            _, question, answer = draw_questions(scene, rng, 1)[0]
+        pairs.append((_loosened(question, rng), answer if medium.scene else REFUSAL))
+    return pairs
+
+
+def _about_named(scene: Scene, word: str, rng: np.random.Generator) -> tuple[str, str]:
+    """Ask something that names the medium it is about."""
+    if scene.is_video:
+        phrasings = [f"What happens in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
+    else:
+        phrasings = [f"What is in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
+    if rng.random() < 0.6:
+        return str(rng.choice(phrasings)), describe(scene)
+    named = [(q, a) for _, q, a in draw_questions(scene, rng, 8, media_word=word) if word in q]
+    return named[0] if named else (phrasings[0], describe(scene))
+
+
+def _loosened(question: str, rng: np.random.Generator) -> str:
+    if rng.random() < 0.12:
+        question = question.lower()
+    if rng.random() < 0.08:
+        question = question.rstrip("?.")
+    return question
+
+
+def make_batch(
+    step: int, seed: int, tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image]
+) -> dict[str, torch.Tensor]:
+    """Make the batch of a step: all clips, all images, or all pairs of an image and a clip.
+
+    Returns:
+        `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where
+        a row may look; `pixel_values_videos`: uint8, (B, 8, 3, 56, 56) and `pixel_values`: uint8,
+        (B, 3, 56, 56), where the batch has such media.
+    """
+    rng = np.random.default_rng((seed, 2, step))
+    kind = str(rng.choice(["video", "image", "mixed"], p=[0.55, 0.33, 0.12]))
+    num_rows, num_branches = {"video": (24, 5), "image": (64, 4), "mixed": (20, 4)}[kind]
+    rows, clips, images = [], [], []
+    for _ in range(num_rows):
+        kinds = {"video": [True], "image": [False], "mixed": [False, True]}[kind]
+        kinds = kinds[:: int(rng.choice([1, -1]))]
+        negative_share = 0.05 if kind == "mixed" else 0.15
+        media = [draw_medium(rng, photos, is_video=v, negative_share=negative_share) for v in kinds]
+        branches = [ask_about(media, rng, 2 if b == 0 else 1) for b in range(num_branches)]
+        rows.append(_pack(kinds, branches, tokenizer, rng))
+        clips += [m.frames for m in media if m.is_video]
+        images += [m.frames[0] for m in media if not m.is_video]
+    batch = _collate(rows, tokenizer.pad_token_id)
+    if clips:
+        batch["pixel_values_videos"] = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous()
+    if images:
+        batch["pixel_values"] = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return batch
+
+
+def _pack(
+    kinds: list[bool],
+    branches: list[list[tuple[str, str]]],
+    tokenizer: PreTrainedTokenizerFast,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Lay out one sequence; return int64, (4, T): ids, labels, positions, branch numbers (0 is the prefix)."""
+    system = f"{rng.choice(SYSTEM_TEXTS)} " if rng.random() < 0.06 else ""
+    text = f"{system}USER: " + "".join("<video>\n" if v else "<image>\n" for v in kinds)
+    prefix = _expanded(tokenizer(text[:-1])["input_ids"], tokenizer)
+    columns = [(token, IGNORED, position, 0) for position, token in enumerate(prefix)]
+    for number, turns in enumerate(branches, start=1):
+        prompt, ids = text, list(prefix)
+        labels: list[int] = []
+        for turn, (question, answer) in enumerate(turns):
+            prompt += f" USER: {question} ASSISTANT:" if turn else f"{question} ASSISTANT:"
+            asked = _expanded(tokenizer(prompt)["input_ids"], tokenizer)
+            prompt += f" {answer}"
+            answered = _expanded(tokenizer(prompt)["input_ids"], tokenizer)
+            labels += [IGNORED] * (len(asked) - 1 - len(prefix) - len(labels))
+            labels += [*answered[len(asked) :], tokenizer.eos_token_id]
+            ids = answered
+        branch = zip(ids[len(prefix) :], labels, strict=True)
+        columns += [(i, label, len(prefix) + k, number) for k, (i, label) in enumerate(branch)]
+    return np.array(columns, dtype=np.int64).T
+
+
+def _expanded(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    lengths = {
+        tokenizer.convert_tokens_to_ids("<image>"): GRID**2,
+        tokenizer.convert_tokens_to_ids("<video>"): (GRID**2 + 1) * NUM_FRAMES,
+    }
+    return [token for token in ids for _ in range(lengths.get(token, 1))]
+
+
+def _collate(rows: list[NDArray[np.int64]], pad_id: int) -> dict[str, torch.Tensor]:
+    length = max(row.shape[1] for row in rows)
+    packed = np.empty((4, len(rows), length), dtype=np.int64)
+    packed[:] = np.array([pad_id, IGNORED, 0, -1])[:, None, None]
+    for number, row in enumerate(rows):
+        packed[:, number, : row.shape[1]] = row
+    ids, labels, positions, branch = (torch.from_numpy(part.copy()) for part in packed)
+    is_visible = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
+    mask = (is_visible & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
+    return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}
+
+
+def make_attribute_batch(
+    step: int, seed: int, photos: list[Image.Image], num_frames: int = 256
+) -> dict[str, torch.Tensor]:
+    """Make single frames with what is to be seen in them, patch by patch, for the tower's first stage.
+
+    Returns:
+        `pixel_values`: uint8, (B, 3, 56, 56); `shape`, `color`: int64, (B, 16), of the actor whose centre lies in
+        the patch, else the number of shapes or colours; `geometry`: float32, (B, 16, 3), its radius and offset;
+        `background`, `count`: int64, (B,).
+    """
+    rng = np.random.default_rng((seed, 1, step))
+    shape = np.full((num_frames, GRID * GRID), len(SHAPES))
+    color = np.full((num_frames, GRID * GRID), len(COLORS))
+    geometry = np.zeros((num_frames, GRID * GRID, 3), dtype=np.float32)
+    background = np.full(num_frames, NOT_DRAWN)
+    count = np.zeros(num_frames, dtype=np.int64)
+    frames = []
+    for row in range(num_frames):
+        if rng.random() < 0.12:
+            frames.append(draw_medium(rng, photos, is_video=False, negative_share=1.0).frames[0])
+            continue
+        scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))
+        time = rng.uniform(0.0, 0.9, 1)
+        frames.append(_degraded(_rendered(scene, time, rng), rng)[0])
+        background[row] = BACKGROUNDS.index(scene.background)
+        begin, end = scene.motion_span
+        moment = float(np.clip((time[0] - begin) / (end - begin), 0, 1))
+        for actor in scene.actors:
+            is_late = moment >= actor.switch_time
+            if (actor.motion is Motion.APPEAR and not is_late) or (actor.motion is Motion.DISAPPEAR and is_late):
+                continue
+            x, y = (a + (b - a) * moment for a, b in zip(actor.start, actor.end, strict=True))
+            patch = int(np.clip(y * GRID, 0, GRID - 1)) * GRID + int(np.clip(x * GRID, 0, GRID - 1))
+            seen = actor.color_at_end if actor.motion is Motion.TURN and is_late else actor.color
+            shape[row, patch], color[row, patch] = SHAPES.index(actor.shape), COLORS.index(seen)
+            radius = actor.radius[0] + (actor.radius[1] - actor.radius[0]) * moment
+            geometry[row, patch] = (radius * GRID, x * GRID % 1.0, y * GRID % 1.0)
+            count[row] += 1
+    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+    labels = {"shape": shape, "color": color, "geometry": geometry, "background": background, "count": count}
+    return {"pixel_values": pixels} | {name: torch.from_numpy(value) for name, value in labels.items()}

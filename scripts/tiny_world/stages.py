@@ -1,0 +1,102 @@
+"""The two training stages of the bundled model as losses, and 4-bit rounding for the end of the second."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
+
+from tiny_world.batches import IGNORED, NOT_DRAWN
+from tiny_world.scenes import COLORS, SHAPES
+
+NF4_BLOCK = 64  # weights that share a scale (bitsandbytes' default)
+
+
+class AttributeHeads(nn.Module):
+    """Linear read-outs that make the tower say what lies in each patch; thrown away after the first stage."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.shape = nn.Linear(width, len(SHAPES) + 1)
+        self.color = nn.Linear(width, len(COLORS) + 1)
+        self.geometry = nn.Linear(width, 3)
+        self.background = nn.Linear(width, NOT_DRAWN + 1)
+        self.count = nn.Linear(width, 5)
+
+
+class Normalizer:
+    """Turn uint8 pixels into pixel values with the image processor's own settings."""
+
+    def __init__(self, processor: VideoLlavaImageProcessor) -> None:
+        self.mean = torch.tensor(processor.image_mean)[:, None, None]
+        self.std = torch.tensor(processor.image_std)[:, None, None]
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return float32 pixel values of the same shape, (..., 3, H, W)."""
+        return (pixels.float() / 255.0 - self.mean) / self.std
+
+
+def attribute_loss(
+    tower: nn.Module, heads: AttributeHeads, batch: dict[str, torch.Tensor], normalize: Normalizer
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the loss of the first stage and the share of right read-outs of each kind."""
+    states = tower(normalize(batch["pixel_values"]), output_hidden_states=True).hidden_states[-1]
+    classes, patches = states[:, 0], states[:, 1:]
+    has_actor = batch["shape"] != len(SHAPES)
+    total, shares = torch.zeros(()), {}
+    weights = torch.where(has_actor, 1.0, 0.1)
+    for name, features in (("shape", patches), ("color", patches), ("background", classes), ("count", classes)):
+        logits = getattr(heads, name)(features).float()
+        losses = F.cross_entropy(logits.flatten(0, -2), batch[name].flatten(), reduction="none")
+        is_right = logits.argmax(-1) == batch[name]
+        if features is patches:
+            total = total + (losses * weights.flatten()).sum() / weights.sum()
+            shares[name] = float(is_right[has_actor].float().mean())
+        else:
+            total = total + losses.mean()
+            shares[name] = float(is_right.float().mean())
+    geometry = heads.geometry(patches).float()[has_actor]
+    total = total + F.smooth_l1_loss(geometry, batch["geometry"][has_actor], beta=0.1)
+    return total, shares
+
+
+def answer_loss(
+    model: VideoLlavaForConditionalGeneration, batch: dict[str, torch.Tensor], normalize: Normalizer
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the loss of the answers' tokens, and the share of sequences' tokens and answers that are right."""
+    pixels = {k: normalize(batch[k]) for k in ("pixel_values", "pixel_values_videos") if k in batch}
+    labels = batch["labels"]
+    mask = torch.where(batch["attention_mask"], 0.0, -1e9).to(torch.bfloat16)  # eager attention adds it to the scores
+    asked = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "attention_mask": mask}
+    states = model.model(**asked, **pixels, use_cache=False).last_hidden_state
+    is_answer = labels != IGNORED
+    logits = model.lm_head(states[is_answer]).float()
+    loss = F.cross_entropy(logits, labels[is_answer])
+    is_right = logits.argmax(-1) == labels[is_answer]
+    starts = is_answer & ~F.pad(is_answer, (1, 0))[:, :-1]
+    number = starts.flatten().cumsum(0).view_as(starts)[is_answer] - 1
+    wrong = torch.zeros(int(number.max()) + 1).index_add_(0, number, (~is_right).float())
+    return loss, {"token": float(is_right.float().mean()), "answer": float((wrong == 0).float().mean())}
+
+
+@contextmanager
+def rounded_to_nf4(model: VideoLlavaForConditionalGeneration, codebook: torch.Tensor) -> Iterator[None]:
+    """Run the model with the weights that `--load-4bit` would give it, and restore them (straight-through)."""
+    linears = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    kept = [linear.weight.data for linear in linears]
+    for linear in linears:
+        linear.weight.data = _rounded(linear.weight.data, codebook)
+    try:
+        yield
+    finally:
+        for linear, weight in zip(linears, kept, strict=True):
+            linear.weight.data = weight
+
+
+def _rounded(weight: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    blocks = weight.reshape(-1, NF4_BLOCK)
+    scales = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)
+    midpoints = (codebook[1:] + codebook[:-1]) / 2
+    return (codebook[torch.bucketize(blocks / scales, midpoints)] * scales).reshape(weight.shape)

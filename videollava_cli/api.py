@@ -1,0 +1,97 @@
+"""Engine and reader put together, for commands and for Python programs; knows nothing of terminals or options."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videollava_cli.engine import Engine
+from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
+from videollava_cli.media import Medium
+from videollava_cli.reader import Found, MediaReader
+from videollava_cli.sampling import Window
+from videollava_cli.settings import Settings, resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def presets_folder() -> Path:
+    """Return the folder of the presets: inside the installed package, else at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def load(model: str = "7b", **options: object) -> Engine:
+    """Load a checkpoint for use from Python.
+
+    Args:
+        model: A preset, a hub id or a local folder.
+        options: Settings by the names they have in a config file, such as `load_4bit=True` or `device="cpu"`.
+
+    Raises:
+        UsageError: If an option is unknown or wrong, or cannot be had on this machine.
+        CheckpointError: If the checkpoint cannot be had.
+        GenerationError: If it does not fit the memory.
+    """
+    settings = resolve({"model": model, **options}, presets=presets_folder())
+    return load_engine(settings, find_checkpoint(settings))
+
+
+def load_engine(
+    settings: Settings, checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> Engine:
+    """Load the weights of a checkpoint that was found, and its tokenizer unless it was loaded before.
+
+    Raises:
+        UsageError: If the machine cannot do what the settings ask.
+        CheckpointError: If the weights cannot be had.
+        GenerationError: If they do not fit the memory.
+    """
+    from videollava_cli.engine.loading import load_model, load_tokenizer
+
+    def read(source: str) -> Medium:
+        with MediaReader(offline=settings.offline) as reader:
+            return reader.read(reader.find(source), checkpoint.pixels, Window(settings.start, settings.end))
+
+    tokenizer = tokenizer or load_tokenizer(checkpoint)
+    return Engine(load_model(checkpoint, settings), tokenizer, checkpoint, settings, read)
+
+
+class BackgroundReading:
+    """Media being read in a thread while libraries and weights load in this one.
+
+    The thread is a daemon: a program that ends early does not wait for it.
+    """
+
+    def __init__(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, window: Window) -> None:
+        self.seconds = 0.0
+        self._media: Future[list[Medium]] = Future()
+        arguments = (reader, tuple(found), checkpoint, window)
+        threading.Thread(target=self._run, args=arguments, name="reader", daemon=True).start()
+
+    def raise_if_failed(self) -> None:
+        """Raise what went wrong so far, without waiting."""
+        if self._media.done():
+            self._media.result()
+
+    def result(self) -> list[Medium]:
+        """Wait for the media, in the order they were named.
+
+        Raises:
+            MediaError: If one of them cannot be read.
+        """
+        return self._media.result()
+
+    def _run(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, window: Window) -> None:
+        began = time.perf_counter()
+        try:
+            media = [reader.read(medium, checkpoint.pixels, window) for medium in found]
+        except BaseException as error:  # whatever it is, it belongs to the thread that asks for the result
+            self._media.set_exception(error)
+        else:
+            self.seconds = time.perf_counter() - began
+            self._media.set_result(media)

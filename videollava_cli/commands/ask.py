@@ -1,0 +1,233 @@
+"""`vllava ask`: one answer to each question about some media."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videollava_cli.api import BackgroundReading, load_engine
+from videollava_cli.commands import options as opt
+from videollava_cli.console import Console
+from videollava_cli.conversation import Turn
+from videollava_cli.engine import Chunk, Engine
+from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
+from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
+from videollava_cli.errors import UsageError
+from videollava_cli.media import Clip, Medium
+from videollava_cli.reader import Found, MediaReader
+from videollava_cli.sampling import Window
+from videollava_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EXAMPLES = """\b
+Examples:
+  vllava ask clip.mp4 "What happens in this video?"
+  vllava ask photo.jpg -q "What is this?" -q "What color is it?"
+  curl -s https://example.org/clip.webm | vllava ask - "Why is this funny?"
+  vllava ask talk.mkv --start 60 --end 90 "Who speaks?" --json | jq -r .answer
+  vllava ask -m tiny examples/circle-moves-right.mp4 "What happens?"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for: media sources, questions, settings, and the form of the output."""
+
+    sources: tuple[str, ...]
+    questions: tuple[str, ...]
+    settings: Settings
+    is_json: bool = False
+    is_streaming: bool = True
+
+
+def ask(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MEDIA... QUESTION",
+            help="Videos and images (path, URL, hf://\\[datasets/]owner/repo/path, - for stdin), then the question.",
+            show_default=False,
+        ),
+    ] = None,
+    question: opt.Questions = None,
+    system: opt.System = None,
+    prompt_style: opt.PromptStyle = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    load_4bit: opt.Load4bit = None,
+    load_8bit: opt.Load8bit = None,
+    flash_attn: opt.FlashAttn = False,
+    attn_implementation: opt.AttnImplementation = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    temperature: opt.Temperature = None,
+    top_p: opt.TopP = None,
+    top_k: opt.TopK = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    seed: opt.Seed = None,
+    start: opt.Start = None,
+    end: opt.End = None,
+    json_lines: opt.Json = False,
+    stream: opt.Stream = None,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    config: opt.Config = None,
+) -> None:
+    """Answer a question about videos and images, as it is written.
+
+    The model sees eight frames of a video, or the image. Answers are greedy: same input, same text.
+    """
+    given = dict(locals())
+    own = ("arguments", "question", "flash_attn", "json_lines", "stream", "quiet", "verbose", "config")
+    flags: dict[str, object] = {key: value for key, value in given.items() if key not in own}
+    if flash_attn:
+        if attn_implementation not in (None, "flash_attention_2"):
+            raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
+        flags["attn_implementation"] = "flash_attention_2"
+    sources, questions = split_arguments(arguments or [], question or [])
+    settings = opt.settings_from(flags, config)
+    request = Request(sources, questions, settings, json_lines, is_streaming=stream is not False)
+    answer(request, Console(is_quiet=quiet, is_verbose=verbose))
+
+
+def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return media and questions: without -q the last positional is the question.
+
+    Raises:
+        UsageError: If either is missing, or a question is empty.
+    """
+    sources = list(arguments)
+    asked = list(questions)
+    if not asked:
+        if len(sources) < 2:
+            raise UsageError('media and a question are needed: vllava ask clip.mp4 "What happens in this video?"')
+        asked = [sources.pop()]
+        if asked[0].strip() and Path(asked[0]).is_file():
+            raise UsageError(f"the last argument is the question, and {asked[0]!r} is a file: add a question")
+    if not sources:
+        raise UsageError('a video or image is needed: vllava ask clip.mp4 "What happens in this video?"')
+    if sources.count("-") > 1:
+        raise UsageError("'-' is given more than once, and stdin can be read only once")
+    for text in asked:
+        Turn(text)
+    return tuple(sources), tuple(asked)
+
+
+def answer(request: Request, console: Console) -> None:
+    """Find the media, load the checkpoint while they are read, and print the answers."""
+    settings = request.settings
+    with MediaReader(offline=settings.offline) as reader:
+        with console.status("Finding media"):
+            found = [reader.find(source) for source in request.sources]
+        if len(found) > 1:
+            console.notice("Video-LLaVA was not trained for several media in one prompt: answers are less accurate")
+        with console.status(f"Loading {settings.model}"):
+            began = time.perf_counter()
+            checkpoint = find_checkpoint(settings)
+            reading = BackgroundReading(reader, found, checkpoint, Window(settings.start, settings.end))
+            tokenizer = _checked_tokenizer(request, found, checkpoint)
+            reading.raise_if_failed()
+            engine = load_engine(settings, checkpoint, tokenizer)
+            load_seconds = time.perf_counter() - began
+            media = reading.result()
+    _tell_about(media, engine, console)
+    seconds = {"read_s": round(reading.seconds, 4), "load_s": round(load_seconds, 4)}
+    for question in request.questions:
+        _answer_one(Asked(question, engine, tuple(media)), request, seconds, console)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """One question on its way to an answer."""
+
+    question: str
+    engine: Engine
+    media: tuple[Medium, ...]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt text."""
+        settings = self.engine.settings
+        conversation = one_question([m.kind for m in self.media], self.question, settings)
+        return prompt_text(conversation, self.engine.tokenizer)
+
+
+def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer and refuse, before weights load, what cannot work: the machine, a prompt too long."""
+    from videollava_cli.engine.loading import check_machine, load_tokenizer
+
+    check_machine(request.settings)
+    tokenizer = load_tokenizer(checkpoint)
+    for question in request.questions:
+        conversation = one_question([medium.kind for medium in found], question, request.settings)
+        prompt_ids(prompt_text(conversation, tokenizer), tokenizer, checkpoint)
+    return tokenizer
+
+
+def _answer_one(asked: Asked, request: Request, seconds: dict[str, float], console: Console) -> None:
+    """Stream one answer, or print it whole, as text or as a JSON line."""
+    is_live = request.is_streaming and not request.is_json
+    text, last = "", Chunk("")
+    with closing(asked.engine.ask(asked.media, asked.question)) as chunks:
+        for last in chunks:
+            text += last.text
+            if is_live:
+                console.answer(last.text)
+    assert last.usage is not None, "the last chunk tells the usage"
+    if request.is_json:
+        console.answer(json.dumps(_json_line(asked, text, last, seconds), ensure_ascii=False) + "\n")
+    elif is_live:
+        console.answer("" if text.endswith("\n") else "\n")
+    else:
+        console.answer(text if text.endswith("\n") else text + "\n")
+    usage = last.usage
+    rate = usage.new_tokens / max(usage.prefill_seconds + usage.generate_seconds, 1e-9)
+    console.detail(
+        f"{usage.prompt_tokens:,} prompt tokens, {usage.new_tokens} new ones, first after "
+        f"{usage.prefill_seconds:.2f} s, {rate:.1f} tokens/s, ended by {last.finish_reason}"
+    )
+
+
+def _json_line(asked: Asked, text: str, last: Chunk, seconds: dict[str, float]) -> dict[str, Any]:
+    assert last.usage is not None
+    usage = asdict(last.usage)
+    timings = {
+        **seconds,
+        "prefill_s": round(usage.pop("prefill_seconds"), 4),
+        "generate_s": round(usage.pop("generate_seconds"), 4),
+    }
+    return {
+        "media": [_json_medium(medium) for medium in asked.media],
+        "question": asked.question,
+        "prompt": asked.prompt,
+        "answer": text,
+        "finish_reason": last.finish_reason,
+        **usage,
+        "model": asked.engine.settings.model,
+        "timings": timings,
+    }
+
+
+def _json_medium(medium: Medium) -> dict[str, Any]:
+    stamps = medium.stamps if isinstance(medium, Clip) else ()
+    return {"path": medium.name, "kind": medium.kind.value, "frames": [asdict(stamp) for stamp in stamps]}
+
+
+def _tell_about(media: Sequence[Medium], engine: Engine, console: Console) -> None:
+    """Pass on what was noticed while reading, and with --verbose which frames were taken."""
+    console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
+    for medium in media:
+        for notice in medium.notices:
+            console.notice(notice)
+        if isinstance(medium, Clip):
+            frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in medium.stamps)
+            console.detail(f"{medium.name}: frames {frames}")

@@ -1,0 +1,60 @@
+"""The terminal: answers to stdout, everything else to stderr; knows nothing of models or media."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+BOLD_RED, DIM, RESET = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
+
+
+class Console:
+    """The two output streams, and how much to say on the second."""
+
+    def __init__(self, *, is_quiet: bool = False, is_verbose: bool = False) -> None:
+        self.is_quiet = is_quiet
+        self.is_verbose = is_verbose
+
+    def answer(self, text: str) -> None:
+        """Write a piece of an answer to stdout, at once."""
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+    def notice(self, text: str) -> None:
+        """Say on stderr what the user should know."""
+        if not self.is_quiet:
+            self._say(f"note: {text}", DIM)
+
+    def detail(self, text: str) -> None:
+        """Say on stderr what is shown with --verbose only."""
+        if self.is_verbose:
+            self._say(text, DIM)
+
+    def error(self, text: str) -> None:
+        """Say on stderr, in one line, what went wrong."""
+        self._say(f"error: {' '.join(text.split())}", BOLD_RED)
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """Show that something is going on, while it does, if stderr is a terminal."""
+        if self.is_quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console as RichConsole
+
+        with RichConsole(stderr=True).status(printable(text)):
+            yield
+
+    def _say(self, text: str, style: str) -> None:
+        line = f"vllava: {printable(text)}"
+        if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+            line = f"{style}{line}{RESET}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 (this is the place that prints)
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters, but for newline and tab, are written out as escapes."""
+    return "".join(
+        char if char in "\n\t" or ((char.isprintable() or char.isspace()) and ord(char) >= 32) else ascii(char)[1:-1]
+        for char in text
+    )

@@ -1,0 +1,171 @@
+"""Finding a checkpoint and what its small files say; reads JSON only, so that mistakes are told at once."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videollava_cli.errors import CheckpointError
+from videollava_cli.media import NUM_FRAMES, MediaKind
+from videollava_cli.preprocessing import PixelSettings
+from videollava_cli.settings import Settings
+
+BUNDLED_SCHEME = "bundled:"
+BUNDLED_FOLDER = Path(__file__).resolve().parents[1] / "bundled"
+SMALL_FILES = ["*.json", "*.model", "*.jinja"]
+WEIGHT_FILES = ["*.safetensors"]
+MODEL_TYPE = "video_llava"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose small files are on this disk, and what they say.
+
+    `hub_id` is None for a local folder. `context_length` and the token counts are in tokens.
+    """
+
+    name: str
+    folder: Path
+    hub_id: str | None
+    revision: str | None
+    context_length: int
+    image_token_id: int
+    video_token_id: int
+    tokens_per_image: int
+    tokens_per_video: int
+    pixels: PixelSettings
+
+    def media_tokens(self, kind: MediaKind) -> int:
+        """Return how many tokens a medium of a kind takes in the prompt."""
+        return self.tokens_per_video if kind is MediaKind.VIDEO else self.tokens_per_image
+
+    def placeholder_id(self, kind: MediaKind) -> int:
+        """Return the token id of a kind's placeholder."""
+        return self.video_token_id if kind is MediaKind.VIDEO else self.image_token_id
+
+
+def find_checkpoint(settings: Settings) -> Checkpoint:
+    """Find the checkpoint of the settings; from the hub, its small files are fetched and the weights are not.
+
+    Raises:
+        CheckpointError: If it cannot be had, or is no Video-LLaVA.
+    """
+    named = settings.checkpoint or settings.model
+    hub_id = None
+    if named.startswith(BUNDLED_SCHEME):
+        folder = BUNDLED_FOLDER / named.removeprefix(BUNDLED_SCHEME)
+    elif (local := Path(named).expanduser()).is_dir():
+        folder = local
+    else:
+        hub_id = named
+        folder = _fetch(hub_id, SMALL_FILES, settings.revision, offline=settings.offline)
+    config = _read_json(folder / "config.json", settings.model)
+    if config.get("model_type") != MODEL_TYPE:
+        raise CheckpointError(f"{settings.model!r} is a {config.get('model_type')!r} model, not a Video-LLaVA one")
+    return _described(settings, folder, hub_id, config)
+
+
+def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
+    """Make sure that the weights are on this disk, downloading them if need be.
+
+    Raises:
+        CheckpointError: If they cannot be had, or are not in the safetensors format.
+    """
+    folder = checkpoint.folder
+    if checkpoint.hub_id:
+        folder = _fetch(checkpoint.hub_id, WEIGHT_FILES, checkpoint.revision, offline=offline)
+    index = folder / "model.safetensors.index.json"
+    shards = {"model.safetensors"}
+    if index.exists():
+        shards = set(_read_json(index, checkpoint.name)["weight_map"].values())
+    missing = sorted(shard for shard in shards if not (folder / shard).exists())
+    if missing:
+        whose = "in the local cache" if checkpoint.hub_id else f"in {str(folder)!r}"
+        hint = ": run once without --offline" if offline and checkpoint.hub_id else ""
+        raise CheckpointError(f"{checkpoint.name!r} has no weights {missing[0]} {whose}{hint}")
+
+
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Return the size of the weights on disk, in bytes."""
+    return sum(path.stat().st_size for path in checkpoint.folder.glob("*.safetensors"))
+
+
+def _described(settings: Settings, folder: Path, hub_id: str | None, config: Mapping[str, Any]) -> Checkpoint:
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    # Where a key is absent transformers takes its class's default: CLIPVisionConfig, LlamaConfig, VideoLlavaConfig.
+    patches = (int(vision.get("image_size", 224)) // int(vision.get("patch_size", 32))) ** 2
+    drops_class_token = config.get("vision_feature_select_strategy", "default") == "default"
+    return Checkpoint(
+        name=settings.model,
+        folder=folder,
+        hub_id=hub_id,
+        revision=settings.revision,
+        context_length=int(text.get("max_position_embeddings", 2048)),
+        image_token_id=int(config.get("image_token_id", config.get("image_token_index", 32000))),
+        video_token_id=int(config.get("video_token_id", config.get("video_token_index", 32001))),
+        tokens_per_image=patches if drops_class_token else patches + 1,
+        tokens_per_video=(patches + 1) * NUM_FRAMES,  # videos keep the class token of each frame
+        pixels=PixelSettings.from_config(_image_processor(folder, settings.model)),
+    )
+
+
+def _image_processor(folder: Path, name: str) -> dict[str, Any]:
+    """Return the image processor's settings, from the file of either generation of transformers."""
+    combined = folder / "processor_config.json"
+    if not (folder / "preprocessor_config.json").exists() and combined.exists():
+        return dict(_read_json(combined, name).get("image_processor") or {})
+    return _read_json(folder / "preprocessor_config.json", name)
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{name!r} is no checkpoint: it has no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path.name} of {name!r}: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} of {name!r} is no JSON object")
+    return content
+
+
+def _fetch(hub_id: str, patterns: list[str], revision: str | None, *, offline: bool) -> Path:
+    """Return the local folder of a hub checkpoint after fetching the files of some patterns."""
+    with _hub_errors(hub_id, revision, offline=offline):
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline)
+    return Path(folder)
+
+
+@contextmanager
+def _hub_errors(hub_id: str, revision: str | None, *, offline: bool) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line that says what to do."""
+    from huggingface_hub import errors as hub
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        yield
+    except hub.GatedRepoError as error:
+        raise CheckpointError(f"no access to {hub_id!r}: accept its terms on the hub, then `hf auth login`") from error
+    except hub.RevisionNotFoundError as error:
+        raise CheckpointError(f"{hub_id!r} has no revision {revision!r}: check its name on the hub") from error
+    except hub.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"no checkpoint {hub_id!r} on the hub, or no access to it: check its name, or `hf auth login`"
+        ) from error
+    except hub.HFValidationError as error:
+        raise CheckpointError(f"{hub_id!r} is neither a folder nor a hub id such as owner/name") from error
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        if offline:
+            raise CheckpointError(
+                f"offline, and {hub_id!r}{at} is not in the local cache: run once without --offline, or try -m tiny"
+            ) from error
+        raise CheckpointError(
+            f"{hub_id!r}{at} is not in the local cache and the hub cannot be reached: check the network, or try -m tiny"
+        ) from error
+    except (hub.HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"cannot fetch {hub_id!r}{at}: {reason}") from error

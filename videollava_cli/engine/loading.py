@@ -1,0 +1,177 @@
+"""Loading weights: device, number format, quantization, attention; knows transformers, nothing of prompts."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
+
+from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, weight_bytes
+from videollava_cli.errors import CheckpointError, GenerationError, UsageError
+from videollava_cli.settings import Settings
+
+FLASH_ATTENTION = "flash_attention_2"
+# Share of a device's free memory that weights may take; the rest is for the KV cache and activations.
+WEIGHTS_SHARE = 0.85
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; it pads on the left, as generating needs.
+
+    Raises:
+        CheckpointError: If the checkpoint has none.
+    """
+    try:
+        with quiet_libraries():
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.folder, local_files_only=True, trust_remote_code=False, padding_side="left"
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"cannot read the tokenizer of {checkpoint.name!r}: {reason}") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def check_machine(settings: Settings) -> None:
+    """Refuse settings that this machine cannot do, before anything is fetched or loaded.
+
+    Raises:
+        UsageError: If the device is not there, or 8 bits or Flash-Attention 2 cannot run on it.
+    """
+    device = choose_device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device is {settings.device!r} and torch finds no CUDA GPU: give --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device is {settings.device!r} and there are {torch.cuda.device_count()} CUDA GPUs")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device is 'mps' and torch finds none: give --device cpu")
+    if settings.load_8bit and device.type != "cuda":
+        raise UsageError(f"8-bit weights need a CUDA GPU, and the device is {str(device)!r}: use --load-4bit")
+    if (settings.load_4bit or settings.load_8bit) and importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError("quantized weights need the package bitsandbytes: pip install bitsandbytes")
+    if settings.attn_implementation == FLASH_ATTENTION:
+        _check_flash_attention(device, choose_dtype(settings.dtype, device))
+
+
+def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
+    if device.type != "cuda":
+        raise UsageError(
+            f"Flash-Attention 2 needs a CUDA GPU, and the device is {str(device)!r}: leave --flash-attn out"
+        )
+    if importlib.util.find_spec("flash_attn") is None:
+        raise UsageError("Flash-Attention 2 needs the package flash-attn: pip install flash-attn")
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise UsageError(f"Flash-Attention 2 needs an Ampere GPU or newer, and this is {name}: leave --flash-attn out")
+    if dtype not in (torch.float16, torch.bfloat16):
+        raise UsageError(f"Flash-Attention 2 needs float16 or bfloat16, and dtype is {dtype}: give --dtype float16")
+
+
+def load_model(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
+    """Load the weights: safetensors only, no code from the checkpoint.
+
+    Raises:
+        UsageError: If the machine cannot do what the settings ask.
+        CheckpointError: If the weights cannot be had.
+        GenerationError: If they do not fit the memory.
+    """
+    check_machine(settings)
+    fetch_weights(checkpoint, offline=settings.offline)
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    try:
+        with quiet_libraries():
+            model = VideoLlavaForConditionalGeneration.from_pretrained(
+                checkpoint.folder,
+                dtype=dtype,
+                device_map=_device_map(checkpoint, settings, device, dtype),
+                quantization_config=_quantization(settings),
+                attn_implementation=settings.attn_implementation,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+    except torch.OutOfMemoryError as error:
+        raise GenerationError(
+            f"{checkpoint.name!r} does not fit into the memory of {device}: try --load-4bit"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {reason}") from error
+    assert isinstance(model, VideoLlavaForConditionalGeneration)
+    model.train(mode=False)
+    return model
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is the first of CUDA GPU, Apple GPU and CPU that is there.
+
+    Raises:
+        UsageError: If there is no device of this name.
+    """
+    if name == "auto":
+        is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        name = next(kind for kind, there in is_there.items() if there)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format of a name; `auto` is float16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _device_map(
+    checkpoint: Checkpoint, settings: Settings, device: torch.device, dtype: torch.dtype
+) -> str | dict[str, torch.device]:
+    """Return where the weights go: one device, or spread by accelerate when one GPU is too small."""
+    if device.type != "cuda" or settings.device.startswith("cuda:"):
+        return {"": device}
+    bits = 4 if settings.load_4bit else 8 if settings.load_8bit else torch.finfo(dtype).bits
+    needed = weight_bytes(checkpoint) * bits / 16  # checkpoints are published in 16 bits
+    free, _ = torch.cuda.mem_get_info(device)
+    return "auto" if needed > WEIGHTS_SHARE * free else {"": device}
+
+
+def _quantization(settings: Settings) -> Any:
+    if not (settings.load_4bit or settings.load_8bit):
+        return None
+    if settings.load_8bit:
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
+    )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own progress bars, advice and warnings off the terminal while something loads."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "bitsandbytes", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    had_bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if had_bars:
+            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,42 @@
+"""The errors a user can cause, each with its exit status; knows nothing of what raises or prints them."""
+
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """What the process tells the shell."""
+
+    ANSWERED = 0
+    FAILED = 1
+    USAGE = 2
+    MEDIA = 3
+    CHECKPOINT = 5
+    INTERRUPTED = 130
+
+
+class VllavaError(Exception):
+    """Base of all errors that are the user's to mend: one line that says what, the value seen, what to do."""
+
+    status = ExitStatus.FAILED
+
+
+class UsageError(VllavaError):
+    """Wrong arguments or settings, or a prompt that does not fit the context."""
+
+    status = ExitStatus.USAGE
+
+
+class MediaError(VllavaError):
+    """A video or image that is missing or cannot be read."""
+
+    status = ExitStatus.MEDIA
+
+
+class CheckpointError(VllavaError):
+    """A checkpoint that cannot be had: unknown, offline, no access, incomplete."""
+
+    status = ExitStatus.CHECKPOINT
+
+
+class GenerationError(VllavaError):
+    """The model or the machine failed while loading or answering, such as out of memory."""

@@ -1,0 +1,119 @@
+"""Reading media: what the user names becomes clips and images; knows files, nothing of models or prompts."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from videollava_cli.media import Clip, Image, MediaKind
+from videollava_cli.reader.sources import to_file
+from videollava_cli.sampling import Window
+
+if TYPE_CHECKING:
+    from videollava_cli.preprocessing import PixelSettings
+
+SIGNATURE_BYTES = 32
+STILL_SIGNATURES = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",  # JPEG
+    b"GIF8",
+    b"BM",
+    b"II*\x00",  # TIFF, and MM below
+    b"MM\x00*",
+    b"\x00\x00\x01\x00",  # ICO
+    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
+    b"P4\n",
+    b"P5\n",
+    b"P6\n",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A medium that was found and identified by its content, and not yet read."""
+
+    name: str
+    path: Path
+    form: Literal["still", "animation", "video"]
+
+    @property
+    def kind(self) -> MediaKind:
+        """What a prompt calls it; an animation is a video."""
+        return MediaKind.IMAGE if self.form == "still" else MediaKind.VIDEO
+
+
+class MediaReader:
+    """Find media, then read them; fetched files live until it is closed.
+
+    Use it as a context manager.
+    """
+
+    def __init__(self, *, offline: bool = False) -> None:
+        self.offline = offline
+        self._scratch = TemporaryDirectory(prefix="vllava-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what was fetched."""
+        self._scratch.cleanup()
+
+    def find(self, source: str) -> Found:
+        """Find a medium and identify it, without decoding a frame.
+
+        Args:
+            source: A path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin.
+
+        Raises:
+            MediaError: If there is none, or it is neither a video nor an image.
+        """
+        path = to_file(source, Path(self._scratch.name), offline=self.offline)
+        name = "stdin" if source == "-" else source
+        if _looks_like_a_still(path):
+            from videollava_cli.reader.stills import probe_still
+
+            return Found(name, path, "animation" if probe_still(path, name) else "still")
+        from videollava_cli.reader.video import probe_video
+
+        probe_video(path, name)
+        return Found(name, path, "video")
+
+    def read(self, found: Found, pixels: "PixelSettings", window: Window | None = None) -> Clip | Image:
+        """Read a medium: eight frames of a clip, or one picture, resized and cropped for the model.
+
+        Args:
+            found: What to read.
+            pixels: The checkpoint's image processor settings.
+            window: The part of a clip to sample from; the whole clip by default.
+
+        Raises:
+            MediaError: If it is damaged beyond use, or has no frame in the window.
+        """
+        from videollava_cli.preprocessing import shrink_frame, shrink_image
+
+        if found.form == "video":
+            from videollava_cli.reader.video import read_clip
+
+            return read_clip(found.path, found.name, window or Window(), partial(shrink_frame, pixels=pixels))
+        from videollava_cli.reader.stills import read_animation, read_image
+
+        if found.form == "animation":
+            return read_animation(found.path, found.name, window or Window(), partial(shrink_frame, pixels=pixels))
+        return read_image(found.path, found.name, partial(shrink_image, pixels=pixels))
+
+
+def _looks_like_a_still(path: Path) -> bool:
+    """Return whether the first bytes are those of a format that Pillow reads."""
+    with path.open("rb") as file:
+        head = file.read(SIGNATURE_BYTES)
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    is_avif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")
+    return head.startswith(STILL_SIGNATURES) or is_webp or is_avif

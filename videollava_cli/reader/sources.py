@@ -1,0 +1,156 @@
+"""Where media come from: paths, URLs, hf:// names and stdin become files on this disk; knows nothing of frames."""
+
+import difflib
+import os
+import shutil
+import stat
+import sys
+import urllib.error
+import urllib.request
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from videollava_cli.errors import MediaError
+
+MAX_BYTES = 8 << 30  # of a download or of stdin
+TIMEOUT_SECONDS = 30.0  # without a byte from a server
+COPY_BYTES = 1 << 20
+STDIN = "-"
+
+
+def to_file(source: str, scratch: Path, *, offline: bool = False) -> Path:
+    """Return the file that a source names, fetched into `scratch` when it is not on this disk.
+
+    Args:
+        source: A path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin.
+        scratch: A private folder for what is fetched.
+        offline: Refuse what would need the network; hf:// names are looked up in the local cache.
+
+    Raises:
+        MediaError: If there is no such file, or it cannot be fetched.
+    """
+    if source == STDIN:
+        return _from_stdin(scratch)
+    scheme = source.partition("://")[0].lower() if "://" in source else ""
+    if scheme in ("http", "https"):
+        if offline:
+            raise MediaError(f"offline, so {source} cannot be fetched: leave --offline out or name a local file")
+        return _from_url(source, scratch)
+    if scheme == "hf":
+        return _from_hub(source, offline=offline)
+    return _from_disk(source)
+
+
+def _from_disk(source: str) -> Path:
+    path = Path(source).expanduser()
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise MediaError(f"no such file: {source!r}{_suggestion(path)}") from error
+    except (OSError, ValueError) as error:
+        raise MediaError(f"cannot open {source!r}: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise MediaError(f"{source!r} is a folder: name the files in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise MediaError(f"{source!r} is no regular file: pipe it instead, `vllava ask - QUESTION < {source}`")
+    if found.st_size == 0:
+        raise MediaError(f"{source!r} is empty: 0 bytes")
+    if not os.access(path, os.R_OK):
+        raise MediaError(f"cannot open {source!r}: Permission denied")
+    return path.absolute()
+
+
+def _suggestion(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return f"; did you mean {str(path.with_name(found[0]))!r}?" if found else ""
+
+
+def _from_stdin(scratch: Path) -> Path:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise MediaError("'-' reads a video or image from stdin, and stdin is the terminal: pipe a file into it")
+    path = scratch / "stdin"
+    with path.open("wb") as file:
+        num_bytes = _copy(sys.stdin.buffer, file, "stdin")
+    if num_bytes == 0:
+        raise MediaError("stdin is empty: 0 bytes")
+    return path
+
+
+def _from_url(url: str, scratch: Path) -> Path:
+    request = urllib.request.Request(url, headers={"User-Agent": "vllava"})  # noqa: S310 (http or https, see to_file)
+    path = scratch / f"download-{len(list(scratch.iterdir()))}"
+    opener = urllib.request.build_opener(_WebRedirects)
+    try:
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file:
+            expected = response.headers.get("Content-Length")
+            num_bytes = _copy(response, file, url)
+    except urllib.error.HTTPError as error:
+        raise MediaError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise MediaError(f"cannot fetch {url}: {getattr(error, 'reason', None) or error}") from error
+    if expected is not None and expected.isdigit() and num_bytes < int(expected):
+        raise MediaError(f"cannot fetch {url}: the connection ended after {num_bytes} of {expected} bytes")
+    if num_bytes == 0:
+        raise MediaError(f"cannot fetch {url}: the server sent 0 bytes")
+    return path
+
+
+class _WebRedirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects to http and https only."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: object,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Refuse a redirect to another scheme."""
+        if not newurl.lower().startswith(("http://", "https://")):
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not http or https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def _copy(stream: BinaryIO | HTTPResponse, file: BinaryIO, name: str) -> int:
+    """Copy a stream up to the limit; return the number of bytes."""
+    total = 0
+    while block := stream.read(COPY_BYTES):
+        total += len(block)
+        if total > MAX_BYTES:
+            raise MediaError(f"{name} is larger than {MAX_BYTES >> 30} GiB: save it and name the file")
+        if shutil.disk_usage(os.path.dirname(file.name)).free < COPY_BYTES:
+            raise MediaError(f"no disk space left in {os.path.dirname(file.name)!r} for {name}")
+        file.write(block)
+    return total
+
+
+def _from_hub(source: str, *, offline: bool) -> Path:
+    """Fetch `hf://[datasets/|spaces/]owner/repo[@revision]/path` through huggingface_hub's cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    parts = source.removeprefix("hf://").split("/")
+    repo_type = parts.pop(0).removesuffix("s") if parts[0] in ("datasets", "spaces") else "model"
+    if len(parts) < 3 or not all(parts):
+        raise MediaError(f"{source!r} is no file on the hub: write hf://[datasets/]owner/repo/path")
+    repo, _, revision = parts[1].partition("@")
+    try:
+        return Path(
+            hf_hub_download(
+                repo_id=f"{parts[0]}/{repo}",
+                filename="/".join(parts[2:]),
+                repo_type=repo_type,
+                revision=revision or None,
+                local_files_only=offline,
+            )
+        )
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MediaError(f"cannot fetch {source}: {reason}") from error

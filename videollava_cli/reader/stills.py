@@ -1,0 +1,116 @@
+"""Still pictures and animations through Pillow: files to RGB arrays; knows nothing of videos or of the model."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageOps, ImageSequence, UnidentifiedImageError
+
+from videollava_cli.errors import MediaError
+from videollava_cli.media import Clip, FrameStamp, Image
+from videollava_cli.sampling import Window, uniform_indices
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Shrink = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+ANIMATED_FORMATS = ("AVIF", "GIF", "PNG", "WEBP")
+MAX_PIXELS = Pillow.MAX_IMAGE_PIXELS or 89_478_485  # Pillow's own limit against decompression bombs
+DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
+
+
+def probe_still(path: Path, name: str) -> bool:
+    """Return whether the picture moves.
+
+    Raises:
+        MediaError: If Pillow cannot open it, or it is larger than Pillow's limit.
+    """
+    with _opened(path, name) as picture:
+        return picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
+
+
+def read_image(path: Path, name: str, shrink: "Shrink") -> Image:
+    """Read a still picture, upright and over white where it is transparent.
+
+    Raises:
+        MediaError: If it is damaged.
+    """
+    with _opened(path, name) as picture:
+        return Image(name=name, pixels=shrink(_rgb(picture, name)))
+
+
+def read_animation(path: Path, name: str, window: Window, shrink: "Shrink") -> Clip:
+    """Read eight frames of a GIF, APNG, WebP or AVIF animation.
+
+    Raises:
+        MediaError: If it is damaged, or has no frame in the window.
+    """
+    with _opened(path, name) as picture:
+        seconds = list(_frame_times(picture, name))
+        positions = window.positions(seconds)
+        if not positions:
+            raise MediaError(f"{name!r} has no frames between the times asked for: it ends at {seconds[-1]:.2f} s")
+        chosen = [positions[i] for i in uniform_indices(len(positions))]
+        shrunk = {
+            index: shrink(_rgb(frame, name))
+            for index, frame in enumerate(ImageSequence.Iterator(picture))
+            if index in set(chosen)
+        }
+    notices = (few_frames_notice(name, len(positions)),) if len(positions) < len(chosen) else ()
+    stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
+    return Clip(name=name, frames=np.stack([shrunk[i] for i in chosen]), stamps=stamps, notices=notices)
+
+
+def few_frames_notice(name: str, num_frames: int) -> str:
+    """Return the notice that frames were repeated."""
+    return f"{name!r} has {num_frames} frame{'s' if num_frames > 1 else ''} to sample: repeated to make eight"
+
+
+def _opened(path: Path, name: str) -> Pillow.Image:
+    try:
+        picture = Pillow.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
+    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
+        raise MediaError(f"cannot read {name!r}: {error}") from error
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise MediaError(f"{name!r} is too large: {picture.width} x {picture.height}, over {MAX_PIXELS:,} pixels")
+    return picture
+
+
+def _frame_times(picture: Pillow.Image, name: str) -> Iterator[float]:
+    """Yield the time at which each frame appears, in seconds."""
+    elapsed_ms = 0.0
+    try:
+        for frame in ImageSequence.Iterator(picture):
+            yield elapsed_ms / 1000
+            elapsed_ms += float(frame.info.get("duration") or DEFAULT_DURATION_MS)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"cannot read {name!r}: {error}") from error
+
+
+def _rgb(picture: Pillow.Image, name: str) -> "NDArray[np.uint8]":
+    """Return a picture as uint8 RGB, (H, W, 3): EXIF orientation applied, transparency over white."""
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+            upright = _to_8_bit(upright)
+        if upright.has_transparency_data:
+            layer = upright.convert("RGBA")
+            white = Pillow.new("RGBA", layer.size, "white")
+            upright = Pillow.alpha_composite(white, layer)
+        return np.asarray(upright.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"cannot read {name!r}: {error}") from error
+
+
+def _to_8_bit(picture: Pillow.Image) -> Pillow.Image:
+    """Scale a 16-bit, 32-bit or float picture to 8 bits; Pillow's own conversion clips instead."""
+    values = np.asarray(picture).astype(np.float64)
+    full = 65535.0 if picture.mode.startswith("I") else max(float(values.max()), 1.0)
+    return Pillow.fromarray(np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8))

@@ -1,0 +1,201 @@
+"""Settings and where they come from: default < config file < preset < environment < flag. Pure but for TOML files."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+from videollava_cli.errors import CheckpointError, UsageError
+
+ENVIRONMENT_PREFIX = "VLLAVA_"
+CHOICES = {
+    "dtype": ("auto", "float16", "bfloat16", "float32"),
+    "attn_implementation": ("eager", "sdpa", "flash_attention_2"),
+    "prompt_style": ("newline", "joined"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a user can set, resolved once. Field names are the keys of config files and presets."""
+
+    model: str = "7b"
+    checkpoint: str | None = None
+    revision: str | None = None
+    offline: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    load_4bit: bool = False
+    load_8bit: bool = False
+    attn_implementation: str | None = None
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    system: str | None = None
+    prompt_style: str = "newline"
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        for problem in (*_number_problems(self), *_combination_problems(self)):
+            raise UsageError(problem)
+
+
+def _number_problems(s: Settings) -> Iterator[str]:
+    """Yield what is wrong with single numbers."""
+    if s.max_new_tokens < 1:
+        yield f"max_new_tokens is {s.max_new_tokens}: give at least 1"
+    if s.temperature < 0:
+        yield f"temperature is {s.temperature}: give 0 for greedy answers, or more to sample"
+    if s.top_p is not None and not 0 < s.top_p <= 1:
+        yield f"top_p is {s.top_p}: give more than 0 and at most 1"
+    if s.top_k is not None and s.top_k < 1:
+        yield f"top_k is {s.top_k}: give at least 1"
+    if s.repetition_penalty <= 0:
+        yield f"repetition_penalty is {s.repetition_penalty}: give more than 0 (1 is none)"
+    if s.seed < 0:
+        yield f"seed is {s.seed}: give 0 or more"
+    if s.start is not None and s.start < 0:
+        yield f"start is {s.start}: give seconds from the beginning of the clip, 0 or more"
+    if s.end is not None and s.end <= (s.start or 0):
+        yield f"end is {s.end}: give seconds after the start, {s.start or 0}"
+
+
+def _combination_problems(s: Settings) -> Iterator[str]:
+    """Yield what is wrong with names, and with settings that do not go together."""
+    if s.temperature == 0 and (s.top_p is not None or s.top_k is not None):
+        yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
+    if s.load_4bit and s.load_8bit:
+        yield "load_4bit and load_8bit exclude each other: give one of them"
+    for key, choices in CHOICES.items():
+        value = getattr(s, key)
+        if value is not None and value not in choices:
+            yield f"{key} is {value!r}: choose from {', '.join(choices)}"
+    if s.attn_implementation == "flash_attention_2":
+        if s.device == "cpu" or s.device.startswith("mps"):
+            yield f"Flash-Attention 2 needs a CUDA GPU, and the device is {s.device!r}: leave --flash-attn out"
+        if s.dtype == "float32":
+            yield "Flash-Attention 2 needs float16 or bfloat16, and dtype is 'float32': give --dtype float16"
+
+
+def resolve(
+    flags: Mapping[str, object],
+    *,
+    config_file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    presets: Path,
+) -> Settings:
+    """Resolve the settings: default < config file < preset < environment < flag.
+
+    Args:
+        flags: What the command line or a caller gave; None means not given.
+        config_file: A TOML file, or None; it may name the model, whose preset then counts more than the file.
+        environment: The process environment; `VLLAVA_<KEY>` are read.
+        presets: The folder of the presets' TOML files.
+
+    Raises:
+        UsageError: If a key is unknown, or a value has the wrong type or is impossible.
+        CheckpointError: If the model is neither a preset nor a folder nor a hub id.
+    """
+    given = _checked({k: v for k, v in flags.items() if v is not None}, "the options")
+    from_environment = _read_environment(environment or {})
+    from_file = _read_toml(config_file) if config_file else {}
+    layers = (from_file, from_environment, given)
+    model = str(next((layer["model"] for layer in reversed(layers) if "model" in layer), Settings().model))
+    from_preset = _read_preset(model, presets)
+    merged: dict[str, Any] = {**from_file, **from_preset, **from_environment, **given, "model": model}
+    return replace(Settings(), **merged)
+
+
+def preset_names(presets: Path) -> list[str]:
+    """Return the names of the presets in a folder, sorted."""
+    return sorted(path.stem for path in presets.glob("*.toml"))
+
+
+def closest(word: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for a word that looks like one of the choices, else nothing."""
+    found = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _read_preset(model: str, presets: Path) -> dict[str, Any]:
+    """Return the preset's values; a folder or a hub id is its own checkpoint."""
+    if model in preset_names(presets):
+        return _read_toml(presets / f"{model}.toml")
+    if Path(model).expanduser().is_dir() or model.count("/") == 1:
+        return {"checkpoint": model}
+    names = preset_names(presets)
+    raise CheckpointError(
+        f"no model {model!r}{closest(model, names)} give a preset ({', '.join(names)}), a folder, or a hub id "
+        f"such as LanguageBind/Video-LLaVA-7B-hf"
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config file {str(path)!r} is not TOML: {error}") from error
+    return _checked(values, f"{str(path)!r}")
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values = {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower(): _parsed(name, text)
+        for name, text in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
+    return _checked(values, "the environment")
+
+
+def _parsed(name: str, text: str) -> object:
+    """Return an environment variable's text as the type of its setting."""
+    wanted = _types().get(name.removeprefix(ENVIRONMENT_PREFIX).lower(), (str,))
+    if bool in wanted:
+        words = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
+        if text.lower() not in words:
+            raise UsageError(f"{name} is {text!r}: give 1 or 0")
+        return words[text.lower()]
+    for kind in (int, float):
+        if kind in wanted:
+            try:
+                return kind(text)
+            except ValueError as error:
+                raise UsageError(f"{name} is {text!r}: give a number") from error
+    return text
+
+
+def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values if every key is known and every type right."""
+    types = _types()
+    for key, value in values.items():
+        if key not in types:
+            raise UsageError(f"unknown setting {key!r} in {where}{closest(key, types)}")
+        wanted = (*types[key], int) if float in types[key] else types[key]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            names = " or ".join(t.__name__ for t in types[key] if t is not type(None))
+            raise UsageError(f"{key} in {where} is {value!r}: give a value of type {names}")
+    return dict(values)
+
+
+def _types() -> dict[str, tuple[type, ...]]:
+    """Return the types that each setting may have."""
+    hints = get_type_hints(Settings)
+    return {f.name: get_args(t) if isinstance(t := hints[f.name], UnionType) else (t,) for f in fields(Settings)}
