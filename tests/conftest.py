@@ -1,0 +1,48 @@
+"""What every test may count on: no settings from outside, and a way to read media."""
+
+import os
+
+import hypothesis
+import pytest
+
+from videollava_cli.preprocessing import PixelSettings
+from videollava_cli.reader import MediaReader
+from videollava_cli.sampling import Window
+
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
+SIDE = 48
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path_factory):
+    """Keep the settings of whoever runs the tests out of them, and the tests off the network."""
+    for name in os.environ:
+        if name.startswith("VLLAVA_") or name.lower().endswith("_proxy") or name in ("HF_HUB_OFFLINE", "NO_COLOR"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config-home"))
+
+
+@pytest.fixture
+def pixels():
+    """Image processor settings with a small side and CLIP's mean and std."""
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    return PixelSettings(resize_side=SIDE, crop_side=SIDE, scale=1 / 255, mean=mean, std=std)
+
+
+@pytest.fixture
+def reader():
+    """Make a reader whose fetched files go away with the test."""
+    with MediaReader() as reader:
+        yield reader
+
+
+@pytest.fixture
+def read(reader, pixels):
+    """Find and read a medium."""
+
+    def read(source, start=None, end=None):
+        return reader.read(reader.find(str(source)), pixels, Window(start, end))
+
+    return read

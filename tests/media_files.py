@@ -1,0 +1,147 @@
+"""Media made by the tests, with content that can be asserted: a frame's grey level tells its index."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+LEVEL_STEP = 4  # grey levels between neighbouring frames: more than a codec's error, 64 frames at most
+WIDTH, HEIGHT = 64, 48
+UPRIGHT_CORNERS = ("red", "green", "blue", "white")  # top left, top right, bottom left, bottom right
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a video is encoded."""
+
+    codec: str = "libx264"
+    rate: Fraction = Fraction(10)
+    options: dict[str, str] = field(default_factory=dict)
+    container: dict[str, str] = field(default_factory=dict)
+    pix_fmt: str = "yuv420p"
+    rotation: int = 0
+
+
+VP9 = Recipe("libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"})
+MPEG4 = Recipe("mpeg4", options={"qscale": "2", "flags": "+qscale"})
+
+
+def grey(index: int, width: int = WIDTH, height: int = HEIGHT):
+    """Return a frame whose level tells its index."""
+    return np.full((height, width, 3), index * LEVEL_STEP, np.uint8)
+
+
+def index_of(frame) -> int:
+    """Return the index that a grey frame tells."""
+    return round(float(frame.mean()) / LEVEL_STEP)
+
+
+def indices_of(clip) -> list[int]:
+    """Return the index that each frame of a clip tells."""
+    return [index_of(frame) for frame in clip.frames]
+
+
+def write_frames(path: Path, frames, recipe: Recipe = Recipe()) -> Path:
+    """Write uint8 RGB frames, (H, W, 3) each, as a video whose container is named by the path's suffix."""
+    with av.open(str(path), "w", options=recipe.container) as container:
+        stream = container.add_stream(recipe.codec, rate=recipe.rate, options=recipe.options)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = recipe.pix_fmt
+        if recipe.rotation:
+            stream.set_display_rotation(recipe.rotation)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_video(path: Path, num_frames: int, recipe: Recipe = Recipe()) -> Path:
+    """Write a video whose frames tell their index."""
+    return write_frames(path, [grey(index) for index in range(num_frames)], recipe)
+
+
+def write_sound(path: Path, *, cover: bool = False) -> Path:
+    """Write a sound file without a video, with cover art if asked for."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        art = _cover_stream(container) if cover else None
+        if art:
+            container.mux(art.encode(av.VideoFrame.from_ndarray(grey(9), format="rgb24").reformat(format="yuvj420p")))
+            container.mux(art.encode(None))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode(None))
+    return path
+
+
+def _cover_stream(container):
+    art = container.add_stream("mjpeg", rate=1)
+    art.width, art.height, art.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+    art.disposition = av.stream.Disposition.attached_pic
+    return art
+
+
+def damage_packet(path: Path, number: int) -> Path:
+    """Overwrite one packet of a video, so that it cannot be decoded."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        start, size = packets[number].pos, packets[number].size
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = b"\xff" * size
+    path.write_bytes(content)
+    return path
+
+
+def truncate(path: Path, share: float) -> Path:
+    """Keep the first share of a file's bytes."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def corners(width: int = WIDTH, height: int = HEIGHT):
+    """Return an upright picture with a colour of its own in each quarter, see `UPRIGHT_CORNERS`."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    middle, centre = height // 2, width // 2
+    quarters = ((slice(0, middle), slice(0, centre)), (slice(0, middle), slice(centre, None)))
+    quarters += ((slice(middle, None), slice(0, centre)), (slice(middle, None), slice(centre, None)))
+    for quarter, color in zip(quarters, UPRIGHT_CORNERS, strict=True):
+        picture[quarter] = COLORS[color]
+    return picture
+
+
+def corner_colors(picture) -> tuple[str, ...]:
+    """Return the nearest colour's name in each quarter of a picture, in the order of `UPRIGHT_CORNERS`."""
+    low, high = picture.shape[0] // 5, picture.shape[0] * 4 // 5
+    spots = (picture[low, low], picture[low, high], picture[high, low], picture[high, high])
+    return tuple(min(COLORS, key=lambda name: int(np.abs(spot.astype(int) - COLORS[name]).sum())) for spot in spots)
+
+
+def write_image(path: Path, rgb, *, form: str | None = None, **options) -> Path:
+    """Write uint8 RGB as a still picture, in the form that the path's suffix names unless told otherwise."""
+    Image.fromarray(rgb).save(path, format=form, **options)
+    return path
+
+
+def write_animation(path: Path, num_frames: int, duration_ms=100, **options) -> Path:
+    """Write a GIF, APNG, WebP or AVIF animation whose frames tell their index."""
+    first, *rest = [Image.fromarray(grey(index)) for index in range(num_frames)]
+    first.save(path, save_all=True, append_images=rest, duration=duration_ms, **options)
+    return path
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return the beginning of a grey PNG that claims a size and holds nothing of it."""
+    import struct
+    import zlib
+
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    empty = zlib.compress(b"")
+    data = struct.pack(">I", len(empty)) + b"IDAT" + empty + struct.pack(">I", zlib.crc32(b"IDAT" + empty))
+    return b"\x89PNG\r\n\x1a\n" + chunk + data

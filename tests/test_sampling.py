@@ -1,0 +1,65 @@
+"""Which frames are sampled."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videollava_cli.sampling import Window, uniform_indices
+
+times = st.lists(st.floats(0, 100, allow_nan=False), max_size=30).map(sorted)
+bounds = st.none() | st.floats(0, 100, allow_nan=False)
+
+
+@given(total=st.integers(1, 10_000_000))
+def test_indices_equal_the_documented_numpy_rule(total):
+    documented = np.arange(0, total, total / 8).astype(int).tolist()
+
+    indices = uniform_indices(total)
+
+    assert indices == documented
+
+
+@given(total=st.integers(1, 10**12), num_frames=st.integers(1, 64))
+def test_indices_are_as_many_as_asked_for_sorted_and_inside_the_clip(total, num_frames):
+    indices = uniform_indices(total, num_frames)
+
+    assert len(indices) == num_frames
+    assert indices == sorted(indices)
+    assert indices[0] == 0
+    assert indices[-1] < total
+
+
+def test_clip_of_exactly_eight_frames_gives_each_frame_once():
+    assert uniform_indices(8) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_clip_shorter_than_eight_frames_repeats_frames():
+    assert uniform_indices(3) == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("total", [0, -1])
+def test_no_frames_to_sample_from_is_an_error_that_names_the_total(total):
+    with pytest.raises(ValueError, match=f"total is {total}"):
+        uniform_indices(total)
+
+
+@given(seconds=times, start=bounds, end=bounds)
+def test_window_holds_the_frames_from_its_start_up_to_but_not_at_its_end(seconds, start, end):
+    inside = [
+        position
+        for position, second in enumerate(seconds)
+        if (start is None or second >= start) and (end is None or second < end)
+    ]
+
+    positions = Window(start, end).positions(seconds)
+
+    assert list(positions) == inside
+
+
+def test_open_window_holds_every_frame():
+    assert Window().positions([0.0, 0.5, 1.0]) == range(3)
+
+
+def test_window_behind_the_last_frame_is_empty():
+    assert len(Window(start=2.0).positions([0.0, 1.0])) == 0
