@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 BOLD_RED, DIM, RESET = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
+LAST_CONTROL = 0x9F  # of Unicode's two blocks of control characters, C0 and C1
 
 
 class Console:
@@ -17,7 +18,10 @@ class Console:
 
     def answer(self, text: str) -> None:
         """Write a piece of an answer to stdout, at once."""
-        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        # What the stream cannot hold, such as a file name that is no Unicode, is written out as escapes.
+        encoding = sys.stdout.encoding or "utf-8"
+        encodable = text.encode(encoding, "backslashreplace").decode(encoding)
+        sys.stdout.write(printable(encodable) if sys.stdout.isatty() else encodable)
         sys.stdout.flush()
 
     def notice(self, text: str) -> None:
@@ -53,8 +57,13 @@ class Console:
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters, but for newline and tab, are written out as escapes."""
+    """Return text whose control characters, but for newline and tab, are written out as escapes.
+
+    The joiners of emoji and of scripts such as Devanagari are kept.
+    """
     return "".join(
-        char if char in "\n\t" or ((char.isprintable() or char.isspace()) and ord(char) >= 32) else ascii(char)[1:-1]
+        char
+        if char in "\n\t\u200c\u200d" or char.isprintable() or (char.isspace() and ord(char) > LAST_CONTROL)
+        else ascii(char)[1:-1]
         for char in text
     )

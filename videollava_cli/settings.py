@@ -1,6 +1,7 @@
 """Settings and where they come from: default < config file < preset < environment < flag. Pure but for TOML files."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -49,6 +50,9 @@ class Settings:
 
 def _number_problems(s: Settings) -> Iterator[str]:
     """Yield what is wrong with single numbers."""
+    for key in ("temperature", "repetition_penalty", "start", "end"):
+        if not math.isfinite(getattr(s, key) or 0):
+            yield f"{key} is {getattr(s, key)}: give a finite number"
     if s.max_new_tokens < 1:
         yield f"max_new_tokens is {s.max_new_tokens}: give at least 1"
     if s.temperature < 0:
@@ -132,7 +136,7 @@ def _read_preset(model: str, presets: Path) -> dict[str, Any]:
         return {"checkpoint": model}
     names = preset_names(presets)
     raise CheckpointError(
-        f"no model {model!r}{closest(model, names)} give a preset ({', '.join(names)}), a folder, or a hub id "
+        f"no model {model!r}{closest(model, names) or ':'} give a preset ({', '.join(names)}), a folder, or a hub id "
         f"such as LanguageBind/Video-LLaVA-7B-hf"
     )
 

@@ -1,0 +1,279 @@
+"""Settings come from the nearest place that names them, and impossible ones are refused by name and value."""
+
+from pathlib import Path
+
+import pytest
+
+from videollava_cli.api import presets_folder
+from videollava_cli.conversation import PromptStyle
+from videollava_cli.errors import CheckpointError, UsageError
+from videollava_cli.settings import CHOICES, Settings, closest, preset_names, resolve
+
+
+@pytest.fixture
+def presets(tmp_path):
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    (folder / "7b.toml").write_text('checkpoint = "owner/seven"\n')
+    (folder / "small.toml").write_text('checkpoint = "owner/small"\nload_4bit = true\nmax_new_tokens = 30\n')
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_defaults_hold_when_nothing_is_said(presets):
+    assert resolve({}, presets=presets) == Settings(model="7b", checkpoint="owner/seven")
+
+
+def test_config_file_outranks_the_default(presets, config):
+    settings = resolve({}, config_file=config("max_new_tokens = 20"), presets=presets)
+
+    assert settings.max_new_tokens == 20
+
+
+def test_preset_outranks_the_config_file(presets, config):
+    settings = resolve({"model": "small"}, config_file=config("max_new_tokens = 20"), presets=presets)
+
+    assert settings.max_new_tokens == 30
+
+
+def test_environment_outranks_the_preset(presets, config):
+    environment = {"VLLAVA_MAX_NEW_TOKENS": "40", "PATH": "/bin"}
+
+    settings = resolve({"model": "small"}, config_file=config(""), environment=environment, presets=presets)
+
+    assert settings.max_new_tokens == 40
+
+
+def test_flag_outranks_everything(presets, config):
+    flags = {"model": "small", "max_new_tokens": 50}
+    environment = {"VLLAVA_MAX_NEW_TOKENS": "40"}
+
+    settings = resolve(flags, config_file=config("max_new_tokens = 20"), environment=environment, presets=presets)
+
+    assert settings.max_new_tokens == 50
+
+
+def test_flag_that_was_not_given_outranks_nothing(presets):
+    settings = resolve({"model": "small", "max_new_tokens": None}, presets=presets)
+
+    assert settings.max_new_tokens == 30
+
+
+def test_flag_can_switch_off_what_a_preset_switched_on(presets):
+    settings = resolve({"model": "small", "load_4bit": False}, presets=presets)
+
+    assert settings.load_4bit is False
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "checkpoint"),
+    [
+        ({}, {}, "owner/small"),
+        ({"VLLAVA_MODEL": "7b"}, {}, "owner/seven"),
+        ({"VLLAVA_MODEL": "7b"}, {"model": "small"}, "owner/small"),
+    ],
+)
+def test_preset_is_that_of_the_highest_place_that_names_a_model(presets, config, environment, flags, checkpoint):
+    file = config('model = "small"')
+
+    settings = resolve(flags, config_file=file, environment=environment, presets=presets)
+
+    assert settings.checkpoint == checkpoint
+
+
+def test_local_folder_is_its_own_checkpoint(presets, tmp_path):
+    settings = resolve({"model": str(tmp_path)}, presets=presets)
+
+    assert (settings.model, settings.checkpoint) == (str(tmp_path), str(tmp_path))
+
+
+def test_hub_id_is_its_own_checkpoint(presets):
+    assert resolve({"model": "owner/name"}, presets=presets).checkpoint == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("smal", "no model 'smal'; did you mean 'small'? give a preset (7b, small), a folder, or a hub id"),
+        ("/no/such/folder", "no model '/no/such/folder': give a preset (7b, small), a folder, or a hub id"),
+    ],
+)
+def test_model_that_is_nothing_known_is_refused_with_the_presets_that_there_are(presets, model, message):
+    with pytest.raises(CheckpointError) as refusal:
+        resolve({"model": model}, presets=presets)
+
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("true", True), ("YES", True), ("on", True), ("0", False), ("No", False), ("off", False)],
+)
+def test_environment_switches_understand_the_usual_words(presets, text, value):
+    settings = resolve({}, environment={"VLLAVA_OFFLINE": text}, presets=presets)
+
+    assert settings.offline is value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "value"),
+    [
+        ("VLLAVA_SEED", "7", "seed", 7),
+        ("VLLAVA_START", "1.5", "start", 1.5),
+        ("VLLAVA_TEMPERATURE", "1", "temperature", 1.0),
+        ("VLLAVA_SYSTEM", "12", "system", "12"),
+        ("VLLAVA_DEVICE", "cuda:1", "device", "cuda:1"),
+    ],
+)
+def test_environment_values_take_the_type_of_their_setting(presets, name, text, key, value):
+    found = getattr(resolve({}, environment={name: text}, presets=presets), key)
+
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("VLLAVA_OFFLINE", "perhaps", "VLLAVA_OFFLINE is 'perhaps': give 1 or 0"),
+        ("VLLAVA_SEED", "one", "VLLAVA_SEED is 'one': give a number"),
+        ("VLLAVA_END", "", "VLLAVA_END is '': give a number"),
+        ("VLLAVA_SED", "1", "unknown setting 'sed' in the environment; did you mean 'seed'?"),
+    ],
+)
+def test_environment_values_that_mean_nothing_are_refused_by_name(presets, name, text, message):
+    with pytest.raises(UsageError) as refusal:
+        resolve({}, environment={name: text}, presets=presets)
+
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_new_token = 20", "unknown setting 'max_new_token' in {file}; did you mean 'max_new_tokens'?"),
+        ("colour = 1", "unknown setting 'colour' in {file}"),
+        ('max_new_tokens = "20"', "max_new_tokens in {file} is '20': give a value of type int"),
+        ("max_new_tokens = true", "max_new_tokens in {file} is True: give a value of type int"),
+        ("offline = 1", "offline in {file} is 1: give a value of type bool"),
+        ('top_p = "a"', "top_p in {file} is 'a': give a value of type float"),
+        ("[model]\nname = 1", "model in {file} is {{'name': 1}}: give a value of type str"),
+    ],
+)
+def test_config_file_with_a_wrong_key_or_type_is_refused_by_name_and_value(presets, config, text, message):
+    file = config(text)
+
+    with pytest.raises(UsageError) as refusal:
+        resolve({}, config_file=file, presets=presets)
+
+    assert str(refusal.value) == message.format(file=repr(str(file)))
+
+
+def test_whole_number_serves_where_a_fraction_may_stand(presets, config):
+    assert resolve({}, config_file=config("temperature = 1"), presets=presets).temperature == 1
+
+
+def test_config_file_that_is_no_toml_is_refused_with_the_place(presets, config):
+    with pytest.raises(UsageError, match=r"config\.toml' is not TOML: .*line 1"):
+        resolve({}, config_file=config("model 7b"), presets=presets)
+
+
+def test_config_file_that_is_no_text_is_refused(presets, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_bytes(b"\xff\xfe")
+
+    with pytest.raises(UsageError, match=r"config\.toml' is not TOML"):
+        resolve({}, config_file=file, presets=presets)
+
+
+def test_config_file_that_is_not_there_is_refused(presets):
+    with pytest.raises(UsageError, match=r"cannot read the config file 'no\.toml': No such file or directory"):
+        resolve({}, config_file=Path("no.toml"), presets=presets)
+
+
+def test_unknown_option_from_python_is_refused_with_a_suggestion(presets):
+    with pytest.raises(UsageError, match="unknown setting 'load4bit' in the options; did you mean 'load_4bit'"):
+        resolve({"load4bit": True}, presets=presets)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0: give at least 1"),
+        ({"temperature": -0.1}, "temperature is -0.1: give 0 for greedy answers, or more to sample"),
+        ({"temperature": float("nan")}, "temperature is nan: give a finite number"),
+        ({"temperature": float("inf")}, "temperature is inf: give a finite number"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0: give more than 0 and at most 1"),
+        ({"temperature": 1.0, "top_p": 1.1}, "top_p is 1.1: give more than 0 and at most 1"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k is 0: give at least 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0: give more than 0 (1 is none)"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan: give a finite number"),
+        ({"seed": -1}, "seed is -1: give 0 or more"),
+        ({"start": -1.0}, "start is -1.0: give seconds from the beginning of the clip, 0 or more"),
+        ({"start": float("nan")}, "start is nan: give a finite number"),
+        ({"end": 0.0}, "end is 0.0: give seconds after the start, 0"),
+        ({"start": 2.0, "end": 2.0}, "end is 2.0: give seconds after the start, 2.0"),
+        ({"dtype": "int4"}, "dtype is 'int4': choose from auto, float16, bfloat16, float32"),
+        ({"prompt_style": "loose"}, "prompt_style is 'loose': choose from newline, joined"),
+        (
+            {"attn_implementation": "flash"},
+            "attn_implementation is 'flash': choose from eager, sdpa, flash_attention_2",
+        ),
+        ({"load_4bit": True, "load_8bit": True}, "load_4bit and load_8bit exclude each other: give one of them"),
+    ],
+)
+def test_impossible_values_are_refused_by_name_and_value(values, message):
+    with pytest.raises(UsageError) as refusal:
+        Settings(**values)
+
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("values", [{"top_p": 0.9}, {"top_k": 5}, {"top_p": 0.9, "temperature": 0.0}])
+def test_choice_among_sampled_tokens_without_a_temperature_is_refused(values):
+    with pytest.raises(UsageError, match=r"answers are greedy: add --temperature 0\.7, say"):
+        Settings(**values)
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "mps:0"])
+def test_flash_attention_without_a_cuda_gpu_is_refused(device):
+    with pytest.raises(UsageError, match=f"needs a CUDA GPU, and the device is '{device}': leave --flash-attn out"):
+        Settings(attn_implementation="flash_attention_2", device=device)
+
+
+def test_flash_attention_with_float32_is_refused():
+    with pytest.raises(UsageError, match="dtype is 'float32': give --dtype float16"):
+        Settings(attn_implementation="flash_attention_2", dtype="float32")
+
+
+def test_settings_are_checked_after_they_are_put_together(presets):
+    with pytest.raises(UsageError, match="load_4bit and load_8bit exclude each other"):
+        resolve({"model": "small", "load_8bit": True}, presets=presets)
+
+
+def test_choices_of_prompt_style_are_the_styles_that_conversations_know():
+    assert CHOICES["prompt_style"] == tuple(PromptStyle)
+
+
+@pytest.mark.parametrize("name", preset_names(presets_folder()))
+def test_preset_that_comes_with_the_tool_resolves_to_a_checkpoint(name):
+    settings = resolve({"model": name}, presets=presets_folder())
+
+    assert settings.checkpoint
+
+
+def test_presets_of_the_tool_are_the_documented_ones():
+    assert preset_names(presets_folder()) == ["7b", "7b-4bit", "tiny"]
+
+
+@pytest.mark.parametrize(("word", "hint"), [("tinny", "; did you mean 'tiny'?"), ("xyz", "")])
+def test_closest_suggests_only_what_looks_alike(word, hint):
+    assert closest(word, ["tiny", "7b"]) == hint
