@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Check the style's size limits in the package: lines of modules and functions, parameters of functions.
+
+A function's lines are those of its body after the docstring. A Typer command, the function named like its module
+in `commands/`, may take any number of parameters: they are its options.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "videollava_cli"
+MAX_MODULE_LINES = 300
+MAX_FUNCTION_LINES = 40
+MAX_PARAMETERS = 5
+FOREIGN_SIGNATURES = ("redirect_request",)  # overrides urllib's own
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def main() -> int:
+    """Print every violation, then the largest sizes; return 1 if there was one."""
+    num_violations = 0
+    longest = (0, "")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, Function)]
+        for violation in _violations(path, text, functions):
+            print(violation)
+            num_violations += 1
+        longest = max([longest, *((num_body_lines(f), f"{_shown(path)}: {f.name}") for f in functions)])
+    print(f"longest function: {longest[0]} lines ({longest[1]})")
+    return 1 if num_violations else 0
+
+
+def num_body_lines(function: Function) -> int:
+    """Return how many lines a function's body has, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def num_parameters(function: Function) -> int:
+    """Return how many parameters a function has, `self` and `cls` not counted."""
+    arguments = function.args
+    named = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return len([name for name in named if name not in ("self", "cls")])
+
+
+def _violations(path: Path, text: str, functions: list[Function]) -> Iterator[str]:
+    num_lines = len(text.splitlines())
+    if num_lines > MAX_MODULE_LINES:
+        yield f"{_shown(path)}: {num_lines} lines, at most {MAX_MODULE_LINES} are allowed"
+    for function in functions:
+        where = f"{_shown(path)}:{function.lineno}: {function.name}"
+        if (count := num_body_lines(function)) > MAX_FUNCTION_LINES:
+            yield f"{where} has {count} lines, at most {MAX_FUNCTION_LINES} are allowed"
+        is_command = path.parent.name == "commands" and function.name == path.stem
+        is_free = is_command or function.name in FOREIGN_SIGNATURES
+        if not is_free and (count := num_parameters(function)) > MAX_PARAMETERS:
+            yield f"{where} has {count} parameters, at most {MAX_PARAMETERS} are allowed"
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(PACKAGE.parent))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
