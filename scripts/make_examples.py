@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""Write `examples/`: small clips and stills of the drawn world in the usual formats, and the table that lists them.
+
+The same bytes come out every time with the same libraries. No colour is shifted and nothing is drawn at random;
+radii, places and speeds lie where `tiny_world.scenes` draws them, so the bundled model knows such scenes.
+
+    python scripts/make_examples.py
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from PIL import Image
+from tiny_world.questions import describe, draw_questions
+from tiny_world.rendering import render_clip
+from tiny_world.scenes import Actor, Motion, Point, Scene
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL, LARGE = 0.11, 0.20  # radii in the middle of SMALL_RADIUS and LARGE_RADIUS
+SPAN = (0.05, 0.95)
+NUM_DRAWS = 3000  # enough to see every question about a scene
+
+Frames = NDArray[np.uint8]
+
+TABLE = """# Examples
+
+Clips and stills that `scripts/make_examples.py` draws, with a question to try on each and its true answer:
+
+    vllava ask -m tiny examples/circle-moves-right.mp4 "What happens in this video?"
+
+| file | what it shows | format | size | a question to try | answer |
+|---|---|---|---|---|---|
+{rows}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A file, what it shows, and a question to try. Height and width are in pixels, as shown by a player."""
+
+    name: str
+    form: str
+    scene: Scene
+    size: tuple[int, int]
+    question: str
+    answer: str
+    num_frames: int = 1
+    frames_per_second: int = 24
+
+    def render(self) -> Frames:
+        """Render the frames: uint8 RGB, (T, H, W, 3)."""
+        return render_clip(self.scene, np.arange(self.num_frames) / self.num_frames, self.size)
+
+    @property
+    def row(self) -> str:
+        """The file's columns of the table, without its size on disk."""
+        height, width = self.size
+        seconds = f", {self.num_frames / self.frames_per_second:g} s" if self.scene.is_video else ""
+        return f"{describe(self.scene)} | {self.form}, {width} x {height}{seconds}"
+
+
+def main() -> None:
+    """Write every example and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "examples")
+    folder: Path = parser.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for example in EXAMPLES:
+        assert _is_true(example), f"{example.name}: {example.question} {example.answer}"
+        path = folder / example.name
+        WRITERS[example.form](path, example)
+        kilobytes = f"{path.stat().st_size / 1000:.1f} kB"
+        rows.append(f"| `{example.name}` | {example.row} | {kilobytes} | {example.question} | {example.answer} |")
+        print(rows[-1])
+    (folder / "README.md").write_text(TABLE.format(rows="\n".join(rows)), encoding="utf-8")
+
+
+def _is_true(example: Example) -> bool:
+    """Return whether the question is one the drawn world knows, with this answer."""
+    word = "video" if example.scene.is_video else "image"
+    drawn = draw_questions(example.scene, np.random.default_rng(0), NUM_DRAWS, media_word=word)
+    return (example.question, example.answer) in {(question, answer) for _, question, answer in drawn}
+
+
+def _write_h264(path: Path, example: Example) -> None:
+    _encode(path, example, "libx264", {"crf": "20", "preset": "slow", "g": "48"})
+
+
+def _write_turned_h264(path: Path, example: Example) -> None:
+    """Write a clip as phones do: pictures lie on their side, and the file says to turn them clockwise."""
+    _encode(path, example, "libx264", {"crf": "20", "preset": "slow", "g": "48"}, clockwise_degrees=90)
+
+
+def _write_vp9(path: Path, example: Example) -> None:
+    _encode(path, example, "libvpx-vp9", {"crf": "24", "b": "0", "row-mt": "0", "deadline": "good", "cpu-used": "1"})
+
+
+def _encode(path: Path, example: Example, codec: str, options: dict[str, str], *, clockwise_degrees: int = 0) -> None:
+    frames = np.rot90(example.render(), clockwise_degrees // 90, axes=(1, 2))
+    with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(codec, rate=example.frames_per_second, options=options)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.codec_context.thread_count = 1  # more threads, other bytes
+        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        if clockwise_degrees:
+            stream.set_display_rotation(-clockwise_degrees)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _write_gif(path: Path, example: Example) -> None:
+    frames = example.render()
+    frames[1::2, 0, 0] += 1  # one pixel by one level: Pillow would make one long frame of equal ones
+    pictures = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
+    duration_ms = 1000 // example.frames_per_second
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration_ms, loop=0)
+
+
+def _write_png(path: Path, example: Example) -> None:
+    Image.fromarray(example.render()[0]).save(path, optimize=True)
+
+
+def _write_jpeg(path: Path, example: Example) -> None:
+    Image.fromarray(example.render()[0]).save(path, quality=90)
+
+
+def _large(shape: str, color: str, motion: Motion, start: Point, end: Point | None = None) -> Actor:
+    return Actor(
+        shape=shape,
+        color=color,
+        size="large",
+        motion=motion,
+        radius=(LARGE, LARGE),
+        start=start,
+        end=end or start,
+        color_at_end=color,
+    )
+
+
+def _small(shape: str, color: str, center: Point) -> Actor:
+    return replace(_large(shape, color, Motion.STILL, center), size="small", radius=(SMALL, SMALL))
+
+
+def _clip(background: str, *actors: Actor) -> Scene:
+    return Scene(actors, background, is_video=True, pattern_seed=2, motion_span=SPAN)
+
+
+def _still(background: str, *actors: Actor) -> Scene:
+    return Scene(actors, background, is_video=False, pattern_seed=2)
+
+
+WRITERS: dict[str, Callable[[Path, Example], None]] = {
+    "H.264 in MP4": _write_h264,
+    "H.264 in MP4, turned by its metadata": _write_turned_h264,
+    "VP9 in WebM": _write_vp9,
+    "GIF": _write_gif,
+    "PNG": _write_png,
+    "JPEG": _write_jpeg,
+}
+
+RED_CIRCLE = _large("circle", "red", Motion.RIGHT, (0.2, 0.5), (0.8, 0.5))
+YELLOW_STAR = replace(_large("star", "yellow", Motion.GROW, (0.5, 0.5)), radius=(0.09, 0.23))
+PURPLE_CROSS = _large("cross", "purple", Motion.DOWN, (0.5, 0.2), (0.5, 0.8))
+GREEN_SQUARE = replace(_large("square", "green", Motion.TURN, (0.5, 0.5)), color_at_end="blue")
+BLUE_CIRCLE = replace(_large("circle", "blue", Motion.LEFT, (0.8, 0.27), (0.2, 0.27)), radius=(0.18, 0.18))
+ORANGE_TRIANGLE = replace(_large("triangle", "orange", Motion.GROW, (0.5, 0.73)), radius=(0.09, 0.21))
+GREEN_RING = _large("ring", "green", Motion.UP, (0.5, 0.8), (0.5, 0.2))
+PINK_TRIANGLE = _large("triangle", "pink", Motion.DISAPPEAR, (0.5, 0.5))
+RED_SQUARES = tuple(_small("square", "red", center) for center in ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73)))
+BROWN_TRIANGLE = _small("triangle", "brown", (0.78, 0.22))
+MIXTURE = (
+    _small("circle", "red", (0.27, 0.27)),
+    _large("star", "blue", Motion.STILL, (0.73, 0.27)),
+    _small("cross", "green", (0.73, 0.73)),
+)
+
+EXAMPLES = (
+    Example(
+        "circle-moves-right.mp4",
+        "H.264 in MP4",
+        _clip("white", RED_CIRCLE),
+        (180, 320),
+        "What happens in this video?",
+        "A red circle moves from left to right.",
+        num_frames=72,
+    ),
+    Example(
+        "star-grows.webm",
+        "VP9 in WebM",
+        _clip("black", YELLOW_STAR),
+        (240, 320),
+        "What happens?",
+        "A yellow star grows.",
+        num_frames=60,
+    ),
+    Example(
+        "cross-moves-down.webm",
+        "VP9 in WebM",
+        _clip("dotted", PURPLE_CROSS),
+        (240, 426),
+        "Which way does it move?",
+        "It moves from top to bottom.",
+        num_frames=50,
+        frames_per_second=25,
+    ),
+    Example(
+        "square-turns-blue.gif",
+        "GIF",
+        _clip("gray", GREEN_SQUARE),
+        (180, 240),
+        "What color is it at the end?",
+        "It is blue.",
+        num_frames=20,
+        frames_per_second=10,
+    ),
+    Example(
+        "circle-and-triangle.mp4",
+        "H.264 in MP4",
+        _clip("checkered", BLUE_CIRCLE, ORANGE_TRIANGLE),
+        (360, 640),
+        "What does the triangle do?",
+        "It grows.",
+        num_frames=75,
+        frames_per_second=25,
+    ),
+    Example(
+        "ring-moves-up.mp4",
+        "H.264 in MP4, turned by its metadata",
+        _clip("striped", GREEN_RING),
+        (320, 180),
+        "In which direction does it move?",
+        "It moves from bottom to top.",
+        num_frames=60,
+        frames_per_second=30,
+    ),
+    Example(
+        "triangle-disappears.mp4",
+        "H.264 in MP4",
+        _clip("white", PINK_TRIANGLE),
+        (240, 240),
+        "What do you see at the end?",
+        "Nothing.",
+        num_frames=48,
+    ),
+    Example(
+        "three-squares.png",
+        "PNG",
+        _still("gray", *RED_SQUARES),
+        (320, 320),
+        "How many shapes are there?",
+        "There are three objects.",
+    ),
+    Example(
+        "triangle.jpg",
+        "JPEG",
+        _still("white", BROWN_TRIANGLE),
+        (300, 400),
+        "Where is the triangle?",
+        "It is at the top right.",
+    ),
+    Example(
+        "mixed-shapes.png",
+        "PNG",
+        _still("striped", *MIXTURE),
+        (360, 480),
+        "What color is the star?",
+        "It is blue.",
+    ),
+)
+
+if __name__ == "__main__":
+    main()
