@@ -36,6 +36,8 @@ from transformers import PreTrainedTokenizerFast, VideoLlavaForConditionalGenera
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT_EVERY = 200  # steps
 LOG_EVERY = 50  # steps
+IMAGES_FIRST = 0.2  # share of the second stage's steps with images only
+ROUNDED_FROM = 0.75  # share of the second stage's steps after which every other one rounds weights to 4 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         if self.stage.name == "attributes":
             return make_attribute_batch(step, self.seed, self.photos)
-        return make_batch(step, self.seed, self.tokenizer, self.photos)
+        images_only = step < IMAGES_FIRST * self.stage.num_steps
+        return make_batch((self.seed, step), self.tokenizer, self.photos, images_only=images_only)
 
 
 def main() -> None:
@@ -69,10 +72,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, default=ROOT / "build" / "photos" / "train")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "tiny", help="checkpoints and log")
-    parser.add_argument("--out", type=Path, default=ROOT / "videollava_cli" / "tiny")
+    parser.add_argument("--out", type=Path, default=ROOT / "videollava_cli" / "bundled" / "tiny")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--attribute-steps", type=int, default=1500)
-    parser.add_argument("--answer-steps", type=int, default=4200)
+    parser.add_argument("--attribute-steps", type=int, default=2500)
+    parser.add_argument("--answer-steps", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export-only", action="store_true", help="write --out from the last checkpoint")
     options = parser.parse_args()
@@ -143,7 +146,7 @@ class Trainer:
         self.processor.save_pretrained(folder)
 
     def _backward(self, stage: Stage, step: int, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, float]]:
-        is_rounded = stage.name == "answers" and step >= 0.75 * stage.num_steps and step % 2 == 0
+        is_rounded = stage.name == "answers" and step >= ROUNDED_FROM * stage.num_steps and step % 2 == 0
         if is_rounded:
             with rounded_to_nf4(self.model, self.codebook):
                 return self._forward_backward(stage, batch)
@@ -171,7 +174,7 @@ class Trainer:
         if stage.name == "attributes":
             rest = list(self.heads.parameters())
         groups = [{"params": rest}, {"params": tower}]
-        return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+        return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
 
     def _log(self, stage: Stage, logged: list[dict[str, float]], seconds: float) -> None:
         means = {name: round(float(np.mean([row[name] for row in logged])), 4) for name in logged[0]}

@@ -65,7 +65,9 @@ def make_image_processor() -> VideoLlavaImageProcessor:
     return VideoLlavaImageProcessor(size={"shortest_edge": IMAGE_SIDE}, crop_size=side)
 
 
-def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    corpus: Iterable[str], *, vocab_size: int = 1024, context_length: int = CONTEXT_LENGTH
+) -> PreTrainedTokenizerFast:
     """Train a byte-fallback BPE tokenizer laid out like Llama's: specials, bytes, pieces, placeholders."""
     draft = Tokenizer(models.BPE())
     draft.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -98,7 +100,7 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> PreTrained
         additional_special_tokens=["<image>", "<video>"],
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        model_max_length=CONTEXT_LENGTH,
+        model_max_length=context_length,
     )
 
 

@@ -18,7 +18,7 @@ from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
 from tiny_world.negatives import draw_artificial, photo_clip
 from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
 from tiny_world.rendering import render_clip
-from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Motion, Scene, draw_scene
+from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Actor, Motion, Scene, draw_scene
 
 SYSTEM_TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -126,18 +126,25 @@ def _loosened(question: str, rng: np.random.Generator) -> str:
 
 
 def make_batch(
-    step: int, seed: int, tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image]
+    seed: tuple[int, int], tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image], *, images_only: bool
 ) -> dict[str, torch.Tensor]:
-    """Make the batch of a step: all clips, all images, or all pairs of an image and a clip.
+    """Make a batch of the second stage: all clips, all images, or all pairs of an image and a clip.
+
+    Args:
+        seed: The run's seed and the step.
+        tokenizer: The model's.
+        photos: Training photographs.
+        images_only: Leave clips out, which take three times as long; so the stage begins.
 
     Returns:
         `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where
         a row may look; `pixel_values_videos`: uint8, (B, 8, 3, 56, 56) and `pixel_values`: uint8,
         (B, 3, 56, 56), where the batch has such media.
     """
-    rng = np.random.default_rng((seed, 2, step))
-    kind = str(rng.choice(["video", "image", "mixed"], p=[0.55, 0.33, 0.12]))
-    num_rows, num_branches = {"video": (24, 5), "image": (64, 4), "mixed": (20, 4)}[kind]
+    rng = np.random.default_rng((seed[0], 2, seed[1]))
+    shares = [0.0, 1.0, 0.0] if images_only else [0.62, 0.24, 0.14]
+    kind = str(rng.choice(["video", "image", "mixed"], p=shares))
+    num_rows, num_branches = {"video": (16, 5), "image": (48, 4), "mixed": (14, 4)}[kind]
     rows, clips, images = [], [], []
     for _ in range(num_rows):
         kinds = {"video": [True], "image": [False], "mixed": [False, True]}[kind]
@@ -209,16 +216,19 @@ def make_attribute_batch(
     """Make single frames with what is to be seen in them, patch by patch, for the tower's first stage.
 
     Returns:
-        `pixel_values`: uint8, (B, 3, 56, 56); `shape`, `color`: int64, (B, 16), of the actor whose centre lies in
-        the patch, else the number of shapes or colours; `geometry`: float32, (B, 16, 3), its radius and offset;
-        `background`, `count`: int64, (B,).
+        `pixel_values`: uint8, (B, 3, 56, 56); `shape`, `color`: int64, (B, 16), of the nearest actor that touches
+        the patch, else the number of shapes or colours; `geometry`: float32, (B, 16, 3), that actor's radius and
+        its centre as seen from the patch's, in patches; `background`: int64, (B, 17), the same for the class
+        token and all patches; `count`: int64, (B,).
     """
     rng = np.random.default_rng((seed, 1, step))
-    shape = np.full((num_frames, GRID * GRID), len(SHAPES))
-    color = np.full((num_frames, GRID * GRID), len(COLORS))
-    geometry = np.zeros((num_frames, GRID * GRID, 3), dtype=np.float32)
-    background = np.full(num_frames, NOT_DRAWN)
-    count = np.zeros(num_frames, dtype=np.int64)
+    labels = {
+        "shape": np.full((num_frames, GRID, GRID), len(SHAPES)),
+        "color": np.full((num_frames, GRID, GRID), len(COLORS)),
+        "geometry": np.zeros((num_frames, GRID, GRID, 3), dtype=np.float32),
+        "background": np.full((num_frames, 1 + GRID * GRID), NOT_DRAWN),
+        "count": np.zeros(num_frames, dtype=np.int64),
+    }
     frames = []
     for row in range(num_frames):
         if rng.random() < 0.12:
@@ -227,20 +237,36 @@ def make_attribute_batch(
         scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))
         time = rng.uniform(0.0, 0.9, 1)
         frames.append(_degraded(_rendered(scene, time, rng), rng)[0])
-        background[row] = BACKGROUNDS.index(scene.background)
+        labels["background"][row] = BACKGROUNDS.index(scene.background)
         begin, end = scene.motion_span
         moment = float(np.clip((time[0] - begin) / (end - begin), 0, 1))
+        distance = np.full((GRID, GRID), np.inf)
         for actor in scene.actors:
-            is_late = moment >= actor.switch_time
-            if (actor.motion is Motion.APPEAR and not is_late) or (actor.motion is Motion.DISAPPEAR and is_late):
-                continue
-            x, y = (a + (b - a) * moment for a, b in zip(actor.start, actor.end, strict=True))
-            patch = int(np.clip(y * GRID, 0, GRID - 1)) * GRID + int(np.clip(x * GRID, 0, GRID - 1))
-            seen = actor.color_at_end if actor.motion is Motion.TURN and is_late else actor.color
-            shape[row, patch], color[row, patch] = SHAPES.index(actor.shape), COLORS.index(seen)
-            radius = actor.radius[0] + (actor.radius[1] - actor.radius[0]) * moment
-            geometry[row, patch] = (radius * GRID, x * GRID % 1.0, y * GRID % 1.0)
-            count[row] += 1
+            _label_patches(actor, moment, {name: label[row] for name, label in labels.items()}, distance)
+            labels["count"][row] += actor.motion is not (
+                Motion.DISAPPEAR if moment >= actor.switch_time else Motion.APPEAR
+            )
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
-    labels = {"shape": shape, "color": color, "geometry": geometry, "background": background, "count": count}
-    return {"pixel_values": pixels} | {name: torch.from_numpy(value) for name, value in labels.items()}
+    tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
+    for name in ("shape", "color", "geometry"):
+        tensors[name] = tensors[name].flatten(1, 2)
+    return {"pixel_values": pixels} | tensors
+
+
+def _label_patches(
+    actor: Actor, moment: float, labels: dict[str, NDArray[np.generic]], distance: NDArray[np.float64]
+) -> None:
+    """Write an actor into the labels of the patches that it touches and that are nearer to it than to others."""
+    is_late = moment >= actor.switch_time
+    if actor.motion is (Motion.DISAPPEAR if is_late else Motion.APPEAR):
+        return
+    x, y = (a + (b - a) * moment for a, b in zip(actor.start, actor.end, strict=True))
+    radius = actor.radius[0] + (actor.radius[1] - actor.radius[0]) * moment
+    centers = (np.arange(GRID) + 0.5) / GRID
+    dx, dy = np.broadcast_arrays(x - centers[None, :], y - centers[:, None])
+    is_mine = (np.maximum(abs(dx), abs(dy)) < radius + 0.06) & (np.hypot(dx, dy) < distance)
+    distance[is_mine] = np.hypot(dx, dy)[is_mine]
+    labels["shape"][is_mine] = SHAPES.index(actor.shape)
+    seen = actor.color_at_end if actor.motion is Motion.TURN and is_late else actor.color
+    labels["color"][is_mine] = COLORS.index(seen)
+    labels["geometry"][is_mine] = np.stack([np.full_like(dx, radius), dx, dy], -1)[is_mine] * GRID

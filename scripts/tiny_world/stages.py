@@ -43,16 +43,17 @@ def attribute_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the loss of the first stage and the share of right read-outs of each kind."""
     states = tower(normalize(batch["pixel_values"]), output_hidden_states=True).hidden_states[-1]
-    classes, patches = states[:, 0], states[:, 1:]
+    patches = states[:, 1:]
     has_actor = batch["shape"] != len(SHAPES)
+    features = {"shape": patches, "color": patches, "background": states, "count": states[:, 0]}
     total, shares = torch.zeros(()), {}
-    weights = torch.where(has_actor, 1.0, 0.1)
-    for name, features in (("shape", patches), ("color", patches), ("background", classes), ("count", classes)):
-        logits = getattr(heads, name)(features).float()
+    for name, seen in features.items():
+        logits = getattr(heads, name)(seen).float()
         losses = F.cross_entropy(logits.flatten(0, -2), batch[name].flatten(), reduction="none")
         is_right = logits.argmax(-1) == batch[name]
-        if features is patches:
-            total = total + (losses * weights.flatten()).sum() / weights.sum()
+        if seen is patches:
+            weights = torch.where(has_actor, 1.0, 0.1).flatten()
+            total = total + (losses * weights).sum() / weights.sum()
             shares[name] = float(is_right[has_actor].float().mean())
         else:
             total = total + losses.mean()

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Measure the bundled model on held-out scenes, through real files and the reading path of `vllava`.
+
+Clips go through H.264, stills through PNG and JPEG, in many sizes and shapes; answers count when they are equal
+to the true one, letter for letter. Photographs come from packages that training never saw. Exit status 1 if a
+bound is missed.
+
+    python scripts/eval_tiny.py
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from collect_photos import DEFAULT_FOLDER, collect
+from numpy.typing import NDArray
+from PIL import Image
+from tiny_world.batches import Medium, ask_about
+from tiny_world.files import write_clip, write_still
+from tiny_world.negatives import draw_artificial, load_photos, photo_clip
+from tiny_world.questions import REFUSAL, draw_questions
+from tiny_world.rendering import render_clip
+from tiny_world.scenes import draw_scene
+
+from videollava_cli import media as nouns
+from videollava_cli.api import load
+from videollava_cli.conversation import Conversation, Turn
+from videollava_cli.engine import Engine
+
+SIZES = ((180, 320), (320, 180), (240, 240), (270, 480), (360, 480), (112, 112), (144, 256))  # height, width
+QUESTIONS_A_MEDIUM = 4
+PHOTO_SIDE = 224
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question about some files, after turns that were said before, and its true answer."""
+
+    paths: tuple[Path, ...]
+    turns: tuple[Turn, ...]
+    topic: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: what was asked, how much of it was right, and the bound."""
+
+    name: str
+    num_right: int
+    num_asked: int
+    bound: float | None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the bound is met; without one it always is."""
+        return self.bound is None or self.num_right >= self.bound * self.num_asked
+
+
+def main() -> int:
+    """Print the table and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="preset or folder of the checkpoint")
+    parser.add_argument("--num-questions", type=int, default=1000, help="about clips, and as many about images")
+    parser.add_argument("--seed", type=int, default=1_000_003, help="of the held-out scenes")
+    parser.add_argument("--show-wrong", action="store_true", help="print wrong answers")
+    options = parser.parse_args()
+    collect("held-out", DEFAULT_FOLDER / "held-out")
+    photos = load_photos(DEFAULT_FOLDER / "held-out")
+    rng = np.random.default_rng(options.seed)
+    with TemporaryDirectory() as scratch:
+        rows = list(measure(options, photos, rng, Path(scratch)))
+    print(table(rows))
+    return 0 if all(row.is_met for row in rows) else 1
+
+
+def measure(
+    options: argparse.Namespace, photos: list[Image.Image], rng: np.random.Generator, scratch: Path
+) -> Iterator[Row]:
+    """Make the held-out files, ask about them, and yield the table's rows."""
+    number = options.num_questions
+    clips = list(_scene_items(rng, scratch, number, is_video=True))
+    images = list(_scene_items(rng, scratch, number, is_video=False))
+    negatives = list(_negative_items(rng, photos, scratch, number // 5))
+    plain = Examiner(load(options.model, device="cpu"), options.show_wrong)
+    results = {
+        "clips (H.264 mp4)": (plain.ask(clips), 0.97),
+        "images (PNG, JPEG)": (plain.ask(images), 0.95),
+        "photographs and noise, refused": (plain.ask(negatives), 0.95),
+        "follow-up turns": (plain.ask(list(_follow_ups(rng, scratch, number // 5))), None),
+        "an image and a clip in one prompt": (plain.ask(list(_mixed_items(rng, scratch, number // 5))), None),
+    }
+    quantized = Examiner(load(options.model, device="cpu", load_4bit=True), options.show_wrong)
+    results["clips and images, --load-4bit"] = (quantized.ask(clips[: number // 2] + images[: number // 2]), 0.95)
+    for name, (marks, bound) in results.items():
+        yield Row(name, sum(mark.is_right for mark in marks), len(marks), bound)
+    seen = results["clips (H.264 mp4)"][0] + results["images (PNG, JPEG)"][0]
+    for topic in sorted({mark.topic for mark in seen}):
+        of_topic = [mark.is_right for mark in seen if mark.topic == topic]
+        yield Row(f"clips and images: {topic}", sum(of_topic), len(of_topic), None)
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| what is asked about | right | of | share | bound |", "|---|--:|--:|--:|--:|"]
+    for row in rows:
+        bound = "" if row.bound is None else f"{row.bound:.0%}{'' if row.is_met else ' MISSED'}"
+        share = row.num_right / max(row.num_asked, 1)
+        lines.append(f"| {row.name} | {row.num_right} | {row.num_asked} | {share:.1%} | {bound} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Whether one item was answered exactly."""
+
+    topic: str
+    is_right: bool
+
+
+class Examiner:
+    """An engine being asked, and the media it has read."""
+
+    def __init__(self, engine: Engine, show_wrong: bool) -> None:
+        self.engine, self.show_wrong = engine, show_wrong
+        self.media: dict[Path, nouns.Medium] = {}
+
+    def ask(self, items: list[Item]) -> list[Mark]:
+        """Ask all items; answers count when they are equal to the true one."""
+        return [self._mark(item) for item in items]
+
+    def _mark(self, item: Item) -> Mark:
+        shown = [self._read(path) for path in item.paths]
+        conversation = Conversation(tuple(m.kind for m in shown), item.turns)
+        given = "".join(chunk.text for chunk in self.engine.stream(conversation, shown))
+        if self.show_wrong and given != item.answer:
+            print(f"{item.turns[-1].question} | {given} | instead of {item.answer}", file=sys.stderr)
+        return Mark(item.topic, given == item.answer)
+
+    def _read(self, path: Path) -> nouns.Medium:
+        assert self.engine.read is not None
+        if path not in self.media:
+            self.media[path] = self.engine.read(str(path))
+        return self.media[path]
+
+
+def _scene_items(rng: np.random.Generator, scratch: Path, number: int, *, is_video: bool) -> Iterator[Item]:
+    for _ in range(number // QUESTIONS_A_MEDIUM):
+        medium, path = _scene_file(rng, scratch, is_video=is_video)
+        assert medium.scene is not None
+        for topic, question, answer in draw_questions(medium.scene, rng, QUESTIONS_A_MEDIUM):
+            yield Item((path,), (Turn(question),), topic, answer)
+
+
+def _follow_ups(rng: np.random.Generator, scratch: Path, number: int) -> Iterator[Item]:
+    for index in range(number):
+        medium, path = _scene_file(rng, scratch, is_video=index % 2 == 0)
+        (first, said), (then, answer) = ask_about([medium], rng, 2)
+        yield Item((path,), (Turn(first, said), Turn(then)), "follow-up", answer)
+
+
+def _mixed_items(rng: np.random.Generator, scratch: Path, number: int) -> Iterator[Item]:
+    for index in range(number):
+        shown = [_scene_file(rng, scratch, is_video=v) for v in ((False, True) if index % 2 else (True, False))]
+        [(question, answer)] = ask_about([medium for medium, _ in shown], rng, 1)
+        yield Item(tuple(path for _, path in shown), (Turn(question),), "mixed", answer)
+
+
+def _negative_items(rng: np.random.Generator, photos: list[Image.Image], scratch: Path, number: int) -> Iterator[Item]:
+    """Yield photographs (three of five) and noise, half of them as clips, with questions about drawn shapes."""
+    for index in range(number):
+        is_video = index % 2 == 0
+        num_frames = 24 if is_video else 1
+        if index % 5 < 3:
+            frames = photo_clip(photos[rng.integers(len(photos))], rng, num_frames, PHOTO_SIDE)
+        else:
+            frames = draw_artificial(rng, num_frames, PHOTO_SIDE)
+        path = _file(frames, rng, scratch, is_video=is_video)
+        [(question, _)] = ask_about([Medium(frames, None, is_video)], rng, 1)
+        yield Item((path,), (Turn(question),), "refusal", REFUSAL)
+
+
+def _scene_file(rng: np.random.Generator, scratch: Path, *, is_video: bool) -> tuple[Medium, Path]:
+    scene = draw_scene(rng, is_video=is_video)
+    num_frames = int(rng.integers(16, 90)) if is_video else 1
+    size = SIZES[rng.integers(len(SIZES))]
+    frames = render_clip(scene, np.arange(num_frames) / num_frames, size, color_jitter=5.0)
+    return Medium(frames, scene, is_video), _file(frames, rng, scratch, is_video=is_video)
+
+
+def _file(frames: NDArray[np.uint8], rng: np.random.Generator, scratch: Path, *, is_video: bool) -> Path:
+    suffix = ".mp4" if is_video else str(rng.choice([".png", ".jpg"]))
+    path = scratch / f"{len(list(scratch.iterdir())):05d}{suffix}"
+    if is_video:
+        write_clip(path, frames, rate=int(rng.choice([12, 24, 30])), quality=int(rng.integers(18, 30)))
+    else:
+        write_still(path, frames[0], quality=int(rng.integers(75, 96)))
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Compare our token loop with `model.generate`, and our pixels with `VideoLlavaImageProcessor`.
+
+The reference takes nothing from us but the checkpoint: its prompts spell out every placeholder word, its pixels
+come from transformers' image processor, its loop is `model.generate`. Random weights in the 7B's token geometry,
+fp32, on the CPU; nf4 weights for the mode of that name.
+
+    python scripts/parity.py            # exit status 1 if anything differs
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from make_checkpoint import make_checkpoint
+from numpy.typing import NDArray
+from transformers import VideoLlavaImageProcessor
+
+from videollava_cli.api import load
+from videollava_cli.conversation import Conversation, Turn
+from videollava_cli.engine import Engine
+from videollava_cli.engine.loading import quiet_libraries
+from videollava_cli.engine.prompting import prompt_ids, prompt_text
+from videollava_cli.generation import Decoding, Prompts, end_of_answer_ids, generate, image_argument, pad_left
+from videollava_cli.media import Clip, FrameStamp, Image, Medium
+from videollava_cli.preprocessing import pixel_values, shrink_frame, shrink_image
+
+NUM_NEW_TOKENS = 24
+MAX_FRAME_LEVELS = 2  # of 255, between our video frames and the image processor's
+SYSTEM = "You watch closely."
+PICTURE_SIZES = ((240, 320), (320, 240), (224, 224), (97, 131), (720, 1280), (600, 61), (31, 40))  # height, width
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "nf4": {"load_4bit": True},
+    "repetition penalty": {"repetition_penalty": 1.3},
+    "sampled": {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 7},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prompt: what it is about and what was said."""
+
+    name: str
+    media: tuple[Medium, ...]
+    conversation: Conversation = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The ids of both sides for one row."""
+
+    name: str
+    ours: list[int]
+    reference: list[int]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both sides gave the same ids."""
+        return self.ours == self.reference
+
+
+def main() -> int:
+    """Print the comparison and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verbose", action="store_true", help="name every case")
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        make_checkpoint(Path(folder))
+        outcomes = list(compare_all(Path(folder)))
+    for outcome in outcomes:
+        if options.verbose or not outcome.is_equal:
+            print(f"{'equal  ' if outcome.is_equal else 'DIFFERS'} {outcome.name}: {outcome.ours[:8]}...")
+    num_equal = sum(outcome.is_equal for outcome in outcomes)
+    print(f"equal to model.generate: {num_equal} of {len(outcomes)}")
+    image_levels, image_values, frame_levels = pixel_differences()
+    print(f"images: at most {image_levels}/255 and {image_values:g} in pixel values from VideoLlavaImageProcessor")
+    print(f"video frames: at most {frame_levels}/255 from VideoLlavaImageProcessor (bound {MAX_FRAME_LEVELS}/255)")
+    pixels_are_right = image_levels == 0 and image_values == 0 and frame_levels <= MAX_FRAME_LEVELS
+    return 0 if num_equal == len(outcomes) and pixels_are_right else 1
+
+
+def compare_all(checkpoint: Path) -> Iterator[Outcome]:
+    """Compare every case in every mode: alone, and in left-padded batches of different lengths."""
+    engines = {is_4bit: load(str(checkpoint), device="cpu", load_4bit=is_4bit) for is_4bit in (False, True)}
+    cases = make_cases(engines[False])
+    for mode, options in MODES.items():
+        engine = engines[mode == "nf4"]
+        for case in cases:
+            yield compare(engine, [case], mode, options)[0]
+        if mode == "sampled":
+            continue  # a batch draws its random numbers in another order than its rows alone
+        for first in range(0, len(cases), 4):
+            yield from compare(engine, cases[first : first + 4], f"{mode}, batch", options)
+
+
+def make_cases(engine: Engine) -> list[Case]:
+    """Return every kind of prompt about every kind of media, of different lengths."""
+    rng = np.random.default_rng(0)
+    image, second, clip = random_image(engine, rng), random_image(engine, rng), random_clip(engine, rng)
+    media: dict[str, tuple[Medium, ...]] = {
+        "image": (image,),
+        "video": (clip,),
+        "image and video": (image, clip),
+        "video and two images": (clip, second, image),
+    }
+    talks = {
+        "one question": (Turn("What happens?"),),
+        "three turns": (Turn("What moves?", "A red circle."), Turn("Where to?", "Right."), Turn("And then?")),
+        "other scripts": (Turn("größer als 世界 🎬? <video>"),),
+    }
+    return [
+        Case(f"{talk}, {kind}", shown, Conversation(tuple(m.kind for m in shown), turns, system=system))
+        for kind, shown in media.items()
+        for talk, turns in talks.items()
+        for system in ((SYSTEM,) if talk == "one question" and kind == "video" else (None,))
+    ]
+
+
+def random_image(engine: Engine, rng: np.random.Generator) -> Image:
+    """Return an image of smooth random colours, as the reader would shrink it."""
+    return Image("image", shrink_image(random_picture(rng, (300, 400)), engine.checkpoint.pixels))
+
+
+def random_clip(engine: Engine, rng: np.random.Generator) -> Clip:
+    """Return a clip of smooth random colours; frames go through Pillow, so that both sides see the same."""
+    frames = [shrink_image(random_picture(rng, (180, 320)), engine.checkpoint.pixels) for _ in range(8)]
+    return Clip("clip", np.stack(frames), tuple(FrameStamp(i, i / 8) for i in range(8)))
+
+
+def random_picture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return uint8 RGB, (H, W, 3): random colours with edges, gradients and noise in them."""
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x * rng.uniform(0, 0.3) + y * rng.uniform(0, 0.3) + rng.uniform(0, 6)) for _ in range(3)]
+    picture = 128 + 100 * np.stack(waves, -1) + rng.normal(0, 12, (height, width, 3))
+    picture[:: max(height // 7, 1)] = 255
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str, Any]) -> list[Outcome]:
+    """Answer cases as one batch with our loop and with `model.generate`."""
+    ours = our_ids(engine, cases, options)
+    reference = reference_ids(engine, cases, options)
+    names = [f"{mode}: {case.name}" for case in cases]
+    return [Outcome(*row) for row in zip(names, ours, reference, strict=True)]
+
+
+def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
+    """Return the ids that our loop generates for a batch of cases, end-of-answer ids included."""
+    texts = [prompt_text(case.conversation, engine.tokenizer) for case in cases]
+    rows = [prompt_ids(text, engine.tokenizer, engine.checkpoint) for text in texts]
+    pictures = _pictures(cases)
+    tensors = [pixel_values(np.stack(p), engine.checkpoint.pixels) if p else None for p in pictures]
+    pad_id = engine.tokenizer.pad_token_id
+    prompts = Prompts(*pad_left(rows, pad_id, engine.model.device), *tensors)
+    chosen = {key: value for key, value in options.items() if key != "load_4bit"}
+    decoding = Decoding((NUM_NEW_TOKENS,) * len(rows), end_of_answer_ids(engine.model), **chosen)
+    steps = list(generate(engine.model, prompts, decoding))
+    return [[step[row] for step in steps if step[row] is not None] for row in range(len(rows))]  # type: ignore[misc]
+
+
+def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
+    """Return the ids that transformers generates, from prompts whose placeholders are written out."""
+    lengths = {"<image>": 256, "<video>": 2056}  # transformers docs, model_doc/video_llava
+    texts = []
+    for case in cases:
+        text = prompt_text(case.conversation, engine.tokenizer)
+        for word, length in lengths.items():
+            text = text.replace(word, word * length)
+        texts.append(text)
+    inputs = dict(engine.tokenizer(texts, padding=True, return_tensors="pt"))
+    images, clips = _pictures(cases)
+    if images:
+        inputs[image_argument(engine.model)] = _reference_pixels(images)
+    if clips:
+        inputs["pixel_values_videos"] = torch.stack([_reference_pixels(list(clip)) for clip in clips])
+    chosen = {key: value for key, value in options.items() if key not in ("load_4bit", "seed")}
+    torch.manual_seed(options.get("seed", 0))
+    with quiet_libraries():
+        output = engine.model.generate(  # type: ignore[misc]
+            **inputs, **chosen, do_sample="temperature" in options, max_new_tokens=NUM_NEW_TOKENS
+        )
+    new = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [_until_end(row, engine) for row in new]
+
+
+def pixel_differences() -> tuple[int, float, int]:
+    """Return the largest differences from `VideoLlavaImageProcessor` over sizes and contents.
+
+    Returns:
+        Images in uint8 levels, images in pixel values, video frames in uint8 levels.
+    """
+    rng = np.random.default_rng(1)
+    with TemporaryDirectory() as folder:
+        make_checkpoint(Path(folder))
+        pixels = load(folder, device="cpu").checkpoint.pixels
+    image_levels, image_values, frame_levels = 0, 0.0, 0
+    for size in PICTURE_SIZES:
+        picture = random_picture(rng, size)
+        ours, frame = shrink_image(picture, pixels), shrink_frame(picture, pixels)
+        levels = _reference_pixels([picture], do_rescale=False, do_normalize=False)[0].permute(1, 2, 0).numpy()
+        values = _reference_pixels([picture])[0]
+        image_levels = max(image_levels, int(np.abs(ours.astype(int) - levels).max()))
+        image_values = max(image_values, float((pixel_values(ours, pixels) - values).abs().max()))
+        frame_levels = max(frame_levels, int(np.abs(frame.astype(int) - levels).max()))
+    return image_levels, image_values, frame_levels
+
+
+def _reference_pixels(pictures: list[NDArray[np.uint8]], **options: bool) -> torch.Tensor:
+    with quiet_libraries():
+        processed = VideoLlavaImageProcessor()(pictures, return_tensors="pt", **options)  # type: ignore[arg-type]
+    pixels: torch.Tensor = next(iter(processed.values()))
+    return pixels
+
+
+def _pictures(cases: Sequence[Case]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    media = [medium for case in cases for medium in case.media]
+    return [m.pixels for m in media if isinstance(m, Image)], [m.frames for m in media if isinstance(m, Clip)]
+
+
+def _until_end(ids: list[int], engine: Engine) -> list[int]:
+    """Cut a row behind its first end-of-answer id; `model.generate` pads rows that end early."""
+    ends = [position for position, token in enumerate(ids) if token in end_of_answer_ids(engine.model)]
+    return ids[: ends[0] + 1] if ends else ids
+
+
+if __name__ == "__main__":
+    sys.exit(main())
