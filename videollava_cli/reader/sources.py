@@ -43,6 +43,8 @@ def to_file(source: str, scratch: Path, *, offline: bool = False) -> Path:
 
 
 def _from_disk(source: str) -> Path:
+    if not source:
+        raise MediaError("the name of a medium is empty: give a path, a URL, or - for stdin")
     path = Path(source).expanduser()
     try:
         found = path.stat()
@@ -82,10 +84,10 @@ def _from_stdin(scratch: Path) -> Path:
 
 
 def _from_url(url: str, scratch: Path) -> Path:
-    request = urllib.request.Request(url, headers={"User-Agent": "vllava"})  # noqa: S310 (http or https, see to_file)
     path = scratch / f"download-{len(list(scratch.iterdir()))}"
     opener = urllib.request.build_opener(_WebRedirects)
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "vllava"})  # noqa: S310 (http(s), see to_file)
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file:
             expected = response.headers.get("Content-Length")
             num_bytes = _copy(response, file, url)
@@ -136,7 +138,7 @@ def _from_hub(source: str, *, offline: bool) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-    parts = source.removeprefix("hf://").split("/")
+    parts = source.partition("://")[2].split("/")
     repo_type = parts.pop(0).removesuffix("s") if parts[0] in ("datasets", "spaces") else "model"
     if len(parts) < 3 or not all(parts):
         raise MediaError(f"{source!r} is no file on the hub: write hf://[datasets/]owner/repo/path")

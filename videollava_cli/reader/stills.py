@@ -1,6 +1,9 @@
 """Still pictures and animations through Pillow: files to RGB arrays; knows nothing of videos or of the model."""
 
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,7 @@ from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, FrameStamp, Image
+from videollava_cli.reader.limits import check_size
 from videollava_cli.sampling import Window, uniform_indices
 
 if TYPE_CHECKING:
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
     Shrink = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ANIMATED_FORMATS = ("AVIF", "GIF", "PNG", "WEBP")
 MAX_PIXELS = Pillow.MAX_IMAGE_PIXELS or 89_478_485  # Pillow's own limit against decompression bombs
 DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
@@ -53,11 +57,13 @@ def read_animation(path: Path, name: str, window: Window, shrink: "Shrink") -> C
         seconds = list(_frame_times(picture, name))
         positions = window.positions(seconds)
         if not positions:
-            raise MediaError(f"{name!r} has no frames between the times asked for: it ends at {seconds[-1]:.2f} s")
+            raise MediaError(
+                f"{name!r} has no frames between the times asked for: its last frame is at {seconds[-1]:.2f} s"
+            )
         chosen = [positions[i] for i in uniform_indices(len(positions))]
         shrunk = {
             index: shrink(_rgb(frame, name))
-            for index, frame in enumerate(ImageSequence.Iterator(picture))
+            for index, frame in enumerate(_shown_frames(picture))
             if index in set(chosen)
         }
     notices = (few_frames_notice(name, len(positions)),) if len(positions) < len(chosen) else ()
@@ -70,25 +76,34 @@ def few_frames_notice(name: str, num_frames: int) -> str:
     return f"{name!r} has {num_frames} frame{'s' if num_frames > 1 else ''} to sample: repeated to make eight"
 
 
-def _opened(path: Path, name: str) -> Pillow.Image:
-    try:
-        picture = Pillow.open(path, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
-        raise MediaError(f"cannot read {name!r}: {error}") from error
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
-        raise MediaError(f"{name!r} is too large: {picture.width} x {picture.height}, over {MAX_PIXELS:,} pixels")
-    return picture
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
+    """Open a picture; meanwhile what Pillow would warn of, such as damaged EXIF tags, stays off the terminal."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            picture = Pillow.open(path, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
+        except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
+            raise MediaError(f"cannot read {name!r}: {error}") from error
+        with picture:
+            check_size(name, picture.width, picture.height, MAX_PIXELS)
+            yield picture
+
+
+def _shown_frames(picture: Pillow.Image) -> Iterator[Pillow.Image]:
+    """Yield the frames that viewers show, without the poster that an APNG may hold for those that cannot."""
+    num_posters = 1 if getattr(picture, "default_image", False) else 0
+    return islice(ImageSequence.Iterator(picture), num_posters, None)
 
 
 def _frame_times(picture: Pillow.Image, name: str) -> Iterator[float]:
     """Yield the time at which each frame appears, in seconds."""
     elapsed_ms = 0.0
     try:
-        for frame in ImageSequence.Iterator(picture):
+        for frame in _shown_frames(picture):
             yield elapsed_ms / 1000
+            frame.load()  # WebP and AVIF know a frame's duration only then
             elapsed_ms += float(frame.info.get("duration") or DEFAULT_DURATION_MS)
     except (OSError, ValueError, SyntaxError) as error:
         raise MediaError(f"cannot read {name!r}: {error}") from error
@@ -104,13 +119,13 @@ def _rgb(picture: Pillow.Image, name: str) -> "NDArray[np.uint8]":
             layer = upright.convert("RGBA")
             white = Pillow.new("RGBA", layer.size, "white")
             upright = Pillow.alpha_composite(white, layer)
-        return np.asarray(upright.convert("RGB"))
+        return np.array(upright.convert("RGB"))  # a copy, since torch wants writable arrays
     except (OSError, ValueError, SyntaxError) as error:
         raise MediaError(f"cannot read {name!r}: {error}") from error
 
 
 def _to_8_bit(picture: Pillow.Image) -> Pillow.Image:
     """Scale a 16-bit, 32-bit or float picture to 8 bits; Pillow's own conversion clips instead."""
-    values = np.asarray(picture).astype(np.float64)
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0, neginf=0)
     full = 65535.0 if picture.mode.startswith("I") else max(float(values.max()), 1.0)
     return Pillow.fromarray(np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8))

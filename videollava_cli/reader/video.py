@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, FrameStamp
+from videollava_cli.reader.limits import check_size
 from videollava_cli.sampling import Window, uniform_indices
 
 if TYPE_CHECKING:
@@ -34,12 +35,11 @@ def probe_video(path: Path, name: str) -> None:
     """Make sure that a file is a video.
 
     Raises:
-        MediaError: If it is none, or is larger than the pixel limit.
+        MediaError: If it is none, or has a size beyond the limits.
     """
     with _opened(path, name) as container:
         stream = _video_stream(container, name)
-        if stream.width * stream.height > MAX_PIXELS:
-            raise MediaError(f"{name!r} is too large: {stream.width} x {stream.height}, over {MAX_PIXELS:,} pixels")
+        check_size(name, stream.width, stream.height, MAX_PIXELS)
 
 
 def read_clip(path: Path, name: str, window: Window, shrink: "Shrink") -> Clip:
@@ -165,8 +165,8 @@ def _video_stream(container: av.container.InputContainer, name: str) -> VideoStr
         return videos[0]
     if container.streams.video:
         raise MediaError(f"{name!r} holds no video, only cover art")
-    held = sorted({stream.type for stream in container.streams if stream.type})
-    only = f", only {' and '.join(held)}" if held else ""
+    held = sorted({stream.type for stream in container.streams if stream.type} - {"data"})
+    only = f", only {' and '.join(held)}" if held else ": it may be cut off or damaged"
     raise MediaError(f"{name!r} holds no video{only}")
 
 

@@ -1,0 +1,274 @@
+"""Still pictures upright, opaque and in 8 bits; animations as clips; told apart by content."""
+
+import numpy as np
+import pytest
+from media_files import UPRIGHT_CORNERS, corner_colors, corners, grey, indices_of, png_header, truncate
+from media_files import write_animation as animation
+from media_files import write_image as still
+from PIL import Image
+
+from videollava_cli.errors import MediaError
+from videollava_cli.media import MediaKind
+
+ORIENTATION = 0x0112  # EXIF tag
+WHITE = (255, 255, 255)
+TURNED = {
+    1: UPRIGHT_CORNERS,
+    2: ("green", "red", "white", "blue"),
+    3: ("white", "blue", "green", "red"),
+    4: ("blue", "white", "red", "green"),
+    5: ("red", "blue", "green", "white"),
+    6: ("blue", "red", "white", "green"),
+    7: ("white", "green", "blue", "red"),
+    8: ("green", "white", "red", "blue"),
+}
+
+
+def level_of(image):
+    return round(float(image.pixels.mean()))
+
+
+def save(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, read, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = still(tmp_path / "photo.jpg", corners(), exif=exif, quality=95)
+
+    image = read(path)
+
+    assert corner_colors(image.pixels) == TURNED[orientation]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
+def test_exif_orientation_of_other_formats_is_applied_too(tmp_path, read, suffix):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = still(tmp_path / f"photo.{suffix}", corners(), exif=exif)
+
+    assert corner_colors(read(path).pixels) == TURNED[6]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "ico", "jp2", "ppm", "avif"])
+def test_picture_of_each_format_is_an_image_of_the_models_side(tmp_path, read, pixels, suffix):
+    path = still(tmp_path / f"picture.{suffix}", grey(20))
+
+    image = read(path)
+
+    assert image.kind is MediaKind.IMAGE
+    assert image.pixels.shape == (pixels.crop_side, pixels.crop_side, 3)
+    assert level_of(image) == pytest.approx(80, abs=2)
+
+
+@pytest.mark.parametrize("name", ["picture.mp4", "picture.gif", "picture.txt", "picture", "a:b %03d\n.png"])
+def test_kind_is_decided_by_content_whatever_the_name(tmp_path, read, name):
+    path = still(tmp_path / name, grey(20), form="PNG")
+
+    image = read(path)
+
+    assert (image.kind, level_of(image)) == (MediaKind.IMAGE, 80)
+
+
+def test_picture_keeps_its_name(tmp_path, read):
+    path = still(tmp_path / "picture.png", grey(1))
+
+    assert read(path).name == str(path)
+
+
+@pytest.mark.parametrize("level", [0, 1, 100, 128, 255])
+def test_sixteen_bit_picture_is_scaled_to_eight_bits(tmp_path, read, level):
+    deep = Image.fromarray(np.full((48, 64), level * 257, np.uint16))
+    path = save(tmp_path / "deep.png", deep)
+
+    assert level_of(read(path)) == level
+
+
+@pytest.mark.parametrize(("brightest", "level"), [(0.5, 128), (1.0, 255), (1000.0, 255)])
+def test_float_picture_is_scaled_to_eight_bits(tmp_path, read, brightest, level):
+    path = save(tmp_path / "float.tiff", Image.fromarray(np.full((48, 64), brightest, np.float32)))
+
+    assert level_of(read(path)) == level
+
+
+def test_values_that_are_no_numbers_are_black(tmp_path, read):
+    values = np.full((48, 64), 0.5, np.float32)
+    values[:24] = np.nan
+    values[24] = np.inf
+    path = save(tmp_path / "float.tiff", Image.fromarray(values))
+
+    picture = read(path).pixels
+
+    assert (picture[:20].max(), picture[30:].min()) == (0, 128)
+
+
+def with_alpha(alpha):
+    return Image.fromarray(np.dstack([grey(0), np.full((48, 64), alpha, np.uint8)]))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
+@pytest.mark.parametrize(("alpha", "level"), [(0, 255), (128, 127), (255, 0)])
+def test_transparent_picture_lies_over_white(tmp_path, read, suffix, alpha, level):
+    path = save(tmp_path / f"ghost.{suffix}", with_alpha(alpha))
+
+    assert level_of(read(path)) == pytest.approx(level, abs=1)
+
+
+def test_transparent_grey_and_palette_pictures_lie_over_white(tmp_path, read):
+    grey_alpha = save(tmp_path / "grey.png", with_alpha(0).convert("LA"))
+    palette = save(tmp_path / "palette.png", Image.new("P", (64, 48), 0), transparency=0)
+    keyed = save(tmp_path / "keyed.png", Image.new("RGB", (64, 48), (9, 9, 9)), transparency=(9, 9, 9))
+
+    assert [level_of(read(path)) for path in (grey_alpha, palette, keyed)] == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "P", "YCbCr", "1"])
+def test_picture_of_another_colour_model_becomes_rgb(tmp_path, read, mode):
+    picture = Image.fromarray(np.full((48, 64, 3), 255, np.uint8)).convert(mode)
+    path = save(tmp_path / "picture.tiff", picture)
+
+    assert corner_colors(read(path).pixels) == ("white",) * 4
+
+
+def test_cmyk_photograph_keeps_its_colours(tmp_path, read):
+    path = save(tmp_path / "print.jpg", Image.fromarray(corners()).convert("CMYK"), quality=95)
+
+    assert corner_colors(read(path).pixels) == UPRIGHT_CORNERS
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("clip.gif", {}), ("clip.png", {}), ("clip.webp", {"lossless": True}), ("clip.avif", {"quality": 95})],
+)
+def test_animation_becomes_a_clip_of_the_right_frames(tmp_path, read, name, options):
+    path = animation(tmp_path / name, 20, **options)
+
+    clip = read(path)
+
+    assert clip.kind is MediaKind.VIDEO
+    assert indices_of(clip) == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert [stamp.index for stamp in clip.stamps] == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert clip.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("clip.gif", {}), ("clip.png", {}), ("clip.webp", {"lossless": True}), ("clip.avif", {})],
+)
+def test_animation_whose_frames_last_differently_gives_the_time_of_each(tmp_path, read, name, options):
+    durations = [50, 200, 30, 70, 40, 500, 20, 90]
+    path = animation(tmp_path / name, 8, durations, **options)
+
+    clip = read(path)
+
+    starts = [0.0, 0.05, 0.25, 0.28, 0.35, 0.39, 0.89, 0.91]
+    assert [stamp.seconds for stamp in clip.stamps] == pytest.approx(starts, abs=1e-3)
+
+
+def test_animation_that_names_no_duration_shows_ten_frames_a_second(tmp_path, read):
+    path = animation(tmp_path / "clip.gif", 8, 0)
+
+    clip = read(path)
+
+    assert [stamp.seconds for stamp in clip.stamps] == pytest.approx([k / 10 for k in range(8)])
+
+
+def test_animation_shorter_than_eight_frames_repeats_frames_and_says_so(tmp_path, read):
+    path = animation(tmp_path / "clip.gif", 2)
+
+    clip = read(path)
+
+    assert indices_of(clip) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert clip.notices == (f"{str(path)!r} has 2 frames to sample: repeated to make eight",)
+
+
+def test_window_applies_to_animations(tmp_path, read):
+    path = animation(tmp_path / "clip.gif", 30)
+
+    clip = read(path, 1.0, 1.8)
+
+    assert indices_of(clip) == [10, 11, 12, 13, 14, 15, 16, 17]
+
+
+def test_window_behind_the_last_frame_of_an_animation_is_refused(tmp_path, read):
+    path = animation(tmp_path / "clip.gif", 10)
+
+    with pytest.raises(MediaError, match=r"no frames between the times asked for: its last frame is at 0\.90 s"):
+        read(path, 5.0)
+
+
+def test_transparent_frames_of_an_animation_lie_over_white(tmp_path, read):
+    first, second = Image.new("RGBA", (64, 48), (0, 0, 0, 0)), Image.new("RGBA", (64, 48), (0, 0, 0, 255))
+    path = save(tmp_path / "clip.png", first, save_all=True, append_images=[second], duration=100)
+
+    clip = read(path)
+
+    assert [frame.mean() for frame in clip.frames] == [255] * 4 + [0] * 4
+
+
+def test_poster_that_an_apng_shows_to_old_viewers_only_is_no_frame(tmp_path, read):
+    poster, *frames = [Image.fromarray(grey(index)) for index in (50, *range(8))]
+    path = save(
+        tmp_path / "clip.png", poster, save_all=True, append_images=frames, default_image=True, duration=[100] * 8
+    )
+
+    clip = read(path)
+
+    assert indices_of(clip) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [stamp.index for stamp in clip.stamps] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [stamp.seconds for stamp in clip.stamps] == pytest.approx([k / 10 for k in range(8)])
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_animation_of_a_single_frame_is_an_image(tmp_path, read, suffix):
+    path = animation(tmp_path / f"clip.{suffix}", 1)
+
+    assert read(path).kind is MediaKind.IMAGE
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "mpo"])
+def test_several_pages_of_a_picture_are_the_image_of_the_first(tmp_path, read, suffix):
+    first, second = Image.fromarray(grey(10)), Image.fromarray(grey(50))
+    path = save(tmp_path / f"pages.{suffix}", first, save_all=True, append_images=[second])
+
+    image = read(path)
+
+    assert (image.kind, level_of(image)) == (MediaKind.IMAGE, 40)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (9460, 9460, r"is too large: 9460 x 9460, over 89,478,485 pixels"),
+        (30000, 30000, r"bomb\.png.*30000|900000000 pixels"),
+        (1, 30000, r"is too narrow: 1 x 30000, beyond 2,000 to 1"),
+    ],
+)
+def test_picture_of_a_size_that_would_fill_the_memory_is_refused(tmp_path, reader, width, height, message):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(width, height))
+
+    with pytest.raises(MediaError, match=message):
+        reader.find(str(path))
+
+
+def test_truncated_photograph_is_refused(tmp_path, read):
+    rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    path = truncate(still(tmp_path / "photo.jpg", rgb), 0.5)
+
+    with pytest.raises(MediaError, match=r"cannot read .*photo\.jpg': image file is truncated"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"RIFF\x00\x00\x00\x00WEBP", b"BM", b"II*\x00", b"P6\n"]
+)
+def test_file_that_only_begins_like_a_picture_is_refused(tmp_path, reader, head):
+    path = tmp_path / "picture.png"
+    path.write_bytes(head + b"and then nothing of the kind")
+
+    with pytest.raises(MediaError, match=r"picture\.png'"):
+        reader.find(str(path))

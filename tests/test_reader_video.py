@@ -1,0 +1,302 @@
+"""Eight frames of a video: the right ones, upright, with their index and time; and nothing but the named file."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import pytest
+from av.video.frame import PictureType
+from media_files import (
+    MPEG4,
+    UPRIGHT_CORNERS,
+    VP9,
+    Recipe,
+    corner_colors,
+    corners,
+    damage_packet,
+    indices_of,
+    truncate,
+    write_frames,
+    write_sound,
+    write_video,
+)
+
+from videollava_cli.errors import MediaError
+from videollava_cli.media import MediaKind
+
+B_FRAMES = Recipe(options={"bf": "3", "g": "12", "preset": "ultrafast"})
+FAST_START = replace(B_FRAMES, container={"movflags": "faststart"})
+MJPEG = Recipe("mjpeg", pix_fmt="yuvj420p")
+
+
+def header_count(path):
+    with av.open(str(path)) as container:
+        return container.streams.video[0].frames
+
+
+def has_b_frames(path):
+    with av.open(str(path)) as container:
+        return PictureType.B in {frame.pict_type for frame in container.decode(video=0)}
+
+
+def stamps_of(clip):
+    return [(stamp.index, stamp.seconds) for stamp in clip.stamps]
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("clip.mp4", B_FRAMES),
+        ("clip.mov", B_FRAMES),
+        ("clip.mkv", B_FRAMES),
+        ("clip.ts", B_FRAMES),
+        ("clip.flv", B_FRAMES),
+        ("clip.avi", MPEG4),
+        ("clip.webm", VP9),
+        ("clip.nut", MPEG4),
+        ("clip.mpg", Recipe("mpeg2video", Fraction(25))),
+    ],
+)
+def test_clip_gives_the_uniformly_sampled_frames_with_their_index_and_time(tmp_path, read, name, recipe):
+    path = write_video(tmp_path / name, 20, recipe)
+
+    clip = read(path)
+
+    chosen = [0, 2, 5, 7, 10, 12, 15, 17]
+    assert indices_of(clip) == chosen
+    assert [stamp.index for stamp in clip.stamps] == chosen
+    assert [stamp.seconds for stamp in clip.stamps] == pytest.approx([k / recipe.rate for k in chosen], abs=2e-3)
+    assert clip.notices == ()
+
+
+def test_frames_count_in_presentation_order_where_b_frames_reorder_them(tmp_path, read):
+    path = write_video(tmp_path / "clip.mp4", 24, B_FRAMES)
+    assert has_b_frames(path)
+
+    clip = read(path)
+
+    assert indices_of(clip) == [0, 3, 6, 9, 12, 15, 18, 21]
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("clip.webm", VP9), ("clip.mkv", B_FRAMES), ("clip.ts", B_FRAMES)])
+def test_frames_are_counted_where_the_header_does_not_know_their_number(tmp_path, read, name, recipe):
+    path = write_video(tmp_path / name, 33, recipe)
+    assert header_count(path) == 0
+
+    clip = read(path)
+
+    assert indices_of(clip) == [0, 4, 8, 12, 16, 20, 24, 28]
+
+
+def test_frames_have_the_models_side(tmp_path, read, pixels):
+    clip = read(write_video(tmp_path / "clip.mp4", 8))
+
+    assert clip.frames.shape == (8, pixels.crop_side, pixels.crop_side, 3)
+
+
+def test_video_is_found_as_a_video_before_a_frame_is_read(tmp_path, reader):
+    path = write_video(tmp_path / "clip.mp4", 1)
+
+    found = reader.find(str(path))
+
+    assert (found.kind, found.name) == (MediaKind.VIDEO, str(path))
+
+
+def test_kind_is_decided_by_content_where_a_video_is_named_as_a_picture(tmp_path, read):
+    path = write_video(tmp_path / "clip.mp4", 8).rename(tmp_path / "picture.jpg")
+
+    assert read(path).kind is MediaKind.VIDEO
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "chosen"), [(1, [0] * 8), (3, [0, 0, 0, 1, 1, 1, 2, 2]), (7, [0, 0, 1, 2, 3, 4, 5, 6])]
+)
+def test_clip_shorter_than_eight_frames_repeats_frames_and_says_so(tmp_path, read, num_frames, chosen):
+    path = write_video(tmp_path / "clip.mp4", num_frames)
+
+    clip = read(path)
+
+    assert indices_of(clip) == chosen
+    word = "frame" if num_frames == 1 else "frames"
+    assert clip.notices == (f"{str(path)!r} has {num_frames} {word} to sample: repeated to make eight",)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "chosen"),
+    [
+        (1.0, None, [10, 11, 13, 14, 16, 18, 19, 21]),
+        (None, 0.8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (0.5, 2.1, [5, 7, 9, 11, 13, 15, 17, 19]),
+        (2.1, 99.0, [21, 21, 21, 21, 22, 22, 22, 22]),
+    ],
+)
+def test_window_samples_from_its_start_up_to_its_end(tmp_path, read, start, end, chosen):
+    path = write_video(tmp_path / "clip.mp4", 23, B_FRAMES)
+
+    clip = read(path, start, end)
+
+    assert indices_of(clip) == chosen
+    assert stamps_of(clip) == [(k, pytest.approx(k / 10)) for k in chosen]
+
+
+def test_window_counts_from_the_first_frame_where_the_file_clock_starts_later(tmp_path, read):
+    path = write_video(tmp_path / "clip.ts", 20, B_FRAMES)
+
+    clip = read(path, 0.4, 1.2)
+
+    assert indices_of(clip) == [4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_window_behind_the_last_frame_is_refused_with_the_time_of_that_frame(tmp_path, read):
+    path = write_video(tmp_path / "clip.mp4", 10)
+
+    with pytest.raises(MediaError, match=r"no frames between the times asked for: its last frame is at 0\.90 s"):
+        read(path, 5.0, 6.0)
+
+
+def test_frame_rate_that_is_no_whole_number_gives_true_times(tmp_path, read):
+    path = write_video(tmp_path / "clip.mp4", 16, replace(B_FRAMES, rate=Fraction(30000, 1001)))
+
+    clip = read(path)
+
+    assert stamps_of(clip) == [(2 * k, pytest.approx(2 * k * 1001 / 30000, abs=1e-4)) for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "colors"),
+    [
+        (0, UPRIGHT_CORNERS),
+        (90, ("green", "white", "red", "blue")),
+        (180, ("white", "blue", "green", "red")),
+        (-90, ("blue", "red", "white", "green")),
+    ],
+)
+def test_rotation_of_a_phone_clip_is_applied(tmp_path, read, rotation, colors):
+    path = write_frames(tmp_path / "clip.mp4", [corners()] * 3, Recipe(rotation=rotation))
+
+    clip = read(path)
+
+    assert [corner_colors(frame) for frame in clip.frames] == [colors] * 8
+
+
+@pytest.mark.parametrize(("suffix", "only"), [("m4a", "audio"), ("mkv", "audio"), ("ts", "audio")])
+def test_file_without_a_video_stream_is_refused_with_what_it_holds(tmp_path, reader, suffix, only):
+    path = write_sound(tmp_path / f"sound.{suffix}")
+
+    with pytest.raises(MediaError, match=f"sound.{suffix}' holds no video, only {only}"):
+        reader.find(str(path))
+
+
+def test_cover_art_of_a_sound_file_is_no_video(tmp_path, reader):
+    path = write_sound(tmp_path / "song.mp4", cover=True)
+
+    with pytest.raises(MediaError, match=r"song\.mp4' holds no video, only cover art"):
+        reader.find(str(path))
+
+
+def test_text_named_as_a_video_is_refused(tmp_path, reader):
+    path = tmp_path / "notes.mp4"
+    path.write_text("Dear diary,\n")
+
+    with pytest.raises(MediaError, match=r"notes\.mp4' is no video or image that can be read \(Invalid data"):
+        reader.find(str(path))
+
+
+def test_truncated_video_that_kept_its_header_gives_frames_of_its_rest(tmp_path, read):
+    whole = write_video(tmp_path / "clip.mp4", 40, replace(MJPEG, container={"movflags": "faststart"}))
+    path = truncate(whole, 0.6)
+
+    clip = read(path)
+
+    indices = indices_of(clip)
+    assert indices == [stamp.index for stamp in clip.stamps]
+    assert indices[0] == 0
+    assert 15 < indices[-1] < 24
+
+
+def test_truncated_video_without_its_header_is_refused(tmp_path, reader):
+    path = truncate(write_video(tmp_path / "clip.mp4", 20), 0.6)
+
+    with pytest.raises(MediaError, match=r"clip\.mp4' holds no video: it may be cut off or damaged"):
+        reader.find(str(path))
+
+
+def test_damaged_packet_is_passed_over_and_told(tmp_path, read):
+    path = damage_packet(write_video(tmp_path / "clip.mp4", 17, MJPEG), 4)
+
+    clip = read(path)
+
+    assert indices_of(clip) == [0, 2, 5, 7, 9, 11, 13, 15]
+    assert [stamp.seconds for stamp in clip.stamps][:3] == [0.0, pytest.approx(0.2), pytest.approx(0.5)]
+    assert clip.notices == (f"{str(path)!r} is damaged (1 packet could not be decoded): the frames come from the rest",)
+
+
+def test_video_of_which_nothing_can_be_decoded_is_refused(tmp_path, read):
+    path = write_video(tmp_path / "clip.mp4", 2, MJPEG)
+    damage_packet(damage_packet(path, 0), 1)
+
+    with pytest.raises(MediaError, match=r"no frame of .*clip\.mp4' can be decoded \(2 packets could not be decoded\)"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a:b.mp4",
+        "50% off.mp4",
+        "frame%03d.mp4",
+        "two words.mp4",
+        "line\nbreak.mp4",
+        "concat:a|b.mp4",
+        "-dash.mp4",
+        'quote\'s "name".mp4',
+        "Käfer 雨.mp4",
+        "#1?x=y&z.mp4",
+        "no suffix",
+    ],
+)
+def test_name_with_odd_signs_is_only_a_name(tmp_path, read, name):
+    path = write_video(tmp_path / "plain.mp4", 8).rename(tmp_path / name)
+
+    clip = read(path)
+
+    assert (clip.name, indices_of(clip)) == (str(path), [0, 1, 2, 3, 4, 5, 6, 7])
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "ffconcat version 1.0\nfile secret.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5000 RTP/AVP 96\r\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8", "list.ffconcat"])
+def test_playlist_that_names_another_file_is_refused(tmp_path, reader, playlist, name):
+    write_video(tmp_path / "secret.mp4", 8)
+    write_video(tmp_path / "secret.ts", 8)
+    path = tmp_path / name
+    path.write_text(playlist)
+
+    with pytest.raises(MediaError, match="is no video or image that can be read"):
+        reader.find(str(path))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (12000, 12000, "is too large: 12000 x 12000, over 134,217,728 pixels"),
+        (30000, 10, "is too narrow: 30000 x 10, beyond 2,000 to 1"),
+    ],
+)
+def test_video_of_a_size_that_would_fill_the_memory_is_refused(tmp_path, reader, width, height, message):
+    path = write_video(tmp_path / "clip.avi", 1, Recipe("rawvideo"))
+    content = path.read_bytes()
+    header = content.index(b"strf") + 12  # after "strf", its size and the header's size stand width and height
+    sizes = width.to_bytes(4, "little") + height.to_bytes(4, "little")
+    path.write_bytes(content[:header] + sizes + content[header + 8 :])
+
+    with pytest.raises(MediaError, match=message):
+        reader.find(str(path))
