@@ -27,6 +27,7 @@ class Recipe:
 
 
 VP9 = Recipe("libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"})
+MJPEG = Recipe("mjpeg", pix_fmt="yuvj420p")  # every frame stands alone
 MPEG4 = Recipe("mpeg4", options={"qscale": "2", "flags": "+qscale"})
 
 

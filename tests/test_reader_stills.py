@@ -272,3 +272,35 @@ def test_file_that_only_begins_like_a_picture_is_refused(tmp_path, reader, head)
 
     with pytest.raises(MediaError, match=r"picture\.png'"):
         reader.find(str(path))
+
+
+def test_damage_that_only_decoding_finds_is_told_in_one_line(tmp_path, read):
+    path = still(tmp_path / "photo.avif", corners())
+    content = path.read_bytes()
+    body = content.index(b"mdat") + 4
+    path.write_bytes(content[:body] + b"\xff" * (len(content) - body))
+
+    with pytest.raises(MediaError, match=r"cannot read .*photo\.avif': Failed to decode"):
+        read(path)
+
+
+def test_animation_that_grows_beyond_the_pixel_limit_is_refused(tmp_path, read):
+    path = animation(tmp_path / "clip.gif", 3)
+    content = bytearray(path.read_bytes())
+    last_frame = content.rindex(b"\x2c\x00\x00\x00\x00")  # an image descriptor at 0, 0; width and height follow
+    content[last_frame + 5 : last_frame + 9] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+
+    with pytest.raises(MediaError, match=r"cannot read .*clip\.gif': Image size .* exceeds limit"):
+        read(path)
+
+
+def test_damaged_exif_tags_do_not_hide_the_picture(tmp_path, read):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 1
+    path = still(tmp_path / "photo.jpg", grey(20), exif=exif)
+    content = path.read_bytes()
+    tags = content.index(b"Exif\0\0") + 14
+    path.write_bytes(content[:tags] + b"\xff\xff" + content[tags + 2 :])
+
+    assert level_of(read(path)) == 80

@@ -7,6 +7,7 @@ import av
 import pytest
 from av.video.frame import PictureType
 from media_files import (
+    MJPEG,
     MPEG4,
     UPRIGHT_CORNERS,
     VP9,
@@ -26,7 +27,6 @@ from videollava_cli.media import MediaKind
 
 B_FRAMES = Recipe(options={"bf": "3", "g": "12", "preset": "ultrafast"})
 FAST_START = replace(B_FRAMES, container={"movflags": "faststart"})
-MJPEG = Recipe("mjpeg", pix_fmt="yuvj420p")
 
 
 def header_count(path):
@@ -237,6 +237,23 @@ def test_video_of_which_nothing_can_be_decoded_is_refused(tmp_path, read):
 
     with pytest.raises(MediaError, match=r"no frame of .*clip\.mp4' can be decoded \(2 packets could not be decoded\)"):
         read(path)
+
+
+def test_video_cut_off_before_its_first_frame_is_refused(tmp_path, read):
+    path = write_video(tmp_path / "clip.mp4", 8, FAST_START)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"mdat") + 4])
+
+    with pytest.raises(MediaError, match=r"no frame of .*clip\.mp4' can be decoded$"):
+        read(path)
+
+
+def test_video_of_an_unknown_codec_is_refused(tmp_path, reader):
+    path = write_video(tmp_path / "clip.mp4", 8)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+
+    with pytest.raises(MediaError, match=r"clip\.mp4' holds a video in a format that cannot be decoded$"):
+        reader.find(str(path))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ class Console:
 
     def answer(self, text: str) -> None:
         """Write a piece of an answer to stdout, at once."""
+        if sys.stdout is None:  # closed by the caller, as in `>&-`
+            return
         # What the stream cannot hold, such as a file name that is no Unicode, is written out as escapes.
         encoding = sys.stdout.encoding or "utf-8"
         encodable = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -41,7 +43,7 @@ class Console:
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
         """Show that something is going on, while it does, if stderr is a terminal."""
-        if self.is_quiet or not sys.stderr.isatty():
+        if self.is_quiet or sys.stderr is None or not sys.stderr.isatty():
             yield
             return
         from rich.console import Console as RichConsole
@@ -50,6 +52,8 @@ class Console:
             yield
 
     def _say(self, text: str, style: str) -> None:
+        if sys.stderr is None:  # closed by the caller, as in `2>&-`
+            return
         line = f"vllava: {printable(text)}"
         if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             line = f"{style}{line}{RESET}"

@@ -74,7 +74,8 @@ def _suggestion(path: Path) -> str:
 
 def _from_stdin(scratch: Path) -> Path:
     if sys.stdin is None or sys.stdin.isatty():
-        raise MediaError("'-' reads a video or image from stdin, and stdin is the terminal: pipe a file into it")
+        what = "closed" if sys.stdin is None else "the terminal"
+        raise MediaError(f"'-' reads a video or image from stdin, and stdin is {what}: pipe a file into it")
     path = scratch / "stdin"
     with path.open("wb") as file:
         num_bytes = _copy(sys.stdin.buffer, file, "stdin")

@@ -1,5 +1,6 @@
 """Still pictures and animations through Pillow: files to RGB arrays; knows nothing of videos or of the model."""
 
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ANIMATED_FORMATS = ("AVIF", "GIF", "PNG", "WEBP")
 MAX_PIXELS = Pillow.MAX_IMAGE_PIXELS or 89_478_485  # Pillow's own limit against decompression bombs
+# What Pillow's plugins are seen to raise over damaged files.
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    RuntimeError,
+    ZeroDivisionError,
+    struct.error,
+    Pillow.DecompressionBombError,
+)
 DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
 
 
@@ -33,7 +46,7 @@ def probe_still(path: Path, name: str) -> bool:
     Raises:
         MediaError: If Pillow cannot open it, or it is larger than Pillow's limit.
     """
-    with _opened(path, name) as picture:
+    with _opened(path, name) as picture, _damage_told(name):
         return picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
 
 
@@ -44,7 +57,9 @@ def read_image(path: Path, name: str, shrink: "Shrink") -> Image:
         MediaError: If it is damaged.
     """
     with _opened(path, name) as picture:
-        return Image(name=name, pixels=shrink(_rgb(picture, name)))
+        with _damage_told(name):
+            rgb = _rgb(picture)
+        return Image(name=name, pixels=shrink(rgb))
 
 
 def read_animation(path: Path, name: str, window: Window, shrink: "Shrink") -> Clip:
@@ -57,15 +72,10 @@ def read_animation(path: Path, name: str, window: Window, shrink: "Shrink") -> C
         seconds = list(_frame_times(picture, name))
         positions = window.positions(seconds)
         if not positions:
-            raise MediaError(
-                f"{name!r} has no frames between the times asked for: its last frame is at {seconds[-1]:.2f} s"
-            )
+            last = seconds[-1]
+            raise MediaError(f"{name!r} has no frames between the times asked for: its last frame is at {last:.2f} s")
         chosen = [positions[i] for i in uniform_indices(len(positions))]
-        shrunk = {
-            index: shrink(_rgb(frame, name))
-            for index, frame in enumerate(_shown_frames(picture))
-            if index in set(chosen)
-        }
+        shrunk = {index: shrink(rgb) for index, rgb in _chosen_frames(picture, name, set(chosen))}
     notices = (few_frames_notice(name, len(positions)),) if len(positions) < len(chosen) else ()
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Clip(name=name, frames=np.stack([shrunk[i] for i in chosen]), stamps=stamps, notices=notices)
@@ -80,15 +90,22 @@ def few_frames_notice(name: str, num_frames: int) -> str:
 def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
     """Open a picture; meanwhile what Pillow would warn of, such as damaged EXIF tags, stays off the terminal."""
     with warnings.catch_warnings(action="ignore"):
-        try:
+        with _damage_told(name):
             picture = Pillow.open(path, formats=FORMATS)
-        except UnidentifiedImageError as error:
-            raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
-        except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
-            raise MediaError(f"cannot read {name!r}: {error}") from error
         with picture:
             check_size(name, picture.width, picture.height, MAX_PIXELS)
             yield picture
+
+
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    """Turn what Pillow raises over a damaged file into one line."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
+    except DAMAGE as error:
+        raise MediaError(f"cannot read {name!r}: {error}") from error
 
 
 def _shown_frames(picture: Pillow.Image) -> Iterator[Pillow.Image]:
@@ -100,28 +117,31 @@ def _shown_frames(picture: Pillow.Image) -> Iterator[Pillow.Image]:
 def _frame_times(picture: Pillow.Image, name: str) -> Iterator[float]:
     """Yield the time at which each frame appears, in seconds."""
     elapsed_ms = 0.0
-    try:
+    with _damage_told(name):
         for frame in _shown_frames(picture):
             yield elapsed_ms / 1000
             frame.load()  # WebP and AVIF know a frame's duration only then
             elapsed_ms += float(frame.info.get("duration") or DEFAULT_DURATION_MS)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"cannot read {name!r}: {error}") from error
 
 
-def _rgb(picture: Pillow.Image, name: str) -> "NDArray[np.uint8]":
+def _chosen_frames(picture: Pillow.Image, name: str, chosen: set[int]) -> Iterator[tuple[int, "NDArray[np.uint8]"]]:
+    """Yield the index and RGB of some frames."""
+    with _damage_told(name):
+        for index, frame in enumerate(_shown_frames(picture)):
+            if index in chosen:
+                yield index, _rgb(frame)
+
+
+def _rgb(picture: Pillow.Image) -> "NDArray[np.uint8]":
     """Return a picture as uint8 RGB, (H, W, 3): EXIF orientation applied, transparency over white."""
-    try:
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-            upright = _to_8_bit(upright)
-        if upright.has_transparency_data:
-            layer = upright.convert("RGBA")
-            white = Pillow.new("RGBA", layer.size, "white")
-            upright = Pillow.alpha_composite(white, layer)
-        return np.array(upright.convert("RGB"))  # a copy, since torch wants writable arrays
-    except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"cannot read {name!r}: {error}") from error
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        upright = _to_8_bit(upright)
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        white = Pillow.new("RGBA", layer.size, "white")
+        upright = Pillow.alpha_composite(white, layer)
+    return np.array(upright.convert("RGB"))  # a copy, since torch wants writable arrays
 
 
 def _to_8_bit(picture: Pillow.Image) -> Pillow.Image:

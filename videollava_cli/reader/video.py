@@ -61,10 +61,10 @@ def read_clip(path: Path, name: str, window: Window, shrink: "Shrink") -> Clip:
     wanted = _chosen(seconds, window)
     decoded = _decode(path, name, set(wanted), shrink)
     if len(decoded.seconds) != len(seconds) or _chosen(decoded.seconds, window) != wanted:
-        if not decoded.seconds:
-            raise MediaError(f"no frame of {name!r} can be decoded{_damage(decoded.num_damaged)}")
         wanted = _chosen(decoded.seconds, window)
         decoded = _decode(path, name, set(wanted), shrink)
+    if not decoded.seconds:
+        raise MediaError(f"no frame of {name!r} can be decoded{_damage(decoded.num_damaged)}")
     if not wanted:
         last = decoded.seconds[-1]
         raise MediaError(f"{name!r} has no frames between the times asked for: its last frame is at {last:.2f} s")
@@ -161,6 +161,8 @@ def _upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
 def _video_stream(container: av.container.InputContainer, name: str) -> VideoStream:
     """Return the first video stream that is no cover art."""
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if videos and not videos[0].codec_context:
+        raise MediaError(f"{name!r} holds a video in a format that cannot be decoded")
     if videos:
         return videos[0]
     if container.streams.video:
