@@ -1,0 +1,272 @@
+"""The command line as a shell sees it: streams, exit statuses, one line for each mistake."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from media_files import write_sound, write_video
+
+from videollava_cli import __version__
+
+VLLAVA = [sys.executable, "-m", "videollava_cli"]
+HEAVY = {"torch", "transformers", "av", "PIL", "numpy", "huggingface_hub", "accelerate", "bitsandbytes", "safetensors"}
+QUESTION = "What happens?"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder with a clip and things that are none, and with an empty hub cache."""
+    write_video(tmp_path / "clip.mp4", 8)
+    write_sound(tmp_path / "sound.m4a")
+    (tmp_path / "text.mp4").write_text("Dear diary,\n")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def vllava(*arguments, **options):
+    """Run the tool; stdin is empty unless the options say otherwise."""
+    if "input" not in options:
+        options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run([*VLLAVA, *arguments], capture_output=True, check=False, timeout=300, **options)
+
+
+def refusal(*arguments, **options):
+    """Run the tool; return its exit status and its error, after making sure that there was nothing else."""
+    done = vllava(*arguments, **options)
+    lines = done.stderr.decode().splitlines()
+    assert done.stdout == b""
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("vllava: error: ")
+    return done.returncode, lines[0].removeprefix("vllava: error: ")
+
+
+def imported(*arguments):
+    """Run Python with these arguments; return the heavy packages that it imported."""
+    run = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(run, capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL)
+    names = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "videollava_cli" in names
+    return names & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["nowhere.mp4", QUESTION], 3, "no such file: 'nowhere.mp4'"),
+        (["klip.mp4", QUESTION], 3, "no such file: 'klip.mp4'; did you mean 'clip.mp4'?"),
+        (["text.mp4", QUESTION], 3, "'text.mp4' is no video or image that can be read (Invalid data"),
+        (["empty.mp4", QUESTION], 3, "'empty.mp4' is empty: 0 bytes"),
+        (["folder", QUESTION], 3, "'folder' is a folder: name the files in it"),
+        (["sound.m4a", QUESTION], 3, "'sound.m4a' holds no video, only audio"),
+        (["clip.mp4", "nowhere.mp4", QUESTION], 3, "no such file: 'nowhere.mp4'"),
+        (["two\nlines.mp4", QUESTION], 3, "no such file: 'two\\nlines.mp4'"),
+        (["\x1b[31m.mp4", QUESTION], 3, "no such file: '\\x1b[31m.mp4'"),
+        (["http://127.0.0.1:1/clip.mp4", QUESTION], 3, "cannot fetch http://127.0.0.1:1/clip.mp4: "),
+        (["https://example.org/a.mp4", QUESTION, "--offline"], 3, "offline, so https://example.org/a.mp4 cannot"),
+        (["hf://owner/repo", QUESTION], 3, "'hf://owner/repo' is no file on the hub: write hf://"),
+        (["-", QUESTION], 3, "stdin is empty: 0 bytes"),
+        (["clip.mp4", ""], 2, "the question is empty: ask something, such as"),
+        (["clip.mp4", "-q", " "], 2, "the question is empty: ask something, such as"),
+        (["clip.mp4"], 2, "media and a question are needed: vllava ask clip.mp4 "),
+        (["clip.mp4", "text.mp4"], 2, "the last argument is the question, and 'text.mp4' is a file: add a question"),
+        (["-q", QUESTION], 2, "a video or image is needed: vllava ask clip.mp4 "),
+        (["-", "-", QUESTION], 2, "'-' is given more than once, and stdin can be read only once"),
+        (["clip.mp4", QUESTION, "-m", "tinny"], 5, "no model 'tinny'; did you mean 'tiny'? give a preset (7b, "),
+        (["clip.mp4", QUESTION, "-m", "nobody/nothing", "--offline"], 5, "offline, and 'nobody/nothing' is not in "),
+        (["clip.mp4", QUESTION, "-m", "folder"], 5, "'folder' is no checkpoint: it has no config.json"),
+        (["clip.mp4", QUESTION, "-m", "./nowhere"], 5, "'./nowhere' is neither a folder nor a hub id such as "),
+        (["clip.mp4", QUESTION, "--flash-attn", "--device", "cpu"], 2, "Flash-Attention 2 needs a CUDA GPU, and the "),
+        (
+            ["clip.mp4", QUESTION, "--flash-attn", "--attn-implementation", "sdpa"],
+            2,
+            "--flash-attn and --attn-implementation sdpa exclude each other",
+        ),
+        (["clip.mp4", QUESTION, "--top-p", "0.9"], 2, "top_p and top_k choose among sampled tokens, and answers are "),
+        (["clip.mp4", QUESTION, "--load-4bit", "--load-8bit"], 2, "load_4bit and load_8bit exclude each other: "),
+        (["clip.mp4", QUESTION, "--dtype", "int3"], 2, "dtype is 'int3': choose from auto, float16, "),
+        (["clip.mp4", QUESTION, "--start", "3", "--end", "2"], 2, "end is 2.0: give seconds after the start, 3.0"),
+        (["clip.mp4", QUESTION, "--seed", "x"], 2, "Invalid value for '--seed': "),
+        (["clip.mp4", QUESTION, "--tempereture", "1"], 2, "No such option: --tempereture"),
+        (["clip.mp4", QUESTION, "--config", "no.toml"], 2, "cannot read the config file 'no.toml': No such file"),
+    ],
+)
+def test_mistake_is_told_in_one_line_on_stderr_with_its_exit_status(folder, arguments, status, message):
+    found_status, found_message = refusal("ask", *arguments)
+
+    assert (found_status, found_message[: len(message)]) == (status, message)
+
+
+def test_unknown_command_is_refused_with_a_suggestion():
+    status, message = refusal("aks")
+
+    assert (status, message[:43]) == (2, "No such command 'aks'. Did you mean 'ask'?:")
+
+
+@pytest.mark.parametrize("arguments", [[], ["ask"]])
+def test_no_arguments_show_the_help_and_end_with_a_usage_status(arguments):
+    done = vllava(*arguments)
+
+    assert done.returncode == 2
+    assert b"Usage: python -m videollava_cli" in done.stdout + done.stderr
+    assert b"error" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_goes_to_stdout_and_tells_the_exit_statuses(flag):
+    done = vllava(flag)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Exit status: 0 answered" in done.stdout
+
+
+def test_help_of_ask_names_every_option_with_examples():
+    done = vllava("ask", "--help", env={**os.environ, "COLUMNS": "120"})
+
+    shown = set(re.findall(r"--[a-z0-9-]+", done.stdout.decode()))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"vllava ask clip.mp4" in done.stdout
+    assert shown >= {
+        *("--model", "--revision", "--offline", "--device", "--dtype", "--load-4bit", "--load-8bit", "--flash-attn"),
+        *("--attn-implementation", "--question", "--system", "--prompt-style", "--max-new-tokens", "--temperature"),
+        *("--top-p", "--top-k", "--repetition-penalty", "--seed", "--start", "--end", "--json", "--stream"),
+        *("--no-stream", "--quiet", "--verbose", "--config", "--help"),
+    }
+
+
+def test_version_is_the_packages_own():
+    done = vllava("--version")
+
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, f"vllava {__version__}\n", b"")
+
+
+def test_bytes_on_stdin_that_are_no_medium_are_refused():
+    status, message = refusal("ask", "-", QUESTION, input=b"Dear diary,\n")
+
+    assert (status, message[:47]) == (3, "'stdin' is no video or image that can be read (")
+
+
+def test_video_on_stdin_is_found(folder):
+    video = (folder / "clip.mp4").read_bytes()
+
+    status, message = refusal("ask", "-", QUESTION, "-m", "nobody/nothing", "--offline", input=video)
+
+    assert (status, message[:41]) == (5, "offline, and 'nobody/nothing' is not in t")
+
+
+def test_terminal_as_stdin_is_refused_rather_than_waited_for():
+    ours, theirs = pty.openpty()
+
+    status, message = refusal("ask", "-", QUESTION, stdin=theirs)
+
+    os.close(ours)
+    os.close(theirs)
+    assert (status, message) == (
+        3,
+        "'-' reads a video or image from stdin, and stdin is the terminal: pipe a file into it",
+    )
+
+
+def test_closed_stdin_is_refused():
+    run = ["sh", "-c", 'exec "$@" <&-', "sh", *VLLAVA, "ask", "-", QUESTION]
+
+    done = subprocess.run(run, capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert b"and stdin is closed: pipe a file into it\n" in done.stderr
+
+
+def test_ctrl_c_ends_with_its_status_and_no_traceback():
+    run = subprocess.Popen(
+        [*VLLAVA, "ask", "-", QUESTION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    run.stdin.write(b"x" * (1 << 20))  # more than a pipe holds: it returns once the tool is reading
+
+    run.send_signal(signal.SIGINT)
+    output, errors = run.communicate()
+
+    assert (run.returncode, output, errors) == (130, b"", b"")
+
+
+def test_closed_pipe_ends_quietly():
+    theirs, ours = os.pipe()
+    os.close(theirs)
+
+    done = subprocess.run([*VLLAVA, "--version"], stdout=ours, stderr=subprocess.PIPE, check=False)
+
+    os.close(ours)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "status"), [(">&-", ["--version"], 0), ("2>&-", ["ask", "nowhere.mp4", QUESTION], 3)]
+)
+def test_closed_stream_changes_no_exit_status(closed, arguments, status):
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *VLLAVA, *arguments], capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")
+
+
+def test_mistake_in_the_users_config_file_is_told(folder, monkeypatch):
+    config = folder / "vllava" / "config.toml"
+    config.parent.mkdir()
+    config.write_text("sed = 1\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+
+    status, message = refusal("ask", "clip.mp4", QUESTION)
+
+    assert (status, message) == (2, f"unknown setting 'sed' in {str(config)!r}; did you mean 'seed'?")
+
+
+def test_config_file_that_is_named_replaces_that_of_the_user(folder, monkeypatch):
+    config = folder / "vllava" / "config.toml"
+    config.parent.mkdir()
+    config.write_text("sed = 1\n")
+    (folder / "own.toml").write_text('model = "nobody/nothing"\noffline = true\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+
+    status, message = refusal("ask", "clip.mp4", QUESTION, "--config", "own.toml")
+
+    assert (status, message[:30]) == (5, "offline, and 'nobody/nothing' ")
+
+
+def test_mistake_in_the_environment_is_told(folder, monkeypatch):
+    monkeypatch.setenv("VLLAVA_SEED", "one")
+
+    assert refusal("ask", "clip.mp4", QUESTION) == (2, "VLLAVA_SEED is 'one': give a number")
+
+
+def test_the_hubs_own_offline_variable_is_honoured(folder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    status, message = refusal("ask", "clip.mp4", QUESTION, "-m", "nobody/nothing")
+
+    assert (status, message[:44]) == (5, "offline, and 'nobody/nothing' is not in the ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ask", "--help"], ["ask", "clip.mp4", ""]])
+def test_heavy_libraries_stay_out_of_what_needs_none(arguments):
+    assert imported("-m", "videollava_cli", *arguments) == set()
+
+
+def test_importing_the_package_imports_no_heavy_library():
+    assert imported("-c", "import videollava_cli, videollava_cli.api, videollava_cli.reader") == set()
+
+
+def test_missing_file_is_told_before_any_heavy_library_is_imported(folder):
+    assert imported("-m", "videollava_cli", "ask", "nowhere.mp4", QUESTION) == set()
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "sound.m4a", "clip.mp4"])
+def test_torch_and_transformers_wait_until_media_and_checkpoint_are_found(folder, name):
+    run = ["-m", "videollava_cli", "ask", name, QUESTION, "-m", "nobody/nothing", "--offline"]
+
+    assert not imported(*run) & {"torch", "transformers"}
