@@ -104,6 +104,8 @@ def test_hub_id_is_its_own_checkpoint(presets):
     ("model", "message"),
     [
         ("smal", "no model 'smal'; did you mean 'small'? give a preset (7b, small), a folder, or a hub id"),
+        ("~nobody-here/a/b", "no model '~nobody-here/a/b': give a preset (7b, small), a folder, or a hub id"),
+        ("x" * 300, f"no model '{'x' * 300}': give a preset (7b, small), a folder, or a hub id"),
         ("/no/such/folder", "no model '/no/such/folder': give a preset (7b, small), a folder, or a hub id"),
     ],
 )

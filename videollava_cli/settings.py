@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os.path
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -132,7 +133,7 @@ def _read_preset(model: str, presets: Path) -> dict[str, Any]:
     """Return the preset's values; a folder or a hub id is its own checkpoint."""
     if model in preset_names(presets):
         return _read_toml(presets / f"{model}.toml")
-    if Path(model).expanduser().is_dir() or model.count("/") == 1:
+    if os.path.isdir(os.path.expanduser(model)) or model.count("/") == 1:
         return {"checkpoint": model}
     names = preset_names(presets)
     raise CheckpointError(

@@ -45,7 +45,7 @@ def to_file(source: str, scratch: Path, *, offline: bool = False) -> Path:
 def _from_disk(source: str) -> Path:
     if not source:
         raise MediaError("the name of a medium is empty: give a path, a URL, or - for stdin")
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     try:
         found = path.stat()
     except FileNotFoundError as error:
