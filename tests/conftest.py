@@ -4,7 +4,9 @@ import os
 
 import hypothesis
 import pytest
+from make_checkpoint import make_checkpoint
 
+from videollava_cli.api import load
 from videollava_cli.preprocessing import PixelSettings
 from videollava_cli.reader import MediaReader
 from videollava_cli.sampling import Window
@@ -46,3 +48,23 @@ def read(reader, pixels):
         return reader.read(reader.find(str(source)), pixels, Window(start, end))
 
     return read
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory):
+    """Write random weights in the 7B's token geometry: 224 px, patch 14, 2,056 tokens a clip."""
+    folder = tmp_path_factory.mktemp("small")
+    make_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_checkpoint):
+    """Load the random weights on the CPU."""
+    return load(str(small_checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Load the bundled model on the CPU."""
+    return load("tiny", device="cpu")

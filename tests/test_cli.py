@@ -270,3 +270,9 @@ def test_torch_and_transformers_wait_until_media_and_checkpoint_are_found(folder
     run = ["-m", "videollava_cli", "ask", name, QUESTION, "-m", "nobody/nothing", "--offline"]
 
     assert not imported(*run) & {"torch", "transformers"}
+
+
+def test_question_longer_than_a_file_name_is_a_question(folder):
+    status, message = refusal("ask", "nowhere.mp4", "why " * 100)
+
+    assert (status, message) == (3, "no such file: 'nowhere.mp4'")

@@ -279,3 +279,11 @@ def test_presets_of_the_tool_are_the_documented_ones():
 @pytest.mark.parametrize(("word", "hint"), [("tinny", "; did you mean 'tiny'?"), ("xyz", "")])
 def test_closest_suggests_only_what_looks_alike(word, hint):
     assert closest(word, ["tiny", "7b"]) == hint
+
+
+def test_greedy_on_the_command_line_outranks_sampling_in_the_config_file(presets, config):
+    config_file = config("temperature = 0.7\ntop_p = 0.9\ntop_k = 40")
+
+    settings = resolve({"temperature": 0.0}, config_file=config_file, presets=presets)
+
+    assert (settings.temperature, settings.top_p, settings.top_k) == (0.0, None, None)

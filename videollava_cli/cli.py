@@ -8,7 +8,7 @@ import typer
 
 from videollava_cli import __version__
 from videollava_cli.console import Console
-from videollava_cli.errors import ExitStatus, VllavaError
+from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
 APP_HELP = "Ask questions about your videos and images with Video-LLaVA."
 APP_EPILOG = """\b
@@ -52,26 +52,25 @@ def main() -> int:
     try:
         status = app(standalone_mode=False)
         return int(status or ExitStatus.ANSWERED)
+    except OutputError as error:
+        # Python would try once more at exit to write what stdout did not take, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, OutputClosedError):
+            Console().error(str(error))
+        return error.status
     except VllavaError as error:
         Console().error(str(error))
         return error.status
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away, as in `| head -1`. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.ANSWERED
     except typer.TyperException as error:
         return _usage_problem(error)
 
 
 def _usage_problem(error: typer.TyperException) -> int:
-    """Tell what is wrong with the command line; a bare command shows its help instead."""
+    """Tell what is wrong with the command line; for a bare command Typer has shown the help instead."""
     context = getattr(error, "ctx", None)
-    message = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(message, file=sys.stderr)  # noqa: T201 (Typer gives the help as the message)
-    else:
+    if message := error.format_message().strip():
         command = context.command_path if context else "vllava"
         Console().error(f"{message.rstrip('.')}: see {command} --help")
     return ExitStatus.USAGE

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from videollava_cli.errors import OutputClosedError, OutputError
+
 BOLD_RED, DIM, RESET = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 LAST_CONTROL = 0x9F  # of Unicode's two blocks of control characters, C0 and C1
 
@@ -17,14 +19,24 @@ class Console:
         self.is_verbose = is_verbose
 
     def answer(self, text: str) -> None:
-        """Write a piece of an answer to stdout, at once."""
+        """Write a piece of an answer to stdout, at once.
+
+        Raises:
+            OutputClosedError: If its reader went away.
+            OutputError: If it cannot be written for another reason, such as a full disk.
+        """
         if sys.stdout is None:  # closed by the caller, as in `>&-`
             return
         # What the stream cannot hold, such as a file name that is no Unicode, is written out as escapes.
         encoding = sys.stdout.encoding or "utf-8"
         encodable = text.encode(encoding, "backslashreplace").decode(encoding)
-        sys.stdout.write(printable(encodable) if sys.stdout.isatty() else encodable)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(printable(encodable) if sys.stdout.isatty() else encodable)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise OutputClosedError("the reader of the output went away") from error
+        except OSError as error:
+            raise OutputError(f"cannot write the answer: {error.strerror}") from error
 
     def notice(self, text: str) -> None:
         """Say on stderr what the user should know."""

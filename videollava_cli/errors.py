@@ -38,5 +38,15 @@ class CheckpointError(VllavaError):
     status = ExitStatus.CHECKPOINT
 
 
+class OutputError(VllavaError):
+    """Output that cannot be written, such as on a full disk."""
+
+
+class OutputClosedError(OutputError):
+    """The reader of our output went away, as in `| head -1`: no failure, and nobody to tell."""
+
+    status = ExitStatus.ANSWERED
+
+
 class GenerationError(VllavaError):
     """The model or the machine failed while loading or answering, such as out of memory."""

@@ -156,7 +156,8 @@ class _Chooser:
 class Detokenizer:
     """Turn a growing row of token ids into pieces of text whose sum is the text of all ids.
 
-    A piece is held back while its end is an incomplete UTF-8 sequence.
+    A piece is held back while its end is an incomplete UTF-8 sequence. Bytes that are no UTF-8 at all may turn what
+    was returned into replacement signs afterwards; it stays as it was, and what follows is not held back.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -168,9 +169,7 @@ class Detokenizer:
         """Add an id; return the text that is certain by now and was not returned before."""
         self.ids.append(token_id)
         whole = self._detokenized()
-        if whole.endswith(REPLACEMENT) or not whole.startswith(self.text):
-            return ""
-        return self._grow_to(whole)
+        return "" if whole.endswith(REPLACEMENT) else self._grow_to(whole)
 
     def finish(self) -> str:
         """Return what was held back."""

@@ -114,8 +114,12 @@ def resolve(
     layers = (from_file, from_environment, given)
     model = str(next((layer["model"] for layer in reversed(layers) if "model" in layer), Settings().model))
     from_preset = _read_preset(model, presets)
-    merged: dict[str, Any] = {**from_file, **from_preset, **from_environment, **given, "model": model}
-    return replace(Settings(), **merged)
+    merged: dict[str, Any] = {}
+    for layer in (from_file, from_preset, from_environment, given):
+        if layer.get("temperature") == 0:  # greedy here means that lower layers' ways of sampling are meant no more
+            merged.pop("top_p", None), merged.pop("top_k", None)
+        merged |= layer
+    return replace(Settings(), **merged | {"model": model})
 
 
 def preset_names(presets: Path) -> list[str]:

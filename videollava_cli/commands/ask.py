@@ -1,11 +1,11 @@
 """`vllava ask`: one answer to each question about some media."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -111,7 +111,7 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
         if len(sources) < 2:
             raise UsageError('media and a question are needed: vllava ask clip.mp4 "What happens in this video?"')
         asked = [sources.pop()]
-        if asked[0].strip() and Path(asked[0]).is_file():
+        if asked[0].strip() and os.path.isfile(asked[0]):
             raise UsageError(f"the last argument is the question, and {asked[0]!r} is a file: add a question")
     if not sources:
         raise UsageError('a video or image is needed: vllava ask clip.mp4 "What happens in this video?"')

@@ -1,6 +1,7 @@
 """Finding a checkpoint and what its small files say; reads JSON only, so that mistakes are told at once."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     hub_id = None
     if named.startswith(BUNDLED_SCHEME):
         folder = BUNDLED_FOLDER / named.removeprefix(BUNDLED_SCHEME)
-    elif (local := Path(named).expanduser()).is_dir():
-        folder = local
+    elif os.path.isdir(local := os.path.expanduser(named)):
+        folder = Path(local)
     else:
         hub_id = named
         folder = _fetch(hub_id, SMALL_FILES, settings.revision, offline=settings.offline)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
 
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, weight_bytes
@@ -100,7 +101,7 @@ def load_model(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForCondi
         raise GenerationError(
             f"{checkpoint.name!r} does not fit into the memory of {device}: try --load-4bit"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {reason}") from error
     assert isinstance(model, VideoLlavaForConditionalGeneration)

@@ -1,0 +1,159 @@
+"""`vllava ask` as people run it: a process with its streams, pipes, signals and exit status."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+CLIP = EXAMPLES / "circle-moves-right.mp4"
+VLLAVA = (sys.executable, "-m", "videollava_cli", "ask")
+MIXED = "note: Video-LLaVA was not trained for several media in one prompt"
+
+
+def ask(*arguments, **options):
+    """Run the bundled model on arguments; return the finished process."""
+    command = [*VLLAVA, "-m", "tiny", "--device", "cpu", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, timeout=120, **options)
+
+
+def rows_of_the_examples_table():
+    """Return file, question and answer of every row in the examples' own table."""
+    rows = [line.split("|") for line in (EXAMPLES / "README.md").read_text().splitlines() if line.startswith("| `")]
+    return [(row[1].strip(" `"), row[5].strip(), row[6].strip()) for row in rows]
+
+
+@pytest.mark.parametrize(("file", "question", "answer"), rows_of_the_examples_table())
+def test_bundled_model_answers_the_question_of_each_example(tiny, file, question, answer):
+    assert "".join(chunk.text for chunk in tiny.ask([EXAMPLES / file], question)) == answer
+
+
+def test_answer_alone_is_on_stdout():
+    done = ask(CLIP, "Which way does it move?")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"It moves from left to right.\n", b"")
+
+
+def test_bytes_on_stdin_are_a_clip_as_good_as_any():
+    done = ask("-", "Which way does it move?", input=CLIP.read_bytes())
+
+    assert (done.returncode, done.stdout) == (0, b"It moves from left to right.\n")
+
+
+def test_image_and_clip_in_one_prompt_are_told_apart_with_one_note():
+    done = ask(EXAMPLES / "triangle.jpg", CLIP, "-q", "What happens in the video?", "-q", "What is in the image?")
+
+    assert done.stdout.decode().splitlines() == [
+        "A red circle moves from left to right.",
+        "A small brown triangle on a white background.",
+    ]
+    assert done.stderr.decode().count("\n") == 1
+    assert MIXED in done.stderr.decode()
+
+
+def test_quiet_says_nothing_on_stderr():
+    assert ask(EXAMPLES / "triangle.jpg", CLIP, "What happens in the video?", "--quiet").stderr == b""
+
+
+def test_json_line_holds_what_the_design_promises():
+    done = ask(CLIP, "What happens?", "--json")
+
+    line = json.loads(done.stdout)
+    assert line["media"][0]["frames"] == [{"index": 9 * k, "seconds": 0.375 * k} for k in range(8)]
+    assert (line["media"][0]["path"], line["media"][0]["kind"]) == (str(CLIP), "video")
+    assert line["prompt"] == "USER: <video>\nWhat happens? ASSISTANT:"
+    assert (line["answer"], line["finish_reason"]) == ("A red circle moves from left to right.", "stop")
+    assert set(line["timings"]) == {"read_s", "load_s", "prefill_s", "generate_s"}
+    assert {"question", "prompt_tokens", "cached_tokens", "new_tokens", "model"} < set(line)
+
+
+def test_json_gives_one_line_a_question():
+    done = ask(CLIP, "-q", "What happens?", "-q", "What color is it?", "--json")
+
+    answers = [json.loads(line)["answer"] for line in done.stdout.splitlines()]
+    assert answers == ["A red circle moves from left to right.", "It is red."]
+
+
+def test_part_of_a_clip_can_be_asked_about():
+    done = ask(CLIP, "What happens?", "--start", "1", "--end", "2", "--json")
+
+    frames = json.loads(done.stdout)["media"][0]["frames"]
+    assert [frame["index"] for frame in frames] == [24, 27, 30, 33, 36, 39, 42, 45]
+
+
+def test_verbose_names_frames_tokens_and_speed():
+    said = ask(CLIP, "What happens?", "--verbose", "--no-stream").stderr.decode()
+
+    assert "tiny on cpu, torch.float32" in said
+    assert "frames 0 (0.00 s), 9 (0.38 s)" in said
+    assert re.search(r"\d+ prompt tokens, \d+ new ones, first after .* tokens/s, ended by stop", said)
+
+
+def test_four_bits_answer_on_the_cpu_without_a_word_on_stderr():
+    done = ask(CLIP, "Which way does it move?", "--load-4bit")
+
+    assert (done.stdout, done.stderr) == (b"It moves from left to right.\n", b"")
+
+
+def test_two_clips_over_the_context_are_refused_with_the_numbers():
+    done = ask(CLIP, CLIP, "What happens?", "--quiet")
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert re.fullmatch(rb"vllava: error: the prompt has \d+ tokens \(272 .* holds 256: .*\n", done.stderr)
+
+
+def test_clip_damaged_behind_its_header_is_told_in_one_line(tmp_path):
+    whole = CLIP.read_bytes()
+    start = whole.index(b"mdat") + 4
+    (tmp_path / "damaged.mp4").write_bytes(whole[:start] + bytes(len(whole) - start))
+
+    done = ask(tmp_path / "damaged.mp4", "What happens?")
+
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
+
+
+def test_full_disk_is_told_in_one_line():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*VLLAVA, "-m", "tiny", CLIP, "Hi"], stdout=full, stderr=subprocess.PIPE, check=False)
+
+    assert (done.returncode, done.stderr) == (1, b"vllava: error: cannot write the answer: No space left on device\n")
+
+
+@pytest.fixture
+def long_answer(small_checkpoint):
+    """Start an answer of random words that would take minutes, and wait for its first bytes."""
+    command = [*VLLAVA, "-m", str(small_checkpoint), "--device", "cpu", "--max-new-tokens", "100000", "--temperature"]
+    command += ["3", str(EXAMPLES / "triangle.jpg"), "What happens?"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_answer_arrives_while_it_is_being_written(long_answer):
+    first = long_answer.stdout.read(1)
+
+    assert first
+    assert long_answer.poll() is None
+
+
+def test_ctrl_c_ends_an_answer_quietly_with_130(long_answer):
+    long_answer.stdout.read(1)
+    long_answer.send_signal(signal.SIGINT)
+
+    _, said = long_answer.communicate(timeout=60)
+
+    assert (long_answer.returncode, said) == (130, b"")
+
+
+def test_closed_pipe_ends_an_answer_quietly(long_answer):
+    long_answer.stdout.read(1)
+    long_answer.stdout.close()
+
+    said = long_answer.stderr.read()
+
+    assert (long_answer.wait(timeout=60), said) == (0, b"")
