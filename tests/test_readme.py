@@ -1,0 +1,42 @@
+"""The README keeps its word: its examples print what it says they print."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def console_examples():
+    """Return command and output of every console block."""
+    blocks = re.findall(r"```console\n\$ (.+?)\n(.*?)```", README, flags=re.DOTALL)
+    return [pytest.param(command, output, id=command[:40]) for command, output in blocks]
+
+
+@pytest.mark.parametrize(("command", "output"), console_examples())
+def test_console_example_prints_what_the_readme_shows(command, output):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, output)
+
+
+def test_python_example_prints_a_true_sentence():
+    [program] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.returncode) == ("A red circle moves from left to right.", 0)
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
