@@ -276,3 +276,13 @@ def test_question_longer_than_a_file_name_is_a_question(folder):
     status, message = refusal("ask", "nowhere.mp4", "why " * 100)
 
     assert (status, message) == (3, "no such file: 'nowhere.mp4'")
+
+
+def test_shell_completion_knows_the_command(monkeypatch):
+    monkeypatch.setenv("_VLLAVA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "vllava as")
+    monkeypatch.setenv("COMP_CWORD", "1")
+
+    done = subprocess.run([os.path.join(os.path.dirname(sys.executable), "vllava")], capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout.split()) == (0, [b"ask"])

@@ -11,7 +11,7 @@ import torch
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from videollava_cli import load
-from videollava_cli.api import load_engine, presets_folder
+from videollava_cli.api import presets_folder
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
 from videollava_cli.engine.loading import check_machine, choose_device, choose_dtype
 from videollava_cli.errors import CheckpointError, MediaError, UsageError
@@ -176,36 +176,32 @@ def test_checkpoint_of_another_model_is_refused(copied):
 
 def test_checkpoint_without_weights_names_the_missing_file(copied):
     (copied / "model.safetensors").unlink()
-    settings = settings_of(model=str(copied))
 
     with pytest.raises(CheckpointError, match=r"has no weights model\.safetensors"):
-        load_engine(settings, find_checkpoint(settings))
+        load(str(copied))
 
 
 def test_missing_shard_is_named(copied):
     (copied / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
     )
-    settings = settings_of(model=str(copied))
 
     with pytest.raises(CheckpointError, match="model-00002-of-00002"):
-        load_engine(settings, find_checkpoint(settings))
+        load(str(copied))
 
 
 def test_damaged_weights_are_a_checkpoint_error(copied):
     (copied / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0garbage!")
-    settings = settings_of(model=str(copied))
 
     with pytest.raises(CheckpointError, match="cannot load the weights"):
-        load_engine(settings, find_checkpoint(settings))
+        load(str(copied))
 
 
 def test_damaged_tokenizer_is_a_checkpoint_error(copied):
     (copied / "tokenizer.json").write_text("{")
-    settings = settings_of(model=str(copied))
 
     with pytest.raises(CheckpointError, match="cannot read the tokenizer"):
-        load_engine(settings, find_checkpoint(settings))
+        load(str(copied))
 
 
 def test_settings_of_a_combined_processor_file_are_read(copied, tiny):

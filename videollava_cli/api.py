@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videollava_cli.engine import Engine
-from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
+from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
 from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import Window
@@ -38,17 +38,19 @@ def load(model: str = "7b", **options: object) -> Engine:
         GenerationError: If it does not fit the memory.
     """
     settings = resolve({"model": model, **options}, presets=presets_folder())
-    return load_engine(settings, find_checkpoint(settings))
+    checkpoint = find_checkpoint(settings)
+    fetch_weights(checkpoint, offline=settings.offline)
+    return load_engine(settings, checkpoint)
 
 
 def load_engine(
     settings: Settings, checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase | None" = None
 ) -> Engine:
-    """Load the weights of a checkpoint that was found, and its tokenizer unless it was loaded before.
+    """Load the weights of a checkpoint that is on this disk, and its tokenizer unless it was loaded before.
 
     Raises:
         UsageError: If the machine cannot do what the settings ask.
-        CheckpointError: If the weights cannot be had.
+        CheckpointError: If the weights or the tokenizer cannot be read.
         GenerationError: If they do not fit the memory.
     """
     from videollava_cli.engine.loading import load_model, load_tokenizer

@@ -2,11 +2,13 @@
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from videollava_cli import __version__
+from videollava_cli.commands.ask import EXAMPLES, ask
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
@@ -44,11 +46,13 @@ def common(
     """Hold the options that stand before a command."""
 
 
+app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
+
+
 def main() -> int:
     """Run the command line and return the exit status."""
-    from videollava_cli.commands.ask import EXAMPLES, ask
-
-    app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' advice to programmers is not for users; `python -W` shows it
     try:
         status = app(standalone_mode=False)
         return int(status or ExitStatus.ANSWERED)

@@ -15,7 +15,7 @@ from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.conversation import Turn
 from videollava_cli.engine import Chunk, Engine
-from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
+from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Clip, Medium
@@ -125,17 +125,21 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
 def answer(request: Request, console: Console) -> None:
     """Find the media, load the checkpoint while they are read, and print the answers."""
     settings = request.settings
+    if console.is_quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with MediaReader(offline=settings.offline) as reader:
         with console.status("Finding media"):
             found = [reader.find(source) for source in request.sources]
         if len(found) > 1:
             console.notice("Video-LLaVA was not trained for several media in one prompt: answers are less accurate")
-        with console.status(f"Loading {settings.model}"):
-            began = time.perf_counter()
-            checkpoint = find_checkpoint(settings)
-            reading = BackgroundReading(reader, found, checkpoint, Window(settings.start, settings.end))
+        checkpoint = find_checkpoint(settings)
+        reading = BackgroundReading(reader, found, checkpoint, Window(settings.start, settings.end))
+        began = time.perf_counter()
+        with console.status("Starting"):
             tokenizer = _checked_tokenizer(request, found, checkpoint)
-            reading.raise_if_failed()
+        reading.raise_if_failed()
+        fetch_weights(checkpoint, offline=settings.offline)
+        with console.status(f"Loading {settings.model}"):
             engine = load_engine(settings, checkpoint, tokenizer)
             load_seconds = time.perf_counter() - began
             media = reading.result()
@@ -225,6 +229,11 @@ def _json_medium(medium: Medium) -> dict[str, Any]:
 def _tell_about(media: Sequence[Medium], engine: Engine, console: Console) -> None:
     """Pass on what was noticed while reading, and with --verbose which frames were taken."""
     console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
+    devices = sorted({str(device) for device in getattr(engine.model, "hf_device_map", {}).values()})
+    if len(devices) > 1:
+        console.notice(
+            f"{engine.settings.model} is too large for one device, so it is spread over {', '.join(devices)}"
+        )
     for medium in media:
         for notice in medium.notices:
             console.notice(notice)

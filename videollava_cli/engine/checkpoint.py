@@ -75,17 +75,21 @@ def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
         CheckpointError: If they cannot be had, or are not in the safetensors format.
     """
     folder = checkpoint.folder
-    if checkpoint.hub_id:
-        folder = _fetch(checkpoint.hub_id, WEIGHT_FILES, checkpoint.revision, offline=offline)
-    index = folder / "model.safetensors.index.json"
-    shards = {"model.safetensors"}
-    if index.exists():
-        shards = set(_read_json(index, checkpoint.name)["weight_map"].values())
-    missing = sorted(shard for shard in shards if not (folder / shard).exists())
-    if missing:
+    if checkpoint.hub_id and _missing_shards(checkpoint):
+        # The folder of a hub snapshot is named after its commit: weights must come from the same one.
+        folder = _fetch(checkpoint.hub_id, WEIGHT_FILES, folder.name, offline=offline)
+    if missing := _missing_shards(checkpoint):
         whose = "in the local cache" if checkpoint.hub_id else f"in {str(folder)!r}"
         hint = ": run once without --offline" if offline and checkpoint.hub_id else ""
         raise CheckpointError(f"{checkpoint.name!r} has no weights {missing[0]} {whose}{hint}")
+
+
+def _missing_shards(checkpoint: Checkpoint) -> list[str]:
+    index = checkpoint.folder / "model.safetensors.index.json"
+    shards = {"model.safetensors"}
+    if index.exists():
+        shards = set(_read_json(index, checkpoint.name)["weight_map"].values())
+    return sorted(shard for shard in shards if not (checkpoint.folder / shard).exists())
 
 
 def weight_bytes(checkpoint: Checkpoint) -> int:

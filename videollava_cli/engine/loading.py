@@ -12,7 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
 
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, weight_bytes
+from videollava_cli.engine.checkpoint import Checkpoint, weight_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError
 from videollava_cli.settings import Settings
 
@@ -75,15 +75,14 @@ def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def load_model(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
-    """Load the weights: safetensors only, no code from the checkpoint.
+    """Load weights that are on this disk: safetensors only, no code from the checkpoint.
 
     Raises:
         UsageError: If the machine cannot do what the settings ask.
-        CheckpointError: If the weights cannot be had.
+        CheckpointError: If the weights cannot be read.
         GenerationError: If they do not fit the memory.
     """
     check_machine(settings)
-    fetch_weights(checkpoint, offline=settings.offline)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     try:

@@ -2,20 +2,13 @@
 
 import difflib
 import os
-import shutil
 import stat
 import sys
-import urllib.error
-import urllib.request
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import IO, BinaryIO
 
 from videollava_cli.errors import MediaError
+from videollava_cli.reader.limits import copy_bounded
 
-MAX_BYTES = 8 << 30  # of a download or of stdin
-TIMEOUT_SECONDS = 30.0  # without a byte from a server
-COPY_BYTES = 1 << 20
 STDIN = "-"
 
 
@@ -36,7 +29,9 @@ def to_file(source: str, scratch: Path, *, offline: bool = False) -> Path:
     if scheme in ("http", "https"):
         if offline:
             raise MediaError(f"offline, so {source} cannot be fetched: leave --offline out or name a local file")
-        return _from_url(source, scratch)
+        from videollava_cli.reader.web import fetch_url  # urllib alone takes a third of a mistyped path's time
+
+        return fetch_url(source, scratch)
     if scheme == "hf":
         return _from_hub(source, offline=offline)
     return _from_disk(source)
@@ -78,60 +73,10 @@ def _from_stdin(scratch: Path) -> Path:
         raise MediaError(f"'-' reads a video or image from stdin, and stdin is {what}: pipe a file into it")
     path = scratch / "stdin"
     with path.open("wb") as file:
-        num_bytes = _copy(sys.stdin.buffer, file, "stdin")
+        num_bytes = copy_bounded(sys.stdin.buffer, file, "stdin")
     if num_bytes == 0:
         raise MediaError("stdin is empty: 0 bytes")
     return path
-
-
-def _from_url(url: str, scratch: Path) -> Path:
-    path = scratch / f"download-{len(list(scratch.iterdir()))}"
-    opener = urllib.request.build_opener(_WebRedirects)
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "vllava"})  # noqa: S310 (http(s), see to_file)
-        with opener.open(request, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file:
-            expected = response.headers.get("Content-Length")
-            num_bytes = _copy(response, file, url)
-    except urllib.error.HTTPError as error:
-        raise MediaError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise MediaError(f"cannot fetch {url}: {getattr(error, 'reason', None) or error}") from error
-    if expected is not None and expected.isdigit() and num_bytes < int(expected):
-        raise MediaError(f"cannot fetch {url}: the connection ended after {num_bytes} of {expected} bytes")
-    if num_bytes == 0:
-        raise MediaError(f"cannot fetch {url}: the server sent 0 bytes")
-    return path
-
-
-class _WebRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to http and https only."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: object,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Refuse a redirect to another scheme."""
-        if not newurl.lower().startswith(("http://", "https://")):
-            raise urllib.error.URLError(f"it redirects to {newurl}, which is not http or https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
-
-
-def _copy(stream: BinaryIO | HTTPResponse, file: BinaryIO, name: str) -> int:
-    """Copy a stream up to the limit; return the number of bytes."""
-    total = 0
-    while block := stream.read(COPY_BYTES):
-        total += len(block)
-        if total > MAX_BYTES:
-            raise MediaError(f"{name} is larger than {MAX_BYTES >> 30} GiB: save it and name the file")
-        if shutil.disk_usage(os.path.dirname(file.name)).free < COPY_BYTES:
-            raise MediaError(f"no disk space left in {os.path.dirname(file.name)!r} for {name}")
-        file.write(block)
-    return total
 
 
 def _from_hub(source: str, *, offline: bool) -> Path:
