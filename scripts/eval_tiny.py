@@ -30,10 +30,12 @@ from videollava_cli import media as nouns
 from videollava_cli.api import load
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
+from videollava_cli.sampling import Window
 
 SIZES = ((180, 320), (320, 180), (240, 240), (270, 480), (360, 480), (112, 112), (144, 256))  # height, width
 QUESTIONS_A_MEDIUM = 4
 PHOTO_SIDE = 224
+MIN_PHOTOS = 20  # different ones, or the share of refusals says little
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def main() -> int:
     options = parser.parse_args()
     collect("held-out", DEFAULT_FOLDER / "held-out")
     photos = load_photos(DEFAULT_FOLDER / "held-out")
+    if len(photos) < MIN_PHOTOS:
+        sys.exit(f"only {len(photos)} held-out photographs could be fetched, {MIN_PHOTOS} are needed")
     rng = np.random.default_rng(options.seed)
     with TemporaryDirectory() as scratch:
         rows = list(measure(options, photos, rng, Path(scratch)))
@@ -87,10 +91,13 @@ def measure(
     images = list(_scene_items(rng, scratch, number, is_video=False))
     negatives = list(_negative_items(rng, photos, scratch, number // 5))
     plain = Examiner(load(options.model, device="cpu"), options.show_wrong)
+    refusals = plain.ask(negatives)
     results = {
         "clips (H.264 mp4)": (plain.ask(clips), 0.97),
         "images (PNG, JPEG)": (plain.ask(images), 0.95),
-        "photographs and noise, refused": (plain.ask(negatives), 0.95),
+        "photographs and noise, refused": (refusals, 0.95),
+        f"crops of {len(photos)} photographs, refused": ([mark for mark in refusals if mark.topic == "photo"], None),
+        "noise, gradients, text, scribbles, refused": ([mark for mark in refusals if mark.topic == "noise"], None),
         "follow-up turns": (plain.ask(list(_follow_ups(rng, scratch, number // 5))), None),
         "an image and a clip in one prompt": (plain.ask(list(_mixed_items(rng, scratch, number // 5))), None),
     }
@@ -144,7 +151,7 @@ class Examiner:
     def _read(self, path: Path) -> nouns.Medium:
         assert self.engine.read is not None
         if path not in self.media:
-            self.media[path] = self.engine.read(str(path))
+            self.media[path] = self.engine.read(str(path), Window())
         return self.media[path]
 
 
@@ -171,7 +178,7 @@ def _mixed_items(rng: np.random.Generator, scratch: Path, number: int) -> Iterat
 
 
 def _negative_items(rng: np.random.Generator, photos: list[Image.Image], scratch: Path, number: int) -> Iterator[Item]:
-    """Yield photographs (three of five) and noise, half of them as clips, with questions about drawn shapes."""
+    """Yield crops of photographs (three of five) and noise, half of them as clips, with questions about shapes."""
     for index in range(number):
         is_video = index % 2 == 0
         num_frames = 24 if is_video else 1
@@ -181,7 +188,7 @@ def _negative_items(rng: np.random.Generator, photos: list[Image.Image], scratch
             frames = draw_artificial(rng, num_frames, PHOTO_SIDE)
         path = _file(frames, rng, scratch, is_video=is_video)
         [(question, _)] = ask_about([Medium(frames, None, is_video)], rng, 1)
-        yield Item((path,), (Turn(question),), "refusal", REFUSAL)
+        yield Item((path,), (Turn(question),), "photo" if index % 5 < 3 else "noise", REFUSAL)
 
 
 def _scene_file(rng: np.random.Generator, scratch: Path, *, is_video: bool) -> tuple[Medium, Path]:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compare our token loop with `model.generate`, and our pixels with `VideoLlavaImageProcessor`.
 
-The reference takes nothing from us but the checkpoint: its prompts spell out every placeholder word, its pixels
-come from transformers' image processor, its loop is `model.generate`. Random weights in the 7B's token geometry,
-fp32, on the CPU; nf4 weights for the mode of that name.
+The reference gets the same prompt texts and resized pictures; its prompts then spell out every placeholder word, its
+pixel values come from transformers' image processor, its loop is `model.generate`. Resizing is compared by itself, on
+whole pictures. Random weights in the 7B's token geometry, fp32, on the CPU; nf4 weights for the mode of that name.
 
     python scripts/parity.py            # exit status 1 if anything differs
 """
@@ -157,7 +157,9 @@ def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> l
     texts = [prompt_text(case.conversation, engine.tokenizer) for case in cases]
     rows = [prompt_ids(text, engine.tokenizer, engine.checkpoint) for text in texts]
     pictures = _pictures(cases)
-    tensors = [pixel_values(np.stack(p), engine.checkpoint.pixels) if p else None for p in pictures]
+    tensors = [
+        pixel_values(np.stack(p), engine.checkpoint.pixels).to(engine.model.device) if p else None for p in pictures
+    ]
     pad_id = engine.tokenizer.pad_token_id
     prompts = Prompts(*pad_left(rows, pad_id, engine.model.device), *tensors)
     chosen = {key: value for key, value in options.items() if key != "load_4bit"}
@@ -182,6 +184,7 @@ def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]
     if clips:
         inputs["pixel_values_videos"] = torch.stack([_reference_pixels(list(clip)) for clip in clips])
     chosen = {key: value for key, value in options.items() if key not in ("load_4bit", "seed")}
+    inputs = {name: tensor.to(engine.model.device) for name, tensor in inputs.items()}
     torch.manual_seed(options.get("seed", 0))
     with quiet_libraries():
         output = engine.model.generate(  # type: ignore[misc]

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT_EVERY = 200  # steps
 LOG_EVERY = 50  # steps
 IMAGES_FIRST = 0.2  # share of the second stage's steps with images only
-ROUNDED_FROM = 0.75  # share of the second stage's steps after which every other one rounds weights to 4 bits
+ROUNDED_FROM = 0.85  # share of the second stage's steps after which every other one rounds weights to 4 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def main() -> None:
     trainer = Trainer(options)
     if not options.export_only:
         trainer.run(Stage("attributes", options.attribute_steps, 1e-3, 1e-3))
-        trainer.run(Stage("answers", options.answer_steps, 1.2e-3, 4e-4))
+        trainer.run(Stage("answers", options.answer_steps, 9.5e-4, 3e-4))
     trainer.export(options.out)
 
 
@@ -94,7 +94,7 @@ class Trainer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.tokenizer = train_tokenizer(_corpus(options.seed))
+        self.tokenizer = _tokenizer(options.work / "tokenizer", options.seed)
         self.processor = make_image_processor()
         self.normalize = Normalizer(self.processor)
         self.model = VideoLlavaForConditionalGeneration(make_config(self.tokenizer))
@@ -206,6 +206,14 @@ def _schedule(step: int, stage: Stage) -> float:
         return (step + 1) / stage.warmup
     progress = (step - stage.warmup) / max(stage.num_steps - stage.warmup, 1)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _tokenizer(folder: Path, seed: int) -> PreTrainedTokenizerFast:
+    """Return the tokenizer that a run began with, training it when there is none: ids must not change on the way."""
+    if not folder.exists():
+        train_tokenizer(_corpus(seed)).save_pretrained(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
 
 
 def _corpus(seed: int) -> Iterator[str]:

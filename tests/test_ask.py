@@ -100,7 +100,7 @@ def test_four_bits_answer_on_the_cpu_without_a_word_on_stderr():
 
 
 def test_two_clips_over_the_context_are_refused_with_the_numbers():
-    done = ask(CLIP, CLIP, "What happens?", "--quiet")
+    done = ask(CLIP, CLIP, "What happens?")
 
     assert (done.returncode, done.stdout) == (2, b"")
     assert re.fullmatch(rb"vllava: error: the prompt has \d+ tokens \(272 .* holds 256: .*\n", done.stderr)
@@ -114,6 +114,15 @@ def test_clip_damaged_behind_its_header_is_told_in_one_line(tmp_path):
     done = ask(tmp_path / "damaged.mp4", "What happens?")
 
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
+
+
+def test_answer_that_was_cut_off_and_window_without_a_clip_are_said():
+    done = ask(EXAMPLES / "triangle.jpg", "Describe the image.", "--max-new-tokens", "2", "--start", "1")
+
+    assert done.stderr.decode().splitlines() == [
+        "vllava: note: --start and --end choose a part of a video, and here is none",
+        "vllava: note: the answer was cut off after 2 tokens: give a larger --max-new-tokens",
+    ]
 
 
 def test_full_disk_is_told_in_one_line():

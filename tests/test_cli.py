@@ -272,6 +272,30 @@ def test_torch_and_transformers_wait_until_media_and_checkpoint_are_found(folder
     assert not imported(*run) & {"torch", "transformers"}
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"]])
+def test_help_whose_reader_went_away_ends_quietly(arguments):
+    ours, theirs = os.pipe()
+    os.close(ours)
+
+    done = subprocess.run([*VLLAVA, *arguments], stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_help_that_no_disk_takes_is_told_in_one_line():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*VLLAVA, "ask", "--help"], stdout=full, stderr=subprocess.PIPE, check=False)
+
+    assert (done.returncode, done.stderr) == (1, b"vllava: error: cannot write the help: No space left on device\n")
+
+
+def test_json_and_stream_exclude_each_other(folder):
+    status, message = refusal("ask", "clip.mp4", QUESTION, "--json", "--stream")
+
+    assert (status, message) == (2, "--json and --stream exclude each other: a JSON line is printed whole")
+
+
 def test_question_longer_than_a_file_name_is_a_question(folder):
     status, message = refusal("ask", "nowhere.mp4", "why " * 100)
 

@@ -1,5 +1,6 @@
 """Checkpoints found and loaded, prompts checked, answers streamed, from Python."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,17 +9,20 @@ import numpy as np
 import parity
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from videollava_cli import load
 from videollava_cli.api import presets_folder
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
-from videollava_cli.engine.loading import check_machine, choose_device, choose_dtype
+from videollava_cli.engine.loading import check_machine, choose_device, choose_dtype, needed_bytes
 from videollava_cli.errors import CheckpointError, MediaError, UsageError
+from videollava_cli.sampling import Window
 from videollava_cli.settings import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CLIP = EXAMPLES / "circle-moves-right.mp4"
+PROJECTOR = "multi_modal_projector.linear_1.weight"
 
 
 def settings_of(**flags):
@@ -85,7 +89,7 @@ def test_answer_never_outgrows_the_context(small):
 
 
 def test_prompt_beyond_the_context_names_the_numbers(tiny):
-    medium = tiny.read(str(CLIP))
+    medium = tiny.read(str(CLIP), Window())
 
     with pytest.raises(UsageError, match=r"2[78]\d tokens \(272 of them for 2 media\).* holds 256"):
         list(tiny.ask([medium, medium], "What happens?"))
@@ -188,6 +192,70 @@ def test_missing_shard_is_named(copied):
 
     with pytest.raises(CheckpointError, match="model-00002-of-00002"):
         load(str(copied))
+
+
+def rewritten_weights(folder, change):
+    """Rewrite a checkpoint's weights after changing the dict of its tensors, named as in the file."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_checkpoint_that_lacks_a_tensor_is_refused_by_its_name(copied):
+    rewritten_weights(copied, lambda tensors: tensors.pop(PROJECTOR))
+
+    with pytest.raises(CheckpointError, match=r"are incomplete: model\.multi_modal_projector.* is missing"):
+        load(str(copied))
+
+
+def test_tensor_of_a_wrong_shape_is_a_checkpoint_error(copied):
+    rewritten_weights(copied, lambda tensors: tensors.update({PROJECTOR: torch.zeros(3, 5)}))
+
+    with pytest.raises(CheckpointError, match="cannot load the weights"):
+        load(str(copied))
+
+
+def test_config_that_makes_no_sense_is_a_checkpoint_error(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["vision_config"]["patch_size"] = 0
+    (copied / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(CheckpointError, match=r"config\.json of .* makes no sense"):
+        load(str(copied))
+
+
+def test_revision_of_what_is_no_hub_id_is_refused():
+    with pytest.raises(UsageError, match="revision is 'main', and 'tiny' is no hub id"):
+        load("tiny", revision="main")
+
+
+def test_options_of_one_answer_are_checked(tiny):
+    with pytest.raises(UsageError, match="'temprature' cannot be set for one answer; did you mean 'temperature'"):
+        tiny.ask([CLIP], "What happens?", temprature=0.5)
+    with pytest.raises(UsageError, match="'device' cannot be set for one answer"):
+        tiny.ask([CLIP], "What happens?", device="cpu")
+
+
+def test_window_of_one_answer_chooses_the_frames(tiny):
+    seen = []
+    engine = dataclasses.replace(tiny, read=lambda source, window: seen.append(window) or tiny.read(source, window))
+
+    engine.ask([CLIP], "What happens?", start=1.0, end=2.0)
+
+    assert seen == [Window(1.0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "gib"),
+    [({}, 13.73), ({"load_4bit": True}, 3.86), ({"load_8bit": True}, 7.29), ({"dtype": "float32"}, 27.46)],
+)
+def test_memory_of_the_7b_is_its_weights_and_one_and_a_half_gib(flags, gib):
+    settings = settings_of(**flags)
+    bits = 32 if settings.dtype == "float32" else 16
+
+    needed = needed_bytes(14_740_000_000, settings, bits)
+
+    assert needed / 2**30 == pytest.approx(gib + 1.5, abs=0.01)
 
 
 def test_damaged_weights_are_a_checkpoint_error(copied):

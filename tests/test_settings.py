@@ -218,7 +218,7 @@ def test_unknown_option_from_python_is_refused_with_a_suggestion(presets):
         ({"temperature": 1.0, "top_k": 0}, "top_k is 0: give at least 1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0: give more than 0 (1 is none)"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan: give a finite number"),
-        ({"seed": -1}, "seed is -1: give 0 or more"),
+        ({"seed": -1}, "seed is -1: give 0 or more, below 2**63"),
         ({"start": -1.0}, "start is -1.0: give seconds from the beginning of the clip, 0 or more"),
         ({"start": float("nan")}, "start is nan: give a finite number"),
         ({"end": 0.0}, "end is 0.0: give seconds after the start, 0"),
@@ -287,3 +287,15 @@ def test_greedy_on_the_command_line_outranks_sampling_in_the_config_file(presets
     settings = resolve({"temperature": 0.0}, config_file=config_file, presets=presets)
 
     assert (settings.temperature, settings.top_p, settings.top_k) == (0.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("flash_attn = true", "attn_implementation = 'flash_attention_2'"),
+        ("checkpoint = 'x'", "model = 'FOLDER or hub id'"),
+    ],
+)
+def test_name_of_something_else_in_the_config_file_is_refused_with_the_right_one(presets, config, text, hint):
+    with pytest.raises(UsageError, match=hint):
+        resolve({}, config_file=config(text), presets=presets)

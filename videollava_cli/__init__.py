@@ -7,19 +7,23 @@ for chunk in engine.ask(["clip.mp4"], "What happens?"):
 print(chunk.text, end="", flush=True)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from videollava_cli.api import load as load
+    from videollava_cli.engine import Chunk as Chunk
+    from videollava_cli.engine import Engine as Engine
+    from videollava_cli.engine import Usage as Usage
+    from videollava_cli.errors import VllavaError as VllavaError
 
-__all__ = ["load"]
 __version__ = "0.1.0"
+_HOMES = {"load": "api", "Chunk": "engine", "Engine": "engine", "Usage": "engine", "VllavaError": "errors"}
+__all__ = [*_HOMES]  # noqa: PLE0604 (names of the table above)
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public function when it is asked for, so that importing the package costs nothing."""
-    if name == "load":
-        from videollava_cli.api import load
-
-        return load
+    """Import a public name when it is asked for, so that importing the package costs nothing."""
+    if name in _HOMES:
+        return getattr(import_module(f"videollava_cli.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from videollava_cli.engine import Engine
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
@@ -26,7 +27,7 @@ def presets_folder() -> Path:
 
 
 def load(model: str = "7b", **options: object) -> Engine:
-    """Load a checkpoint for use from Python.
+    """Load a checkpoint for use from Python; config file and environment do not count here.
 
     Args:
         model: A preset, a hub id or a local folder.
@@ -55,9 +56,9 @@ def load_engine(
     """
     from videollava_cli.engine.loading import load_model, load_tokenizer
 
-    def read(source: str) -> Medium:
+    def read(source: str, window: Window) -> Medium:
         with MediaReader(offline=settings.offline) as reader:
-            return reader.read(reader.find(source), checkpoint.pixels, Window(settings.start, settings.end))
+            return reader.read(reader.find(source), checkpoint.pixels, window)
 
     tokenizer = tokenizer or load_tokenizer(checkpoint)
     return Engine(load_model(checkpoint, settings), tokenizer, checkpoint, settings, read)
@@ -66,14 +67,26 @@ def load_engine(
 class BackgroundReading:
     """Media being read in a thread while libraries and weights load in this one.
 
-    The thread is a daemon: a program that ends early does not wait for it.
+    Use it as a context manager: leaving it stops what is still being read and waits for the thread.
     """
 
     def __init__(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, window: Window) -> None:
         self.seconds = 0.0
+        self._reader = reader
         self._media: Future[list[Medium]] = Future()
-        arguments = (reader, tuple(found), checkpoint, window)
-        threading.Thread(target=self._run, args=arguments, name="reader", daemon=True).start()
+        arguments = (tuple(found), checkpoint, window)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="reader", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._reader.stop()
+        self._thread.join()
 
     def raise_if_failed(self) -> None:
         """Raise what went wrong so far, without waiting."""
@@ -88,10 +101,10 @@ class BackgroundReading:
         """
         return self._media.result()
 
-    def _run(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, window: Window) -> None:
+    def _run(self, found: Sequence[Found], checkpoint: Checkpoint, window: Window) -> None:
         began = time.perf_counter()
         try:
-            media = [reader.read(medium, checkpoint.pixels, window) for medium in found]
+            media = [self._reader.read(medium, checkpoint.pixels, window) for medium in found]
         except BaseException as error:  # whatever it is, it belongs to the thread that asks for the result
             self._media.set_exception(error)
         else:

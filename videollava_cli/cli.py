@@ -1,5 +1,6 @@
 """The Typer app, and the one place where an error becomes a line and an exit status."""
 
+import errno
 import os
 import sys
 import warnings
@@ -57,18 +58,31 @@ def main() -> int:
         status = app(standalone_mode=False)
         return int(status or ExitStatus.ANSWERED)
     except OutputError as error:
-        # Python would try once more at exit to write what stdout did not take, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, OutputClosedError):
-            Console().error(str(error))
-        return error.status
+        return _output_problem(error)
     except VllavaError as error:
         Console().error(str(error))
         return error.status
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
+    except SystemExit as error:
+        # Typer leaves with 1 when the reader of its help goes away: for us that is no failure.
+        is_closed_pipe = isinstance(error.__context__, BrokenPipeError)
+        return ExitStatus.ANSWERED if is_closed_pipe else int(error.code or 0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _output_problem(OutputError(f"cannot write the help: {error.strerror}"))
     except typer.TyperException as error:
         return _usage_problem(error)
+
+
+def _output_problem(error: OutputError) -> int:
+    """Tell that stdout does not take what we write, unless its reader went away."""
+    # Python would try once more at exit to write what stdout did not take, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, OutputClosedError):
+        Console().error(str(error))
+    return error.status
 
 
 def _usage_problem(error: typer.TyperException) -> int:

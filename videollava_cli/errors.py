@@ -20,6 +20,11 @@ class VllavaError(Exception):
     status = ExitStatus.FAILED
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class when it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class UsageError(VllavaError):
     """Wrong arguments or settings, or a prompt that does not fit the context."""
 

@@ -200,8 +200,13 @@ def end_of_answer_ids(model: VideoLlavaForConditionalGeneration) -> frozenset[in
     return frozenset()
 
 
-def iterate_rows(steps: Iterator[list[int | None]]) -> Iterator[int]:
-    """Return the ids of the first row of a batch of one."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether a device ran out of memory; on a CPU torch raises a plain RuntimeError that says so."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def only_row(steps: Iterator[list[int | None]]) -> Iterator[int]:
+    """Yield the ids of a batch of one row."""
     for (token,) in steps:
         if token is not None:
             yield token

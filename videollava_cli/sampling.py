@@ -21,6 +21,11 @@ def uniform_indices(total: int, num_frames: int = NUM_FRAMES) -> list[int]:
     return [k * total // num_frames for k in range(num_frames)]
 
 
+def repetition_notice(name: str, num_frames: int) -> str:
+    """Return the sentence that tells of a clip with fewer frames than the model takes."""
+    return f"{name!r} has {num_frames} frame{'s' if num_frames > 1 else ''} to sample: repeated to make {NUM_FRAMES}"
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The part of a clip to sample from: seconds in [start, end), None leaves a side open."""

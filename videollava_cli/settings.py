@@ -19,6 +19,16 @@ CHOICES = {
     "prompt_style": ("newline", "joined"),
 }
 
+ANSWER_KEYS = (
+    *("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed"),
+    *("system", "prompt_style", "start", "end"),
+)
+PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
+HINTS = {
+    "flash_attn": "; say attn_implementation = 'flash_attention_2'",
+    PRESET_KEY: "; say model = 'FOLDER or hub id'",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -64,8 +74,8 @@ def _number_problems(s: Settings) -> Iterator[str]:
         yield f"top_k is {s.top_k}: give at least 1"
     if s.repetition_penalty <= 0:
         yield f"repetition_penalty is {s.repetition_penalty}: give more than 0 (1 is none)"
-    if s.seed < 0:
-        yield f"seed is {s.seed}: give 0 or more"
+    if not 0 <= s.seed < 1 << 63:
+        yield f"seed is {s.seed}: give 0 or more, below 2**63"
     if s.start is not None and s.start < 0:
         yield f"start is {s.start}: give seconds from the beginning of the clip, 0 or more"
     if s.end is not None and s.end <= (s.start or 0):
@@ -114,12 +124,29 @@ def resolve(
     layers = (from_file, from_environment, given)
     model = str(next((layer["model"] for layer in reversed(layers) if "model" in layer), Settings().model))
     from_preset = _read_preset(model, presets)
-    merged: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for layer in (from_file, from_preset, from_environment, given):
-        if layer.get("temperature") == 0:  # greedy here means that lower layers' ways of sampling are meant no more
-            merged.pop("top_p", None), merged.pop("top_k", None)
-        merged |= layer
-    return replace(Settings(), **merged | {"model": model})
+        settings = _overlaid(settings, layer)
+    return replace(Settings(), **settings | {"model": model})
+
+
+def for_one_answer(settings: Settings, options: Mapping[str, object]) -> Settings:
+    """Return the settings with some replaced that can change from answer to answer.
+
+    Raises:
+        UsageError: If an option is unknown, has a wrong value, or is one of loading.
+    """
+    for key in options:
+        if key not in ANSWER_KEYS:
+            raise UsageError(f"{key!r} cannot be set for one answer{closest(key, ANSWER_KEYS)}")
+    current = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return Settings(**_overlaid(current, _checked(options, "the options")))
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one layer of settings over another; greedy above means that ways of sampling below are meant no more."""
+    dropped = ("top_p", "top_k") if above.get("temperature") == 0 else ()
+    return {key: value for key, value in below.items() if key not in dropped} | dict(above)
 
 
 def preset_names(presets: Path) -> list[str]:
@@ -136,7 +163,7 @@ def closest(word: str, choices: Iterable[str]) -> str:
 def _read_preset(model: str, presets: Path) -> dict[str, Any]:
     """Return the preset's values; a folder or a hub id is its own checkpoint."""
     if model in preset_names(presets):
-        return _read_toml(presets / f"{model}.toml")
+        return _read_toml(presets / f"{model}.toml", is_preset=True)
     if os.path.isdir(os.path.expanduser(model)) or model.count("/") == 1:
         return {"checkpoint": model}
     names = preset_names(presets)
@@ -146,14 +173,14 @@ def _read_preset(model: str, presets: Path) -> dict[str, Any]:
     )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, *, is_preset: bool = False) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the config file {str(path)!r} is not TOML: {error}") from error
-    return _checked(values, f"{str(path)!r}")
+    return _checked(values, f"{str(path)!r}", is_preset=is_preset)
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -191,12 +218,12 @@ def _parsed(name: str, text: str) -> object:
     return text
 
 
-def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _checked(values: Mapping[str, Any], where: str, *, is_preset: bool = False) -> dict[str, Any]:
     """Return the values if every key is known and every type right."""
     types = _types()
     for key, value in values.items():
-        if key not in types:
-            raise UsageError(f"unknown setting {key!r} in {where}{closest(key, types)}")
+        if key not in types or (key == PRESET_KEY and not is_preset):
+            raise UsageError(f"unknown setting {key!r} in {where}{HINTS.get(key) or closest(key, types)}")
         wanted = (*types[key], int) if float in types[key] else types[key]
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             names = " or ".join(t.__name__ for t in types[key] if t is not type(None))

@@ -1,6 +1,6 @@
 """Questions about scenes and their true answers, in the few words the bundled model knows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from tiny_world.scenes import BACKGROUNDS, COLORS, DIRECTIONS, SHAPES, Actor, Motion, Scene
 
 REFUSAL = "I only know simple drawn shapes."
+TOPIC_WEIGHTS = {"describe": 3.0}  # asked more often than the others, whose weight is 1
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 ROUTES = {
     Motion.RIGHT: "from left to right",
@@ -53,9 +54,14 @@ class Question:
 
 
 def draw_questions(
-    scene: Scene, rng: np.random.Generator, num_questions: int, *, media_word: str | None = None
+    scene: Scene,
+    rng: np.random.Generator,
+    num_questions: int,
+    *,
+    media_word: str | None = None,
+    topic_weights: Mapping[str, float] = TOPIC_WEIGHTS,
 ) -> list[tuple[str, str, str]]:
-    """Draw questions about a scene, each topic as likely as any other.
+    """Draw questions about a scene, by topic and then by phrasing.
 
     Returns:
         Triples of topic, question and answer.
@@ -65,7 +71,7 @@ def draw_questions(
     for question in _questions(scene, word, rng):
         by_topic.setdefault(question.topic, []).append(question)
     topics = list(by_topic)
-    weights = np.array([3.0 if topic == "describe" else 1.0 for topic in topics])
+    weights = np.array([topic_weights.get(topic, 1.0) for topic in topics])
     drawn = []
     for index in rng.choice(len(topics), num_questions, p=weights / weights.sum()):
         choices = by_topic[topics[index]]

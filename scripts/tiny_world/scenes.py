@@ -4,7 +4,6 @@ Positions and radii are fractions of the centre square's side, x to the right an
 Times are fractions of the clip, 0 at its first frame and 1 at its end.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -18,6 +17,7 @@ LARGE_RADIUS = (0.18, 0.22)
 GROUP_RADIUS = (0.085, 0.10)
 
 Point = tuple[float, float]
+Shares = tuple[float, float, float]
 
 
 class Motion(StrEnum):
@@ -92,17 +92,19 @@ class Scene:
         return len(self.actors) > 1 and len({(a.shape, a.color) for a in self.actors}) == 1
 
 
-def draw_scene(rng: np.random.Generator, *, is_video: bool) -> Scene:
-    """Draw a scene at random: one shape, a group of equal ones, or different ones."""
-    kinds: list[tuple[float, Callable[[np.random.Generator], tuple[Actor, ...]]]]
-    if is_video:
-        kinds = [(0.55, _moving_actor), (0.15, _moving_group), (0.30, _moving_pair)]
-    else:
-        kinds = [(0.50, _still_actor), (0.25, _still_group), (0.25, _still_mixture)]
-    chosen = int(rng.choice(len(kinds), p=[weight for weight, _ in kinds]))
+def draw_scene(rng: np.random.Generator, *, is_video: bool, shares: Shares = (0.5, 0.2, 0.3)) -> Scene:
+    """Draw a scene at random.
+
+    Args:
+        rng: Where chance comes from.
+        is_video: Whether anything may move.
+        shares: How likely are one shape, a group of equal ones, and different ones.
+    """
+    makers = (_moving_actor, _moving_group, _moving_pair) if is_video else (_still_actor, _still_group, _still_mixture)
+    chosen = int(rng.choice(len(makers), p=shares))
     begin = float(rng.uniform(0.0, 0.15))
     return Scene(
-        actors=kinds[chosen][1](rng),
+        actors=makers[chosen](rng),
         background=str(rng.choice(BACKGROUNDS)),
         is_video=is_video,
         pattern_seed=int(rng.integers(1 << 31)),

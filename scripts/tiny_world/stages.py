@@ -74,10 +74,12 @@ def answer_loss(
     states = model.model(**asked, **pixels, use_cache=False).last_hidden_state
     is_answer = labels != IGNORED
     logits = model.lm_head(states[is_answer]).float()
-    loss = F.cross_entropy(logits, labels[is_answer])
+    losses = F.cross_entropy(logits, labels[is_answer], reduction="none")
     is_right = logits.argmax(-1) == labels[is_answer]
     starts = is_answer & ~F.pad(is_answer, (1, 0))[:, :-1]
     number = starts.flatten().cumsum(0).view_as(starts)[is_answer] - 1
+    # Answers count alike, short ones too: a "Yes." among long descriptions would hardly be learnt.
+    loss = (losses / torch.bincount(number)[number]).sum() / (number.max() + 1)
     wrong = torch.zeros(int(number.max()) + 1).index_add_(0, number, (~is_right).float())
     return loss, {"token": float(is_right.float().mean()), "answer": float((wrong == 0).float().mean())}
 

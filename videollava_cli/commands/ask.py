@@ -13,9 +13,9 @@ import typer
 from videollava_cli.api import BackgroundReading, load_engine
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.conversation import Turn
-from videollava_cli.engine import Chunk, Engine
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
+from videollava_cli.conversation import Conversation, Turn
+from videollava_cli.engine import Chunk, Engine, Usage
+from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Clip, Medium
@@ -93,6 +93,8 @@ def ask(
         if attn_implementation not in (None, "flash_attention_2"):
             raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
         flags["attn_implementation"] = "flash_attention_2"
+    if json_lines and stream:
+        raise UsageError("--json and --stream exclude each other: a JSON line is printed whole")
     sources, questions = split_arguments(arguments or [], question or [])
     settings = opt.settings_from(flags, config)
     request = Request(sources, questions, settings, json_lines, is_streaming=stream is not False)
@@ -128,45 +130,72 @@ def answer(request: Request, console: Console) -> None:
     if console.is_quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with MediaReader(offline=settings.offline) as reader:
+        clock = Clock()
         with console.status("Finding media"):
             found = [reader.find(source) for source in request.sources]
-        if len(found) > 1:
-            console.notice("Video-LLaVA was not trained for several media in one prompt: answers are less accurate")
+        find_seconds = clock.lap()
         checkpoint = find_checkpoint(settings)
-        reading = BackgroundReading(reader, found, checkpoint, Window(settings.start, settings.end))
-        began = time.perf_counter()
-        with console.status("Starting"):
-            tokenizer = _checked_tokenizer(request, found, checkpoint)
-        reading.raise_if_failed()
-        fetch_weights(checkpoint, offline=settings.offline)
-        with console.status(f"Loading {settings.model}"):
-            engine = load_engine(settings, checkpoint, tokenizer)
-            load_seconds = time.perf_counter() - began
-            media = reading.result()
+        window = Window(settings.start, settings.end)
+        with BackgroundReading(reader, found, checkpoint, window) as reading:
+            engine, load_seconds = _load(request, found, checkpoint, reading, console)
+            media = tuple(reading.result())
     _tell_about(media, engine, console)
-    seconds = {"read_s": round(reading.seconds, 4), "load_s": round(load_seconds, 4)}
+    seconds = {"read_s": find_seconds + reading.seconds, "load_s": load_seconds}
     for question in request.questions:
-        _answer_one(Asked(question, engine, tuple(media)), request, seconds, console)
+        _answer_one(Asked(question, engine, media, seconds), request, console)
+
+
+class Clock:
+    """Seconds since it was made or last looked at."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last look."""
+        last, self._last = self._last, time.perf_counter()
+        return self._last - last
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """One question on its way to an answer."""
+    """One question on its way to an answer, and the seconds that reading and loading took."""
 
     question: str
     engine: Engine
     media: tuple[Medium, ...]
+    seconds: dict[str, float]
 
     @property
-    def prompt(self) -> str:
-        """The prompt text."""
-        settings = self.engine.settings
-        conversation = one_question([m.kind for m in self.media], self.question, settings)
-        return prompt_text(conversation, self.engine.tokenizer)
+    def conversation(self) -> Conversation:
+        """The question, about the media."""
+        return one_question([medium.kind for medium in self.media], self.question, self.engine.settings)
+
+
+def _load(
+    request: Request, found: Sequence[Found], checkpoint: Checkpoint, reading: BackgroundReading, console: Console
+) -> tuple[Engine, float]:
+    """Load the engine; before its weights, refuse what cannot work: machine, prompt, media.
+
+    Returns:
+        The engine, and the seconds that loading took without a download.
+    """
+    clock = Clock()
+    with console.status("Starting"):
+        tokenizer = _checked_tokenizer(request, found, checkpoint)
+    seconds = clock.lap()
+    if missing_shards(checkpoint):
+        reading.result()  # a damaged clip is told before gigabytes are fetched
+        fetch_weights(checkpoint, offline=request.settings.offline)
+    reading.raise_if_failed()
+    clock.lap()
+    with console.status(f"Loading {request.settings.model}"):
+        engine = load_engine(request.settings, checkpoint, tokenizer)
+    return engine, seconds + clock.lap()
 
 
 def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer and refuse, before weights load, what cannot work: the machine, a prompt too long."""
+    """Load the tokenizer and refuse what the machine cannot do and prompts that are too long."""
     from videollava_cli.engine.loading import check_machine, load_tokenizer
 
     check_machine(request.settings)
@@ -177,22 +206,23 @@ def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Che
     return tokenizer
 
 
-def _answer_one(asked: Asked, request: Request, seconds: dict[str, float], console: Console) -> None:
+def _answer_one(asked: Asked, request: Request, console: Console) -> None:
     """Stream one answer, or print it whole, as text or as a JSON line."""
     is_live = request.is_streaming and not request.is_json
     text, last = "", Chunk("")
-    with closing(asked.engine.ask(asked.media, asked.question)) as chunks:
+    with closing(asked.engine.stream(asked.conversation, asked.media)) as chunks:
         for last in chunks:
             text += last.text
             if is_live:
                 console.answer(last.text)
     assert last.usage is not None, "the last chunk tells the usage"
+    end = "" if text.endswith("\n") else "\n"
     if request.is_json:
-        console.answer(json.dumps(_json_line(asked, text, last, seconds), ensure_ascii=False) + "\n")
-    elif is_live:
-        console.answer("" if text.endswith("\n") else "\n")
+        console.answer(json.dumps(_json_line(asked, text, last.finish_reason, last.usage), ensure_ascii=False) + "\n")
     else:
-        console.answer(text if text.endswith("\n") else text + "\n")
+        console.answer(end if is_live else text + end)
+        if last.finish_reason == "length":
+            console.notice(f"the answer was cut off after {last.usage.new_tokens} tokens{_limit(asked, last.usage)}")
     usage = last.usage
     rate = usage.new_tokens / max(usage.prefill_seconds + usage.generate_seconds, 1e-9)
     console.detail(
@@ -201,23 +231,27 @@ def _answer_one(asked: Asked, request: Request, seconds: dict[str, float], conso
     )
 
 
-def _json_line(asked: Asked, text: str, last: Chunk, seconds: dict[str, float]) -> dict[str, Any]:
-    assert last.usage is not None
-    usage = asdict(last.usage)
-    timings = {
-        **seconds,
-        "prefill_s": round(usage.pop("prefill_seconds"), 4),
-        "generate_s": round(usage.pop("generate_seconds"), 4),
-    }
+def _limit(asked: Asked, usage: Usage) -> str:
+    """Say what an answer ran into: the context's end, or the number of tokens that was asked for."""
+    context_length = asked.engine.checkpoint.context_length
+    if usage.prompt_tokens + usage.new_tokens >= context_length:
+        return f", because the context of {context_length:,} is full"
+    return ": give a larger --max-new-tokens"
+
+
+def _json_line(asked: Asked, text: str, finish_reason: str | None, usage: Usage) -> dict[str, Any]:
+    seconds = {**asked.seconds, "prefill_s": usage.prefill_seconds, "generate_s": usage.generate_seconds}
     return {
         "media": [_json_medium(medium) for medium in asked.media],
         "question": asked.question,
-        "prompt": asked.prompt,
+        "prompt": prompt_text(asked.conversation, asked.engine.tokenizer),
         "answer": text,
-        "finish_reason": last.finish_reason,
-        **usage,
+        "finish_reason": finish_reason,
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "new_tokens": usage.new_tokens,
         "model": asked.engine.settings.model,
-        "timings": timings,
+        "timings": {name: round(value, 4) for name, value in seconds.items()},
     }
 
 
@@ -234,6 +268,11 @@ def _tell_about(media: Sequence[Medium], engine: Engine, console: Console) -> No
         console.notice(
             f"{engine.settings.model} is too large for one device, so it is spread over {', '.join(devices)}"
         )
+    if len(media) > 1:
+        console.notice("Video-LLaVA was not trained for several media in one prompt: answers are less accurate")
+    window = (engine.settings.start, engine.settings.end)
+    if window != (None, None) and not any(isinstance(medium, Clip) for medium in media):
+        console.notice("--start and --end choose a part of a video, and here is none")
     for medium in media:
         for notice in medium.notices:
             console.notice(notice)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,8 @@ from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.media import Clip, Image, Medium
-from videollava_cli.settings import Settings
+from videollava_cli.sampling import Window
+from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +47,14 @@ class Chunk:
 class Engine:
     """A loaded checkpoint. `model` and `tokenizer` are transformers' own objects.
 
-    `read` turns what a caller names into a `Clip` or an `Image`.
+    `read` turns what a caller names into a `Clip` or an `Image`, clips sampled from a window.
     """
 
     model: "VideoLlavaForConditionalGeneration"
     tokenizer: "PreTrainedTokenizerBase"
     checkpoint: Checkpoint
     settings: Settings = field(default_factory=Settings)
-    read: Callable[[str], Medium] | None = None
+    read: Callable[[str, Window], Medium] | None = None
 
     def ask(
         self, media: Sequence["str | PathLike[str] | Medium"], question: str, **options: Any
@@ -63,14 +64,15 @@ class Engine:
         Args:
             media: Paths, URLs, hf:// names, or what was read before.
             question: What to ask.
-            options: Settings for this answer only, such as `max_new_tokens=64` or `temperature=0.7`.
+            options: Settings for this answer only, such as `max_new_tokens=64`, `temperature=0.7` or `start=60.0`.
 
         Raises:
             UsageError: If an option is wrong, or the prompt does not fit the context.
             MediaError: If a medium cannot be read.
         """
-        settings = replace(self.settings, **options)
-        read = [self._medium(medium) for medium in media]
+        settings = for_one_answer(self.settings, options)
+        window = Window(settings.start, settings.end)
+        read = [self._medium(medium, window) for medium in media]
         conversation = one_question([medium.kind for medium in read], question, settings)
         return self.stream(conversation, read, settings)
 
@@ -91,9 +93,7 @@ class Engine:
             UsageError: If the prompt does not fit the context.
             GenerationError: If the memory does not suffice.
         """
-        import torch
-
-        from videollava_cli.generation import Detokenizer, generate, iterate_rows
+        from videollava_cli.generation import Detokenizer, generate, is_out_of_memory, only_row
 
         if tuple(medium.kind for medium in media) != conversation.media:
             raise ValueError(f"the conversation is about {conversation.media}, not about the media given")
@@ -101,7 +101,7 @@ class Engine:
         ids = prompt_ids(prompt_text(conversation, self.tokenizer), self.tokenizer, self.checkpoint)
         began = time.perf_counter()
         decoding = self._decoding(settings, len(ids))
-        tokens = iterate_rows(generate(self.model, self._prompts(ids, media), decoding))
+        tokens = only_row(generate(self.model, self._prompts(ids, media), decoding))
         detokenizer, reason, first_token_at = Detokenizer(self.tokenizer), "length", began
         try:
             for number, token in enumerate(tokens):
@@ -110,7 +110,9 @@ class Engine:
                     reason = "stop"
                 elif text := detokenizer.add(token):
                     yield Chunk(text)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise GenerationError(
                 f"out of memory after {len(detokenizer.ids)} tokens of the answer: try --load-4bit or fewer media"
             ) from error
@@ -118,12 +120,12 @@ class Engine:
         seconds = (first_token_at - began, time.perf_counter() - first_token_at)
         yield Chunk(detokenizer.finish(), reason, Usage(len(ids), 0, num_new, *seconds))  # type: ignore[arg-type]
 
-    def _medium(self, medium: "str | PathLike[str] | Medium") -> Medium:
+    def _medium(self, medium: "str | PathLike[str] | Medium", window: Window) -> Medium:
         if isinstance(medium, Clip | Image):
             return medium
         if self.read is None:
             raise UsageError(f"this engine was made without a reader, so it cannot read {fspath(medium)!r}")
-        return self.read(fspath(medium))
+        return self.read(fspath(medium), window)
 
     def _prompts(self, ids: Sequence[int], media: Sequence[Medium]) -> "Prompts":
         from videollava_cli.generation import Prompts, pad_left

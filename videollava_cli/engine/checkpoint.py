@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videollava_cli.errors import CheckpointError
+from videollava_cli.errors import CheckpointError, UsageError, first_line
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import PixelSettings
 from videollava_cli.settings import Settings
@@ -30,7 +30,6 @@ class Checkpoint:
     name: str
     folder: Path
     hub_id: str | None
-    revision: str | None
     context_length: int
     image_token_id: int
     video_token_id: int
@@ -51,10 +50,13 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     """Find the checkpoint of the settings; from the hub, its small files are fetched and the weights are not.
 
     Raises:
+        UsageError: If a revision is asked for of what is no hub id.
         CheckpointError: If it cannot be had, or is no Video-LLaVA.
     """
     named = settings.checkpoint or settings.model
     hub_id = None
+    if settings.revision and (named.startswith(BUNDLED_SCHEME) or os.path.isdir(os.path.expanduser(named))):
+        raise UsageError(f"revision is {settings.revision!r}, and {settings.model!r} is no hub id: leave it out")
     if named.startswith(BUNDLED_SCHEME):
         folder = BUNDLED_FOLDER / named.removeprefix(BUNDLED_SCHEME)
     elif os.path.isdir(local := os.path.expanduser(named)):
@@ -65,7 +67,10 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     config = _read_json(folder / "config.json", settings.model)
     if config.get("model_type") != MODEL_TYPE:
         raise CheckpointError(f"{settings.model!r} is a {config.get('model_type')!r} model, not a Video-LLaVA one")
-    return _described(settings, folder, hub_id, config)
+    try:
+        return _described(settings, folder, hub_id, config)
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
@@ -75,16 +80,17 @@ def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
         CheckpointError: If they cannot be had, or are not in the safetensors format.
     """
     folder = checkpoint.folder
-    if checkpoint.hub_id and _missing_shards(checkpoint):
+    if checkpoint.hub_id and missing_shards(checkpoint):
         # The folder of a hub snapshot is named after its commit: weights must come from the same one.
         folder = _fetch(checkpoint.hub_id, WEIGHT_FILES, folder.name, offline=offline)
-    if missing := _missing_shards(checkpoint):
+    if missing := missing_shards(checkpoint):
         whose = "in the local cache" if checkpoint.hub_id else f"in {str(folder)!r}"
         hint = ": run once without --offline" if offline and checkpoint.hub_id else ""
         raise CheckpointError(f"{checkpoint.name!r} has no weights {missing[0]} {whose}{hint}")
 
 
-def _missing_shards(checkpoint: Checkpoint) -> list[str]:
+def missing_shards(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of weight files that are not on this disk."""
     index = checkpoint.folder / "model.safetensors.index.json"
     shards = {"model.safetensors"}
     if index.exists():
@@ -106,7 +112,6 @@ def _described(settings: Settings, folder: Path, hub_id: str | None, config: Map
         name=settings.model,
         folder=folder,
         hub_id=hub_id,
-        revision=settings.revision,
         context_length=int(text.get("max_position_embeddings", 2048)),
         image_token_id=int(config.get("image_token_id", config.get("image_token_index", 32000))),
         video_token_id=int(config.get("video_token_id", config.get("video_token_index", 32001))),
@@ -163,7 +168,11 @@ def _hub_errors(hub_id: str, revision: str | None, *, offline: bool) -> Iterator
         ) from error
     except hub.HFValidationError as error:
         raise CheckpointError(f"{hub_id!r} is neither a folder nor a hub id such as owner/name") from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+    except hub.OfflineModeIsEnabled as error:
+        raise CheckpointError(
+            f"HF_HUB_OFFLINE is set, and {hub_id!r}{at} is not in the local cache: unset it once, or try -m tiny"
+        ) from error
+    except hub.LocalEntryNotFoundError as error:
         if offline:
             raise CheckpointError(
                 f"offline, and {hub_id!r}{at} is not in the local cache: run once without --offline, or try -m tiny"
@@ -171,6 +180,5 @@ def _hub_errors(hub_id: str, revision: str | None, *, offline: bool) -> Iterator
         raise CheckpointError(
             f"{hub_id!r}{at} is not in the local cache and the hub cannot be reached: check the network, or try -m tiny"
         ) from error
-    except (hub.HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"cannot fetch {hub_id!r}{at}: {reason}") from error
+    except (hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]  # of line, disk, hf_xet
+        raise CheckpointError(f"cannot fetch {hub_id!r}{at}: {first_line(error)}") from error

@@ -13,12 +13,15 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
 
 from videollava_cli.engine.checkpoint import Checkpoint, weight_bytes
-from videollava_cli.errors import CheckpointError, GenerationError, UsageError
+from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
+from videollava_cli.generation import is_out_of_memory
 from videollava_cli.settings import Settings
 
 FLASH_ATTENTION = "flash_attention_2"
-# Share of a device's free memory that weights may take; the rest is for the KV cache and activations.
-WEIGHTS_SHARE = 0.85
+# Beside the weights: the KV cache of a clip (1,028 MiB in fp16 for the 7B) and the activations of its prefill.
+RESERVED_BYTES = 1536 << 20
+CHECKPOINT_BITS = 16  # a weight, as published
+QUANTIZED_BITS = {"load_4bit": 4.5, "load_8bit": 8.5}  # a weight, with its share of the scales
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -33,8 +36,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
                 checkpoint.folder, local_files_only=True, trust_remote_code=False, padding_side="left"
             )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"cannot read the tokenizer of {checkpoint.name!r}: {reason}") from error
+        raise CheckpointError(f"cannot read the tokenizer of {checkpoint.name!r}: {first_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
@@ -85,27 +87,42 @@ def load_model(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForCondi
     check_machine(settings)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    try:
-        with quiet_libraries():
-            model = VideoLlavaForConditionalGeneration.from_pretrained(
-                checkpoint.folder,
-                dtype=dtype,
-                device_map=_device_map(checkpoint, settings, device, dtype),
-                quantization_config=_quantization(settings),
-                attn_implementation=settings.attn_implementation,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-    except torch.OutOfMemoryError as error:
-        raise GenerationError(
-            f"{checkpoint.name!r} does not fit into the memory of {device}: try --load-4bit"
-        ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {reason}") from error
+    with _loading_errors(checkpoint, device), quiet_libraries():
+        loaded: Any = VideoLlavaForConditionalGeneration.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            device_map=_device_map(checkpoint, settings, device, dtype),
+            quantization_config=_quantization(settings),
+            attn_implementation=settings.attn_implementation,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    model, report = loaded  # with output_loading_info
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"the weights of {checkpoint.name!r} are incomplete: {missing[0]} is missing")
     assert isinstance(model, VideoLlavaForConditionalGeneration)
     model.train(mode=False)
     return model
+
+
+@contextmanager
+def _loading_errors(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
+    """Turn what transformers, accelerate and bitsandbytes raise while loading into one line that says what to do."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(f"a package that these settings need is missing or too old: {first_line(error)}") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise GenerationError(
+                f"{checkpoint.name!r} does not fit into the memory of {device}: try --load-4bit"
+            ) from error
+        raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        if "dispatched on the CPU" in str(error):  # bitsandbytes does not quantize what does not fit the GPU
+            raise GenerationError(f"{checkpoint.name!r} does not fit into the memory of {device}") from error
+        raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -141,10 +158,21 @@ def _device_map(
     """Return where the weights go: one device, or spread by accelerate when one GPU is too small."""
     if device.type != "cuda" or settings.device.startswith("cuda:"):
         return {"": device}
-    bits = 4 if settings.load_4bit else 8 if settings.load_8bit else torch.finfo(dtype).bits
-    needed = weight_bytes(checkpoint) * bits / 16  # checkpoints are published in 16 bits
     free, _ = torch.cuda.mem_get_info(device)
-    return "auto" if needed > WEIGHTS_SHARE * free else {"": device}
+    needed = needed_bytes(weight_bytes(checkpoint), settings, torch.finfo(dtype).bits)
+    return "auto" if needed > free else {"": device}
+
+
+def needed_bytes(weights: int, settings: Settings, bits: int) -> int:
+    """Return how much memory a checkpoint takes on a device, with what answering about a clip adds.
+
+    Args:
+        weights: Size of the weight files in bytes.
+        settings: Whether they are quantized.
+        bits: Of a number in the model's format, where they are not.
+    """
+    quantized = [number for key, number in QUANTIZED_BITS.items() if getattr(settings, key)]
+    return int(weights * (quantized[0] if quantized else bits) / CHECKPOINT_BITS) + RESERVED_BYTES
 
 
 def _quantization(settings: Settings) -> Any:
