@@ -1,8 +1,11 @@
 """Where media come from: disk, web, hub; each refusal in one line that says what to do."""
 
 import os
+import resource
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from media_files import grey, indices_of, write_image, write_video
@@ -246,3 +249,43 @@ def test_what_was_fetched_goes_away_with_the_reader(serve, video_bytes):
 
     assert size == len(video_bytes)
     assert not path.parent.exists()
+
+
+def test_stdin_that_cannot_be_read_is_told(tmp_path, monkeypatch, reader):
+    descriptor = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    with open(descriptor, "rb", closefd=True) as file:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
+
+        with pytest.raises(MediaError, match=r"^cannot read stdin: Bad file descriptor; pipe a file into it$"):
+            reader.find("-")
+
+
+def test_stdin_that_does_not_fit_on_the_disk_is_told(tmp_path, monkeypatch, reader):
+    path = tmp_path / "large"
+    path.write_bytes(b"x" * 500_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with path.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with pytest.raises(MediaError, match=r"^cannot copy stdin to '.*vllava-.*': File too large$"):
+                reader.find("-")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_file_of_this_disk_is_read_where_nothing_can_be_fetched(tmp_path, monkeypatch, read):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+
+    assert read(write_video(tmp_path / "clip.mp4", 8)).kind is MediaKind.VIDEO
+
+
+def test_want_of_a_temporary_folder_is_told(serve, tmp_path, monkeypatch, reader, video_bytes):
+    base = serve(clip__mp4=(200, {}, video_bytes))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+
+    with pytest.raises(MediaError) as refusal:
+        reader.find(f"{base}/clip.mp4")
+
+    reason = "No such file or directory; point TMPDIR to one with space"
+    assert str(refusal.value) == f"cannot make a temporary folder: {reason}"

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, Image, MediaKind
 from videollava_cli.reader.sources import to_file
 from videollava_cli.sampling import Window
@@ -52,7 +53,7 @@ class MediaReader:
 
     def __init__(self, *, offline: bool = False) -> None:
         self.offline = offline
-        self._scratch = TemporaryDirectory(prefix="vllava-")
+        self._scratch: TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +65,9 @@ class MediaReader:
 
     def close(self) -> None:
         """Remove what was fetched."""
-        self._scratch.cleanup()
+        if self._scratch:
+            self._scratch.cleanup()
+            self._scratch = None
 
     def find(self, source: str) -> Found:
         """Find a medium and identify it, without decoding a frame.
@@ -75,7 +78,7 @@ class MediaReader:
         Raises:
             MediaError: If there is none, or it is neither a video nor an image.
         """
-        path = to_file(source, Path(self._scratch.name), offline=self.offline)
+        path = to_file(source, self._scratch_folder, offline=self.offline)
         name = "stdin" if source == "-" else source
         if _looks_like_a_still(path):
             from videollava_cli.reader.stills import probe_still
@@ -108,6 +111,16 @@ class MediaReader:
         if found.form == "animation":
             return read_animation(found.path, found.name, window or Window(), partial(shrink_frame, pixels=pixels))
         return read_image(found.path, found.name, partial(shrink_image, pixels=pixels))
+
+    def _scratch_folder(self) -> Path:
+        """Return the folder for what is fetched, made at the first call."""
+        if not self._scratch:
+            try:
+                self._scratch = TemporaryDirectory(prefix="vllava-")
+            except OSError as error:
+                reason = error.strerror or error
+                raise MediaError(f"cannot make a temporary folder: {reason}; point TMPDIR to one with space") from error
+        return Path(self._scratch.name)
 
 
 def _looks_like_a_still(path: Path) -> bool:

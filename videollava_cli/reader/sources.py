@@ -4,6 +4,7 @@ import difflib
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from videollava_cli.errors import MediaError
@@ -12,12 +13,12 @@ from videollava_cli.reader.limits import copy_bounded
 STDIN = "-"
 
 
-def to_file(source: str, scratch: Path, *, offline: bool = False) -> Path:
-    """Return the file that a source names, fetched into `scratch` when it is not on this disk.
+def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) -> Path:
+    """Return the file that a source names, fetched when it is not on this disk.
 
     Args:
         source: A path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin.
-        scratch: A private folder for what is fetched.
+        scratch: Gives a private folder for what is fetched.
         offline: Refuse what would need the network; hf:// names are looked up in the local cache.
 
     Raises:
@@ -31,7 +32,7 @@ def to_file(source: str, scratch: Path, *, offline: bool = False) -> Path:
             raise MediaError(f"offline, so {source} cannot be fetched: leave --offline out or name a local file")
         from videollava_cli.reader.web import fetch_url  # urllib alone takes a third of a mistyped path's time
 
-        return fetch_url(source, scratch)
+        return fetch_url(source, scratch())
     if scheme == "hf":
         return _from_hub(source, offline=offline)
     return _from_disk(source)
@@ -67,16 +68,34 @@ def _suggestion(path: Path) -> str:
     return f"; did you mean {str(path.with_name(found[0]))!r}?" if found else ""
 
 
-def _from_stdin(scratch: Path) -> Path:
+def _from_stdin(scratch: Callable[[], Path]) -> Path:
     if sys.stdin is None or sys.stdin.isatty():
         what = "closed" if sys.stdin is None else "the terminal"
         raise MediaError(f"'-' reads a video or image from stdin, and stdin is {what}: pipe a file into it")
-    path = scratch / "stdin"
-    with path.open("wb") as file:
-        num_bytes = copy_bounded(sys.stdin.buffer, file, "stdin")
+    path = scratch() / "stdin"
+    try:
+        with path.open("wb") as file:
+            num_bytes = copy_bounded(_Stdin(), file, "stdin")
+    except OSError as error:
+        raise MediaError(f"cannot copy stdin to {str(path.parent)!r}: {error.strerror or error}") from error
     if num_bytes == 0:
         raise MediaError("stdin is empty: 0 bytes")
     return path
+
+
+class _Stdin:
+    """The bytes on stdin."""
+
+    def read(self, amount: int, /) -> bytes:
+        """Return up to so many bytes, none at the end.
+
+        Raises:
+            MediaError: If stdin cannot be read, such as one that is open for writing only.
+        """
+        try:
+            return sys.stdin.buffer.read(amount)
+        except OSError as error:
+            raise MediaError(f"cannot read stdin: {error.strerror or error}; pipe a file into it") from error
 
 
 def _from_hub(source: str, *, offline: bool) -> Path:
