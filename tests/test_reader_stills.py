@@ -304,3 +304,35 @@ def test_damaged_exif_tags_do_not_hide_the_picture(tmp_path, read):
     path.write_bytes(content[:tags] + b"\xff\xff" + content[tags + 2 :])
 
     assert level_of(read(path)) == 80
+
+
+def avif_of_other_brands(path, major, *compatible):
+    """Write an AVIF picture whose `ftyp` box names these brands."""
+    content = still(path, grey(20), form="AVIF").read_bytes()
+    size = int.from_bytes(content[:4], "big")
+    names = b"".join(compatible)
+    assert len(names) <= size - 16
+    path.write_bytes(content[:8] + major + content[12:16] + names.ljust(size - 16, b"\0") + content[size:])
+    return path
+
+
+@pytest.mark.parametrize(
+    "brands", [(b"mif1", b"avif", b"mif1"), (b"mif1", b"miaf", b"MA1B", b"avif"), (b"avif", b"mif1")]
+)
+def test_avif_picture_is_known_by_any_of_its_brands(tmp_path, read, brands):
+    path = avif_of_other_brands(tmp_path / "picture.avif", *brands)
+
+    image = read(path)
+
+    assert (image.kind, level_of(image)) == (MediaKind.IMAGE, 80)
+
+
+@pytest.mark.parametrize("brands", [(b"heic", b"mif1"), (b"mif1", b"heic"), (b"MiHE", b"miaf", b"heix"), (b"msf1",)])
+def test_heic_picture_is_refused_with_the_way_out(tmp_path, reader, brands):
+    path = avif_of_other_brands(tmp_path / "picture.heic", *brands)
+
+    with pytest.raises(MediaError) as refusal:
+        reader.find(str(path))
+
+    message = f"{str(path)!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG"
+    assert str(refusal.value) == message

@@ -15,7 +15,7 @@ from videollava_cli.sampling import Window
 if TYPE_CHECKING:
     from videollava_cli.preprocessing import PixelSettings
 
-SIGNATURE_BYTES = 32
+SIGNATURE_BYTES = 4096  # enough for every brand that an ISO file says it is compatible with
 STILL_SIGNATURES = (
     b"\x89PNG\r\n\x1a\n",
     b"\xff\xd8\xff",  # JPEG
@@ -29,6 +29,8 @@ STILL_SIGNATURES = (
     b"P5\n",
     b"P6\n",
 )
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12; AVIF files bear some too
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class MediaReader:
         """
         path = to_file(source, self._scratch_folder, offline=self.offline)
         name = "stdin" if source == "-" else source
-        if _looks_like_a_still(path):
+        if _looks_like_a_still(path, name):
             from videollava_cli.reader.stills import probe_still
 
             return Found(name, path, "animation" if probe_still(path, name) else "still")
@@ -123,10 +125,25 @@ class MediaReader:
         return Path(self._scratch.name)
 
 
-def _looks_like_a_still(path: Path) -> bool:
-    """Return whether the first bytes are those of a format that Pillow reads."""
+def _looks_like_a_still(path: Path, name: str) -> bool:
+    """Return whether the first bytes are those of a format that Pillow reads.
+
+    Raises:
+        MediaError: If they are those of a HEIC picture, which neither Pillow nor PyAV puts together from its tiles.
+    """
     with path.open("rb") as file:
         head = file.read(SIGNATURE_BYTES)
+    brands = _iso_brands(head)
+    if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
+        raise MediaError(f"{name!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG")
     is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    is_avif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")
-    return head.startswith(STILL_SIGNATURES) or is_webp or is_avif
+    return head.startswith(STILL_SIGNATURES) or is_webp or bool(brands & AVIF_BRANDS)
+
+
+def _iso_brands(head: bytes) -> set[bytes]:
+    """Return the major and the compatible brands of an ISO file's `ftyp` box; none for another file."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = int.from_bytes(head[:4], "big")
+    compatible = head[16:end]  # behind size, "ftyp", major brand and its version
+    return {head[8:12], *(compatible[i : i + 4] for i in range(0, len(compatible), 4))}
