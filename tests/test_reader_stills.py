@@ -182,7 +182,7 @@ def test_animation_shorter_than_eight_frames_repeats_frames_and_says_so(tmp_path
     clip = read(path)
 
     assert indices_of(clip) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert clip.notices == (f"{str(path)!r} has 2 frames to sample: repeated to make eight",)
+    assert clip.notices == (f"{str(path)!r} has 2 frames to sample: repeated to make 8",)
 
 
 def test_window_applies_to_animations(tmp_path, read):

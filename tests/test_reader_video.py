@@ -118,7 +118,7 @@ def test_clip_shorter_than_eight_frames_repeats_frames_and_says_so(tmp_path, rea
 
     assert indices_of(clip) == chosen
     word = "frame" if num_frames == 1 else "frames"
-    assert clip.notices == (f"{str(path)!r} has {num_frames} {word} to sample: repeated to make eight",)
+    assert clip.notices == (f"{str(path)!r} has {num_frames} {word} to sample: repeated to make 8",)
 
 
 @pytest.mark.parametrize(

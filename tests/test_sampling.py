@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videollava_cli.sampling import Window, uniform_indices
+from videollava_cli.sampling import Window, repetition_notice, uniform_indices
 
 times = st.lists(st.floats(0, 100, allow_nan=False), max_size=30).map(sorted)
 bounds = st.none() | st.floats(0, 100, allow_nan=False)
@@ -63,3 +63,8 @@ def test_open_window_holds_every_frame():
 
 def test_window_behind_the_last_frame_is_empty():
     assert len(Window(start=2.0).positions([0.0, 1.0])) == 0
+
+
+@pytest.mark.parametrize(("num_frames", "count"), [(1, "1 frame"), (7, "7 frames")])
+def test_notice_of_repeated_frames_tells_both_numbers(num_frames, count):
+    assert repetition_notice("a.mp4", num_frames) == f"'a.mp4' has {count} to sample: repeated to make 8"

@@ -15,7 +15,7 @@ from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, FrameStamp, Image
 from videollava_cli.reader.limits import check_size
-from videollava_cli.sampling import Window, uniform_indices
+from videollava_cli.sampling import Window, repetition_notice, uniform_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,14 +76,9 @@ def read_animation(path: Path, name: str, window: Window, shrink: "Shrink") -> C
             raise MediaError(f"{name!r} has no frames between the times asked for: its last frame is at {last:.2f} s")
         chosen = [positions[i] for i in uniform_indices(len(positions))]
         shrunk = {index: shrink(rgb) for index, rgb in _chosen_frames(picture, name, set(chosen))}
-    notices = (few_frames_notice(name, len(positions)),) if len(positions) < len(chosen) else ()
+    notices = (repetition_notice(name, len(positions)),) if len(positions) < len(chosen) else ()
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Clip(name=name, frames=np.stack([shrunk[i] for i in chosen]), stamps=stamps, notices=notices)
-
-
-def few_frames_notice(name: str, num_frames: int) -> str:
-    """Return the notice that frames were repeated."""
-    return f"{name!r} has {num_frames} frame{'s' if num_frames > 1 else ''} to sample: repeated to make eight"
 
 
 @contextmanager

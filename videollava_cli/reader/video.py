@@ -16,9 +16,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
-from videollava_cli.media import Clip, FrameStamp
+from videollava_cli.media import NUM_FRAMES, Clip, FrameStamp
 from videollava_cli.reader.limits import check_size
-from videollava_cli.sampling import Window, uniform_indices
+from videollava_cli.sampling import Window, repetition_notice, uniform_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Shrink = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,nut,mxf,ivf"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
 MAX_PIXELS = 1 << 27  # 134 million: beyond 16K video
 OPEN_SECONDS = 30.0
 
@@ -187,8 +187,8 @@ def _opened(path: Path, name: str) -> Iterator[av.container.InputContainer]:
 
 def _notices(name: str, decoded: _Decoded, window: Window) -> Iterator[str]:
     num_frames = len(window.positions(decoded.seconds))
-    if num_frames < 8:
-        yield f"{name!r} has {num_frames} frame{'s' if num_frames > 1 else ''} to sample: repeated to make eight"
+    if num_frames < NUM_FRAMES:
+        yield repetition_notice(name, num_frames)
     if decoded.num_damaged:
         yield f"{name!r} is damaged{_damage(decoded.num_damaged)}: the frames come from the rest"
 
