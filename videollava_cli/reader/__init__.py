@@ -4,16 +4,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, Image, MediaKind
+from videollava_cli.reader.shrink import ReadingStopped, Shrink
 from videollava_cli.reader.sources import to_file
 from videollava_cli.sampling import Window
 
 if TYPE_CHECKING:
     from videollava_cli.preprocessing import PixelSettings
+
+__all__ = ["Found", "MediaReader", "ReadingStopped"]
 
 SIGNATURE_BYTES = 4096  # enough for every brand that an ISO file says it is compatible with
 STILL_SIGNATURES = (
@@ -56,6 +60,7 @@ class MediaReader:
     def __init__(self, *, offline: bool = False) -> None:
         self.offline = offline
         self._scratch: TemporaryDirectory[str] | None = None
+        self._stopped = Event()
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +75,10 @@ class MediaReader:
         if self._scratch:
             self._scratch.cleanup()
             self._scratch = None
+
+    def stop(self) -> None:
+        """Let a `read` in another thread, and every later one, end within a frame by raising `ReadingStopped`."""
+        self._stopped.set()
 
     def find(self, source: str) -> Found:
         """Find a medium and identify it, without decoding a frame.
@@ -101,18 +110,21 @@ class MediaReader:
 
         Raises:
             MediaError: If it is damaged beyond use, or has no frame in the window.
+            ReadingStopped: If `stop` was called.
         """
         from videollava_cli.preprocessing import shrink_frame, shrink_image
 
+        to_side = shrink_image if found.form == "still" else shrink_frame
+        shrink = Shrink(partial(to_side, pixels=pixels), self._stopped)
         if found.form == "video":
             from videollava_cli.reader.video import read_clip
 
-            return read_clip(found.path, found.name, window or Window(), partial(shrink_frame, pixels=pixels))
+            return read_clip(found.path, found.name, window or Window(), shrink)
         from videollava_cli.reader.stills import read_animation, read_image
 
         if found.form == "animation":
-            return read_animation(found.path, found.name, window or Window(), partial(shrink_frame, pixels=pixels))
-        return read_image(found.path, found.name, partial(shrink_image, pixels=pixels))
+            return read_animation(found.path, found.name, window or Window(), shrink)
+        return read_image(found.path, found.name, shrink)
 
     def _scratch_folder(self) -> Path:
         """Return the folder for what is fetched, made at the first call."""

@@ -2,7 +2,7 @@
 
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,12 +15,11 @@ from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, FrameStamp, Image
 from videollava_cli.reader.limits import check_size
+from videollava_cli.reader.shrink import Shrink
 from videollava_cli.sampling import Window, repetition_notice, uniform_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    Shrink = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ANIMATED_FORMATS = ("AVIF", "GIF", "PNG", "WEBP")
@@ -50,7 +49,7 @@ def probe_still(path: Path, name: str) -> bool:
         return picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
 
 
-def read_image(path: Path, name: str, shrink: "Shrink") -> Image:
+def read_image(path: Path, name: str, shrink: Shrink) -> Image:
     """Read a still picture, upright and over white where it is transparent.
 
     Raises:
@@ -62,20 +61,20 @@ def read_image(path: Path, name: str, shrink: "Shrink") -> Image:
         return Image(name=name, pixels=shrink(rgb))
 
 
-def read_animation(path: Path, name: str, window: Window, shrink: "Shrink") -> Clip:
+def read_animation(path: Path, name: str, window: Window, shrink: Shrink) -> Clip:
     """Read eight frames of a GIF, APNG, WebP or AVIF animation.
 
     Raises:
         MediaError: If it is damaged, or has no frame in the window.
     """
     with _opened(path, name) as picture:
-        seconds = list(_frame_times(picture, name))
+        seconds = list(_frame_times(picture, name, shrink))
         positions = window.positions(seconds)
         if not positions:
             last = seconds[-1]
             raise MediaError(f"{name!r} has no frames between the times asked for: its last frame is at {last:.2f} s")
         chosen = [positions[i] for i in uniform_indices(len(positions))]
-        shrunk = {index: shrink(rgb) for index, rgb in _chosen_frames(picture, name, set(chosen))}
+        shrunk = {index: shrink(rgb) for index, rgb in _chosen_frames(picture, name, set(chosen), shrink)}
     notices = (repetition_notice(name, len(positions)),) if len(positions) < len(chosen) else ()
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Clip(name=name, frames=np.stack([shrunk[i] for i in chosen]), stamps=stamps, notices=notices)
@@ -103,26 +102,30 @@ def _damage_told(name: str) -> Iterator[None]:
         raise MediaError(f"cannot read {name!r}: {error}") from error
 
 
-def _shown_frames(picture: Pillow.Image) -> Iterator[Pillow.Image]:
+def _shown_frames(picture: Pillow.Image, shrink: Shrink) -> Iterator[Pillow.Image]:
     """Yield the frames that viewers show, without the poster that an APNG may hold for those that cannot."""
     num_posters = 1 if getattr(picture, "default_image", False) else 0
-    return islice(ImageSequence.Iterator(picture), num_posters, None)
+    for frame in islice(ImageSequence.Iterator(picture), num_posters, None):
+        shrink.check()
+        yield frame
 
 
-def _frame_times(picture: Pillow.Image, name: str) -> Iterator[float]:
+def _frame_times(picture: Pillow.Image, name: str, shrink: Shrink) -> Iterator[float]:
     """Yield the time at which each frame appears, in seconds."""
     elapsed_ms = 0.0
     with _damage_told(name):
-        for frame in _shown_frames(picture):
+        for frame in _shown_frames(picture, shrink):
             yield elapsed_ms / 1000
             frame.load()  # WebP and AVIF know a frame's duration only then
             elapsed_ms += float(frame.info.get("duration") or DEFAULT_DURATION_MS)
 
 
-def _chosen_frames(picture: Pillow.Image, name: str, chosen: set[int]) -> Iterator[tuple[int, "NDArray[np.uint8]"]]:
+def _chosen_frames(
+    picture: Pillow.Image, name: str, chosen: set[int], shrink: Shrink
+) -> Iterator[tuple[int, "NDArray[np.uint8]"]]:
     """Yield the index and RGB of some frames."""
     with _damage_told(name):
-        for index, frame in enumerate(_shown_frames(picture)):
+        for index, frame in enumerate(_shown_frames(picture, shrink)):
             if index in chosen:
                 yield index, _rgb(frame)
 

@@ -1,6 +1,6 @@
 """Videos through PyAV: files to eight frames by presentation order; knows nothing of stills or of the model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,11 @@ from av.video.stream import VideoStream
 from videollava_cli.errors import MediaError
 from videollava_cli.media import NUM_FRAMES, Clip, FrameStamp
 from videollava_cli.reader.limits import check_size
+from videollava_cli.reader.shrink import Shrink
 from videollava_cli.sampling import Window, repetition_notice, uniform_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    Shrink = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
@@ -42,7 +41,7 @@ def probe_video(path: Path, name: str) -> None:
         check_size(name, stream.width, stream.height, MAX_PIXELS)
 
 
-def read_clip(path: Path, name: str, window: Window, shrink: "Shrink") -> Clip:
+def read_clip(path: Path, name: str, window: Window, shrink: Shrink) -> Clip:
     """Read eight frames, sampled uniformly from the window, each rotated upright and shrunk on arrival.
 
     Frames count in presentation order. The packets are counted first, since many headers do not know the
@@ -57,7 +56,7 @@ def read_clip(path: Path, name: str, window: Window, shrink: "Shrink") -> Clip:
     Raises:
         MediaError: If no frame can be decoded, or none lies in the window.
     """
-    seconds = _packet_times(path, name)
+    seconds = _packet_times(path, name, shrink)
     wanted = _chosen(seconds, window)
     decoded = _decode(path, name, set(wanted), shrink)
     if len(decoded.seconds) != len(seconds) or _chosen(decoded.seconds, window) != wanted:
@@ -85,13 +84,14 @@ class _Decoded:
     num_damaged: int = 0
 
 
-def _decode(path: Path, name: str, wanted: set[int], shrink: "Shrink") -> _Decoded:
+def _decode(path: Path, name: str, wanted: set[int], shrink: Shrink) -> _Decoded:
     decoded = _Decoded()
     with _opened(path, name) as container:
         stream = _video_stream(container, name)
         stream.thread_type = "AUTO"
         clock = _Clock(container, stream)
         for frame in _frames(container, stream, decoded):
+            shrink.check()
             index = len(decoded.seconds)
             decoded.seconds.append(clock.seconds(frame.pts, index))
             if index in wanted:
@@ -114,7 +114,7 @@ def _frames(container: av.container.InputContainer, stream: VideoStream, decoded
                 return
 
 
-def _packet_times(path: Path, name: str) -> list[float]:
+def _packet_times(path: Path, name: str, shrink: Shrink) -> list[float]:
     """Return the times of a file's shown packets in presentation order, in seconds."""
     with _opened(path, name) as container:
         stream = _video_stream(container, name)
@@ -122,6 +122,7 @@ def _packet_times(path: Path, name: str) -> list[float]:
         stamps: list[int | None] = []
         try:
             for packet in container.demux(stream):
+                shrink.check()
                 if packet.size and not packet.is_discard:
                     stamps.append(packet.pts)
         except av.error.FFmpegError:
