@@ -91,8 +91,8 @@ def damage_packet(path: Path, number: int) -> Path:
     """Overwrite one packet of a video, so that it cannot be decoded."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-        start, size = packets[number].pos, packets[number].size
-    content = bytearray(path.read_bytes())
+        content, size = bytearray(path.read_bytes()), packets[number].size
+    start = content.index(bytes(packets[number]), packets[number].pos)  # a container's own header may stand before
     content[start : start + size] = b"\xff" * size
     path.write_bytes(content)
     return path

@@ -4,6 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 from av.video.frame import PictureType
 from media_files import (
@@ -24,8 +25,11 @@ from media_files import (
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import MediaKind
+from videollava_cli.preprocessing import shrink_frame
 
 B_FRAMES = Recipe(options={"bf": "3", "g": "12", "preset": "ultrafast"})
+OPEN_GOP = replace(B_FRAMES, options={"bf": "3", "x264-params": "open-gop=1:keyint=12:min-keyint=12"})
+INTRA_REFRESH = replace(B_FRAMES, options={"bf": "0", "x264-params": "intra-refresh=1:keyint=12"})
 FAST_START = replace(B_FRAMES, container={"movflags": "faststart"})
 
 
@@ -37,6 +41,18 @@ def header_count(path):
 def has_b_frames(path):
     with av.open(str(path)) as container:
         return PictureType.B in {frame.pict_type for frame in container.decode(video=0)}
+
+
+def all_frames(path, pixels):
+    """Decode a whole file from its beginning, as the plainest program would."""
+    with av.open(str(path)) as container:
+        return [shrink_frame(frame.to_ndarray(format="rgb24"), pixels) for frame in container.decode(video=0)]
+
+
+def damage_packets(path, numbers):
+    for number in numbers:
+        damage_packet(path, number)
+    return path
 
 
 def stamps_of(clip):
@@ -152,6 +168,102 @@ def test_window_behind_the_last_frame_is_refused_with_the_time_of_that_frame(tmp
 
     with pytest.raises(MediaError, match=r"no frames between the times asked for: its last frame is at 0\.90 s"):
         read(path, 5.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("clip.mp4", B_FRAMES),
+        ("clip.mkv", B_FRAMES),
+        ("clip.ts", B_FRAMES),
+        ("clip.avi", MPEG4),
+        ("clip.webm", replace(VP9, options={"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"})),
+        ("fragmented.mp4", replace(B_FRAMES, container={"movflags": "frag_keyframe+empty_moov"})),
+        ("open.mp4", OPEN_GOP),
+        ("open.mkv", OPEN_GOP),
+        ("refresh.mp4", INTRA_REFRESH),
+        ("refresh.mkv", INTRA_REFRESH),
+    ],
+)
+def test_window_anywhere_gives_the_frames_that_decoding_from_the_beginning_gives(tmp_path, read, pixels, name, recipe):
+    path = write_video(tmp_path / name, 60, recipe)
+    expected = all_frames(path, pixels)
+
+    for start in range(0, 60, 3):
+        clip = read(path, start / 10 - 0.01, None if start % 2 else start / 10 + 0.79)
+
+        indices = [stamp.index for stamp in clip.stamps]
+        assert indices[0] == start
+        assert np.array_equal(clip.frames, [expected[index] for index in indices])
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("clip.mp4", B_FRAMES),
+        ("clip.mov", B_FRAMES),
+        ("clip.mkv", B_FRAMES),
+        ("clip.webm", replace(VP9, options={**VP9.options, "g": "12"})),
+    ],
+)
+def test_late_window_does_not_decode_what_lies_before_it(tmp_path, read, name, recipe):
+    path = damage_packets(write_video(tmp_path / name, 60, recipe), range(1, 36))
+
+    clip = read(path, 5.0, 5.8)
+
+    assert indices_of(clip) == [50, 51, 52, 53, 54, 55, 56, 57]
+    assert [stamp.index for stamp in clip.stamps] == [50, 51, 52, 53, 54, 55, 56, 57]
+    assert clip.notices == ()
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("clip.mp4", B_FRAMES), ("clip.mkv", B_FRAMES), ("clip.avi", MJPEG)])
+def test_nothing_is_decoded_behind_the_last_wanted_frame(tmp_path, read, name, recipe):
+    path = damage_packets(write_video(tmp_path / name, 60, recipe), range(40, 60))
+
+    clip = read(path, None, 0.8)
+
+    assert indices_of(clip) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert clip.notices == ()
+
+
+def test_damage_inside_a_late_window_is_passed_over_and_told(tmp_path, read):
+    path = damage_packet(write_video(tmp_path / "clip.mp4", 60, MJPEG), 52)
+
+    clip = read(path, 5.0)
+
+    assert indices_of(clip) == [50, 51, 53, 54, 55, 56, 57, 58]
+    assert clip.notices == (f"{str(path)!r} is damaged (1 packet could not be decoded): the frames come from the rest",)
+
+
+def test_damage_before_the_window_counts_in_a_container_that_cannot_seek(tmp_path, read):
+    path = damage_packet(write_video(tmp_path / "clip.avi", 60, MJPEG), 3)
+
+    clip = read(path, 5.0)
+
+    assert clip.notices == (f"{str(path)!r} is damaged (1 packet could not be decoded): the frames come from the rest",)
+
+
+def write_twins(path, num_frames, twin):
+    """Write a video one frame of which has the timestamp of the frame before it."""
+    plain = write_video(path.with_name(f"plain-{path.name}"), num_frames, MJPEG)
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        packets[twin].pts = packets[twin].dts = packets[twin - 1].pts
+        for packet in packets:
+            packet.stream = stream
+            target.mux(packet)
+    with av.open(str(path)) as container:
+        assert len({packet.pts for packet in container.demux(video=0) if packet.size}) == num_frames - 1
+    return path
+
+
+def test_frames_that_share_a_timestamp_are_counted_one_by_one(tmp_path, read):
+    path = write_twins(tmp_path / "clip.mkv", 40, twin=31)
+
+    clip = read(path, 3.0)
+
+    assert indices_of(clip) == [stamp.index for stamp in clip.stamps] == [30, 31, 32, 33, 35, 36, 37, 38]
 
 
 def test_frame_rate_that_is_no_whole_number_gives_true_times(tmp_path, read):
