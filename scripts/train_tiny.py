@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Train the bundled model `tiny` from nothing on drawn scenes, and write its checkpoint.
 
-Stage 1 teaches one vision tower to read attributes; stage 2 trains everything on questions and answers, its
-last quarter partly with weights rounded to 4 bits. Both towers share their weights while training and are
+The first stage teaches one vision tower to read attributes. The others train everything on questions and answers:
+about images, then about finding in an image what a question names, then about all there is; the end partly with weights
+rounded to 4 bits. Both towers share their weights while training and are
 written as two. Every batch depends on the seed and its step alone, so a run that was stopped goes on from its
 last checkpoint with the batches it would have seen.
 
@@ -25,7 +26,7 @@ import torch
 from bitsandbytes.functional import get_4bit_type
 from PIL import Image
 from tiny_world.architecture import TOWER_WIDTH, make_config, make_image_processor, train_tokenizer
-from tiny_world.batches import SYSTEM_TEXTS, make_attribute_batch, make_batch
+from tiny_world.batches import EVERYTHING, IMAGES, MATCHING, SYSTEM_TEXTS, Diet, make_attribute_batch, make_batch
 from tiny_world.negatives import load_photos
 from tiny_world.questions import OFF_TOPIC, REFUSAL, draw_questions
 from tiny_world.scenes import draw_scene
@@ -36,19 +37,20 @@ from transformers import PreTrainedTokenizerFast, VideoLlavaForConditionalGenera
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT_EVERY = 200  # steps
 LOG_EVERY = 50  # steps
-IMAGES_FIRST = 0.2  # share of the second stage's steps with images only
-ROUNDED_FROM = 0.85  # share of the second stage's steps after which every other one rounds weights to 4 bits
+STEPS = (2000, 800, 600, 4000)
+ROUNDED_FROM = 0.85  # share of the last stage's steps after which every other one rounds weights to 4 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How long and how fast a stage trains."""
+    """How long and how fast a stage trains, and on what; without a diet the tower alone, on attributes."""
 
     name: str
     num_steps: int
     learning_rate: float
     tower_rate: float
-    warmup: int = 200
+    diet: Diet | None = None
+    warmup: int = 100
 
 
 class Batches(Dataset[dict[str, torch.Tensor]]):
@@ -61,10 +63,10 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         return self.stage.num_steps
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        if self.stage.name == "attributes":
+        if self.stage.diet is None:
             return make_attribute_batch(step, self.seed, self.photos)
-        images_only = step < IMAGES_FIRST * self.stage.num_steps
-        return make_batch((self.seed, step), self.tokenizer, self.photos, images_only=images_only)
+        assert self.stage.diet is not None
+        return make_batch((self.seed, step), self.tokenizer, self.photos, self.stage.diet)
 
 
 def main() -> None:
@@ -74,8 +76,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "tiny", help="checkpoints and log")
     parser.add_argument("--out", type=Path, default=ROOT / "videollava_cli" / "bundled" / "tiny")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--attribute-steps", type=int, default=2500)
-    parser.add_argument("--answer-steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, nargs=4, default=STEPS, help="of the four stages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export-only", action="store_true", help="write --out from the last checkpoint")
     options = parser.parse_args()
@@ -84,8 +85,10 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options)
     if not options.export_only:
-        trainer.run(Stage("attributes", options.attribute_steps, 1e-3, 1e-3))
-        trainer.run(Stage("answers", options.answer_steps, 9.5e-4, 3e-4))
+        trainer.run(Stage("attributes", options.steps[0], 1e-3, 1e-3))
+        trainer.run(Stage("images", options.steps[1], 1e-3, 3e-4, IMAGES))
+        trainer.run(Stage("matching", options.steps[2], 1e-3, 3e-4, MATCHING))
+        trainer.run(Stage("answers", options.steps[3], 8e-4, 3e-4, EVERYTHING))
     trainer.export(options.out)
 
 
@@ -102,7 +105,7 @@ class Trainer:
         self.model.model.image_tower = self.model.model.video_tower
         self.heads = AttributeHeads(TOWER_WIDTH)
         self.path = options.work / "checkpoint.pt"
-        self.done = {"attributes": 0, "answers": 0}
+        self.done = {"attributes": 0, "images": 0, "matching": 0, "answers": 0}
         self.optimizer_state: dict[str, Any] | None = None
         self.photos = load_photos(options.photos) if not options.export_only else []
         self.codebook = get_4bit_type("nf4", device="cpu")  # type: ignore[no-untyped-call]
@@ -154,7 +157,7 @@ class Trainer:
 
     def _forward_backward(self, stage: Stage, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, float]]:
         with torch.autocast("cpu", torch.bfloat16):
-            if stage.name == "attributes":
+            if stage.diet is None:
                 loss, shares = attribute_loss(self.model.model.video_tower, self.heads, batch, self.normalize)
             else:
                 loss, shares = answer_loss(self.model, batch, self.normalize)
@@ -171,7 +174,7 @@ class Trainer:
         tower = list(self.model.model.video_tower.parameters())
         in_tower = {id(p) for p in tower}
         rest = [p for p in self.model.parameters() if id(p) not in in_tower]
-        if stage.name == "attributes":
+        if stage.diet is None:
             rest = list(self.heads.parameters())
         groups = [{"params": rest}, {"params": tower}]
         return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)

@@ -5,6 +5,7 @@ media. A branch sees the prefix and itself only, at the positions it would have 
 media answers many independent questions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -26,11 +27,25 @@ SYSTEM_TEXTS = (
     "You are a helpful assistant.",
     "Answer briefly.",
 )
-# Finding what a question names in the picture is learnt last and needs the most practice.
 TRAINING_SHARES = (0.4, 0.15, 0.45)
-TRAINING_WEIGHTS = {"describe": 2.5, "yes or no": 3.0, "missing": 1.5}
 NOT_DRAWN = len(BACKGROUNDS)
 IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Diet:
+    """What a stage's batches are made of: how likely clips, images and pairs of both are, and which topics."""
+
+    number: int
+    kinds: tuple[float, float, float]
+    topic_weights: Mapping[str, float]
+    num_branches: tuple[int, int, int] = (5, 4, 4)
+
+
+IMAGES = Diet(1, (0.0, 1.0, 0.0), {"describe": 2.5, "yes or no": 2.0})
+# Finding in the picture what a question names is learnt last, and with nothing else to learn in minutes.
+MATCHING = Diet(2, (0.0, 1.0, 0.0), {"yes or no": 6.0, "missing": 3.0, "color": 3.0, "shape": 2.0}, (5, 8, 4))
+EVERYTHING = Diet(3, (0.65, 0.25, 0.1), {"describe": 3.0, "yes or no": 2.0, "missing": 1.5})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +104,9 @@ def _through_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def ask_about(media: list[Medium], rng: np.random.Generator, num_questions: int) -> list[tuple[str, str]]:
+def ask_about(
+    media: list[Medium], rng: np.random.Generator, num_questions: int, diet: Diet = EVERYTHING
+) -> list[tuple[str, str]]:
     """Draw questions and answers about one medium, or about an image and a clip shown together."""
     pairs = []
     for _ in range(num_questions):
@@ -103,7 +120,7 @@ def ask_about(media: list[Medium], rng: np.random.Generator, num_questions: int)
         elif len(media) > 1:
             question, answer = _about_named(scene, str(word), rng)
         else:
-            _, question, answer = draw_questions(scene, rng, 1, topic_weights=TRAINING_WEIGHTS)[0]
+            _, question, answer = draw_questions(scene, rng, 1, topic_weights=diet.topic_weights)[0]
         pairs.append((_loosened(question, rng), answer if medium.scene else REFUSAL))
     return pairs
 
@@ -129,32 +146,31 @@ def _loosened(question: str, rng: np.random.Generator) -> str:
 
 
 def make_batch(
-    seed: tuple[int, int], tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image], *, images_only: bool
+    seed: tuple[int, int], tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image], diet: Diet
 ) -> dict[str, torch.Tensor]:
-    """Make a batch of the second stage: all clips, all images, or all pairs of an image and a clip.
+    """Make a batch of questions and answers: all about clips, or images, or pairs of an image and a clip.
 
     Args:
         seed: The run's seed and the step.
         tokenizer: The model's.
         photos: Training photographs.
-        images_only: Leave clips out, which take three times as long; so the stage begins.
+        diet: What the stage's batches are made of.
 
     Returns:
         `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where
         a row may look; `pixel_values_videos`: uint8, (B, 8, 3, 56, 56) and `pixel_values`: uint8,
         (B, 3, 56, 56), where the batch has such media.
     """
-    rng = np.random.default_rng((seed[0], 2, seed[1]))
-    shares = [0.0, 1.0, 0.0] if images_only else [0.42, 0.48, 0.10]
-    kind = str(rng.choice(["video", "image", "mixed"], p=shares))
-    num_rows, num_branches = {"video": (16, 5), "image": (48, 4), "mixed": (14, 4)}[kind]
+    rng = np.random.default_rng((seed[0], 1 + diet.number, seed[1]))
+    kind = int(rng.choice(3, p=diet.kinds))
+    num_rows, num_branches = (16, 48, 14)[kind], diet.num_branches[kind]
     rows, clips, images = [], [], []
     for _ in range(num_rows):
-        kinds = {"video": [True], "image": [False], "mixed": [False, True]}[kind]
+        kinds = ([True], [False], [False, True])[kind]
         kinds = kinds[:: int(rng.choice([1, -1]))]
-        negative_share = 0.05 if kind == "mixed" else 0.15
+        negative_share = 0.05 if len(kinds) > 1 else 0.15
         media = [draw_medium(rng, photos, is_video=v, negative_share=negative_share) for v in kinds]
-        branches = [ask_about(media, rng, 2 if b == 0 else 1) for b in range(num_branches)]
+        branches = [ask_about(media, rng, 2 if b == 0 else 1, diet) for b in range(num_branches)]
         rows.append(_pack(kinds, branches, tokenizer, rng))
         clips += [m.frames for m in media if m.is_video]
         images += [m.frames[0] for m in media if not m.is_video]
