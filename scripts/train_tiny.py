@@ -2,8 +2,8 @@
 """Train the bundled model `tiny` from nothing on drawn scenes, and write its checkpoint.
 
 The first stage teaches one vision tower to read attributes. The others train everything on questions and answers:
-about images, then about finding in an image what a question names, then about all there is; the end partly with weights
-rounded to 4 bits. Both towers share their weights while training and are
+about images, then about finding in an image what a question names, then about two shapes in a clip, then about all
+there is; the end partly with weights rounded to 4 bits. Both towers share their weights while training and are
 written as two. Every batch depends on the seed and its step alone, so a run that was stopped goes on from its
 last checkpoint with the batches it would have seen.
 
@@ -26,7 +26,7 @@ import torch
 from bitsandbytes.functional import get_4bit_type
 from PIL import Image
 from tiny_world.architecture import TOWER_WIDTH, make_config, make_image_processor, train_tokenizer
-from tiny_world.batches import EVERYTHING, IMAGES, MATCHING, SYSTEM_TEXTS, Diet, make_attribute_batch, make_batch
+from tiny_world.batches import EVERYTHING, IMAGES, MATCHING, PAIRS, SYSTEM_TEXTS, Diet, make_attribute_batch, make_batch
 from tiny_world.negatives import load_photos
 from tiny_world.questions import OFF_TOPIC, REFUSAL, draw_questions
 from tiny_world.scenes import draw_scene
@@ -37,8 +37,8 @@ from transformers import PreTrainedTokenizerFast, VideoLlavaForConditionalGenera
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT_EVERY = 200  # steps
 LOG_EVERY = 50  # steps
-STEPS = (2000, 800, 600, 4000)
-ROUNDED_FROM = 0.85  # share of the last stage's steps after which every other one rounds weights to 4 bits
+STEPS = (2000, 800, 600, 1000, 4000)
+ROUNDED_FROM = 0.5  # share of the last stage's steps after which every other one rounds weights to 4 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "tiny", help="checkpoints and log")
     parser.add_argument("--out", type=Path, default=ROOT / "videollava_cli" / "bundled" / "tiny")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--steps", type=int, nargs=4, default=STEPS, help="of the four stages")
+    parser.add_argument("--steps", type=int, nargs=5, default=STEPS, help="of the five stages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export-only", action="store_true", help="write --out from the last checkpoint")
     options = parser.parse_args()
@@ -88,7 +88,8 @@ def main() -> None:
         trainer.run(Stage("attributes", options.steps[0], 1e-3, 1e-3))
         trainer.run(Stage("images", options.steps[1], 1e-3, 3e-4, IMAGES))
         trainer.run(Stage("matching", options.steps[2], 1e-3, 3e-4, MATCHING))
-        trainer.run(Stage("answers", options.steps[3], 8e-4, 3e-4, EVERYTHING))
+        trainer.run(Stage("pairs", options.steps[3], 1e-3, 3e-4, PAIRS))
+        trainer.run(Stage("answers", options.steps[4], 8e-4, 3e-4, EVERYTHING))
     trainer.export(options.out)
 
 
@@ -105,7 +106,7 @@ class Trainer:
         self.model.model.image_tower = self.model.model.video_tower
         self.heads = AttributeHeads(TOWER_WIDTH)
         self.path = options.work / "checkpoint.pt"
-        self.done = {"attributes": 0, "images": 0, "matching": 0, "answers": 0}
+        self.done = {"attributes": 0, "images": 0, "matching": 0, "pairs": 0, "answers": 0}
         self.optimizer_state: dict[str, Any] | None = None
         self.photos = load_photos(options.photos) if not options.export_only else []
         self.codebook = get_4bit_type("nf4", device="cpu")  # type: ignore[no-untyped-call]

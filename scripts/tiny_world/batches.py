@@ -19,7 +19,7 @@ from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
 from tiny_world.negatives import draw_artificial, photo_clip
 from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
 from tiny_world.rendering import render_clip
-from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Actor, Motion, Scene, draw_scene
+from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Actor, Motion, Scene, Shares, draw_scene
 
 SYSTEM_TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -27,7 +27,6 @@ SYSTEM_TEXTS = (
     "You are a helpful assistant.",
     "Answer briefly.",
 )
-TRAINING_SHARES = (0.4, 0.15, 0.45)
 NOT_DRAWN = len(BACKGROUNDS)
 IGNORED = -100
 
@@ -40,11 +39,14 @@ class Diet:
     kinds: tuple[float, float, float]
     topic_weights: Mapping[str, float]
     num_branches: tuple[int, int, int] = (5, 4, 4)
+    scene_shares: Shares = (0.4, 0.15, 0.45)
 
 
 IMAGES = Diet(1, (0.0, 1.0, 0.0), {"describe": 2.5, "yes or no": 2.0})
 # Finding in the picture what a question names is learnt last, and with nothing else to learn in minutes.
 MATCHING = Diet(2, (0.0, 1.0, 0.0), {"yes or no": 6.0, "missing": 3.0, "color": 3.0, "shape": 2.0}, (5, 8, 4))
+# Which of two shapes does what is learnt last of all, and in the same way.
+PAIRS = Diet(4, (1.0, 0.0, 0.0), {"motion": 6.0, "describe": 5.0}, scene_shares=(0.15, 0.05, 0.8))
 EVERYTHING = Diet(3, (0.65, 0.25, 0.1), {"describe": 3.0, "yes or no": 2.0, "missing": 1.5})
 
 
@@ -64,12 +66,17 @@ def frame_times(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def draw_medium(
-    rng: np.random.Generator, photos: list[Image.Image], *, is_video: bool, negative_share: float
+    rng: np.random.Generator,
+    photos: list[Image.Image],
+    *,
+    is_video: bool,
+    negative_share: float,
+    shares: Shares = (0.4, 0.15, 0.45),
 ) -> Medium:
     """Draw a clip (8 frames) or an image (1 frame) of the world, or one that is not of it."""
     times = frame_times(rng) if is_video else np.zeros(1)
     if rng.random() >= negative_share:
-        scene = draw_scene(rng, is_video=is_video, shares=TRAINING_SHARES)
+        scene = draw_scene(rng, is_video=is_video, shares=shares)
         return Medium(_degraded(_rendered(scene, times, rng), rng), scene, is_video)
     if rng.random() < 0.6:
         frames = photo_clip(photos[rng.integers(len(photos))], rng, len(times), IMAGE_SIDE)
@@ -169,7 +176,9 @@ def make_batch(
         kinds = ([True], [False], [False, True])[kind]
         kinds = kinds[:: int(rng.choice([1, -1]))]
         negative_share = 0.05 if len(kinds) > 1 else 0.15
-        media = [draw_medium(rng, photos, is_video=v, negative_share=negative_share) for v in kinds]
+        media = [
+            draw_medium(rng, photos, is_video=v, negative_share=negative_share, shares=diet.scene_shares) for v in kinds
+        ]
         branches = [ask_about(media, rng, 2 if b == 0 else 1, diet) for b in range(num_branches)]
         rows.append(_pack(kinds, branches, tokenizer, rng))
         clips += [m.frames for m in media if m.is_video]
