@@ -47,6 +47,7 @@ def test_wheel_holds_every_module_preset_and_type_marker(wheel: zipfile.ZipFile)
 
 def test_wheel_holds_the_bundled_model_byte_for_byte(wheel: zipfile.ZipFile) -> None:
     bundled = [path for path in (PACKAGE / "bundled").rglob("*") if path.is_file()]
+    assert bundled
 
     different = [path for path in bundled if wheel.read(str(path.relative_to(ROOT))) != path.read_bytes()]
 

@@ -57,6 +57,7 @@ def load_engine(
     from videollava_cli.engine.loading import load_model, load_tokenizer
 
     def read(source: str, window: Window) -> Medium:
+        """Find a medium and read it, sampling a clip from the window."""
         with MediaReader(offline=settings.offline) as reader:
             return reader.read(reader.find(source), checkpoint.pixels, window)
 
