@@ -187,7 +187,7 @@ def _negative_items(rng: np.random.Generator, photos: list[Image.Image], scratch
         else:
             frames = draw_artificial(rng, num_frames, PHOTO_SIDE)
         path = _file(frames, rng, scratch, is_video=is_video)
-        [(question, _)] = ask_about([Medium(frames, None, is_video)], rng, 1)
+        [(question, _)] = ask_about([Medium(frames, None, is_video, np.zeros(len(frames)))], rng, 1)
         yield Item((path,), (Turn(question),), "photo" if index % 5 < 3 else "noise", REFUSAL)
 
 
@@ -195,8 +195,9 @@ def _scene_file(rng: np.random.Generator, scratch: Path, *, is_video: bool) -> t
     scene = draw_scene(rng, is_video=is_video)
     num_frames = int(rng.integers(16, 90)) if is_video else 1
     size = SIZES[rng.integers(len(SIZES))]
-    frames = render_clip(scene, np.arange(num_frames) / num_frames, size, color_jitter=5.0)
-    return Medium(frames, scene, is_video), _file(frames, rng, scratch, is_video=is_video)
+    times = np.arange(num_frames) / num_frames
+    frames = render_clip(scene, times, size, color_jitter=5.0)
+    return Medium(frames, scene, is_video, times), _file(frames, rng, scratch, is_video=is_video)
 
 
 def _file(frames: NDArray[np.uint8], rng: np.random.Generator, scratch: Path, *, is_video: bool) -> Path:

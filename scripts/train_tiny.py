@@ -25,12 +25,13 @@ import numpy as np
 import torch
 from bitsandbytes.functional import get_4bit_type
 from PIL import Image
-from tiny_world.architecture import TOWER_WIDTH, make_config, make_image_processor, train_tokenizer
+from tiny_world.architecture import TEXT_WIDTH, TOWER_WIDTH, make_config, make_image_processor, train_tokenizer
 from tiny_world.batches import EVERYTHING, IMAGES, MATCHING, PAIRS, SYSTEM_TEXTS, Diet, make_attribute_batch, make_batch
 from tiny_world.negatives import load_photos
+from tiny_world.optimizer import MuonAndAdamW
 from tiny_world.questions import OFF_TOPIC, REFUSAL, draw_questions
 from tiny_world.scenes import draw_scene
-from tiny_world.stages import AttributeHeads, Normalizer, answer_loss, attribute_loss, rounded_to_nf4
+from tiny_world.stages import AttributeHeads, DeedHeads, Normalizer, answer_loss, attribute_loss, rounded_to_nf4
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast, VideoLlavaForConditionalGeneration
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--steps", type=int, nargs=5, default=STEPS, help="of the five stages")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="exported weights to begin with")
     parser.add_argument("--export-only", action="store_true", help="write --out from the last checkpoint")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -98,13 +100,14 @@ class Trainer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.tokenizer = _tokenizer(options.work / "tokenizer", options.seed)
+        self.tokenizer = _tokenizer(options.work / "tokenizer", options)
         self.processor = make_image_processor()
         self.normalize = Normalizer(self.processor)
         self.model = VideoLlavaForConditionalGeneration(make_config(self.tokenizer))
         self.model.set_attn_implementation("eager")  # on a CPU 1.8 times faster to train than the fused kernels
         self.model.model.image_tower = self.model.model.video_tower
         self.heads = AttributeHeads(TOWER_WIDTH)
+        self.deed_heads = DeedHeads(TEXT_WIDTH)
         self.path = options.work / "checkpoint.pt"
         self.done = {"attributes": 0, "images": 0, "matching": 0, "pairs": 0, "answers": 0}
         self.optimizer_state: dict[str, Any] | None = None
@@ -112,6 +115,8 @@ class Trainer:
         self.codebook = get_4bit_type("nf4", device="cpu")  # type: ignore[no-untyped-call]
         if self.path.exists():
             self._restore()
+        elif options.start_from:
+            self._start_from(options.start_from)
 
     def run(self, stage: Stage) -> None:
         """Train a stage from where it stands to its end."""
@@ -124,12 +129,8 @@ class Trainer:
         began, logged = time.perf_counter(), []
         for step, batch in self._batches(stage):
             scale = _schedule(step, stage)
-            for group, rate in zip(optimizer.param_groups, (stage.learning_rate, stage.tower_rate), strict=True):
-                group["lr"] = rate * scale
             loss, shares = self._backward(stage, step, batch)
-            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.step(scale * stage.learning_rate, scale * stage.tower_rate)
             self.done[stage.name] = step + 1
             logged.append({"loss": loss} | shares)
             if self.done[stage.name] % LOG_EVERY == 0 or self.done[stage.name] == stage.num_steps:
@@ -161,7 +162,7 @@ class Trainer:
             if stage.diet is None:
                 loss, shares = attribute_loss(self.model.model.video_tower, self.heads, batch, self.normalize)
             else:
-                loss, shares = answer_loss(self.model, batch, self.normalize)
+                loss, shares = answer_loss(self.model, self.deed_heads, batch, self.normalize)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach()), shares
 
@@ -171,26 +172,28 @@ class Trainer:
         loader = DataLoader(batches, batch_size=None, sampler=list(steps), num_workers=1, prefetch_factor=8)
         return zip(steps, loader, strict=True)
 
-    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
-        tower = list(self.model.model.video_tower.parameters())
-        in_tower = {id(p) for p in tower}
-        rest = [p for p in self.model.parameters() if id(p) not in in_tower]
+    def _optimizer(self, stage: Stage) -> MuonAndAdamW:
+        tower = list(self.model.model.video_tower.named_parameters())
+        in_tower = {id(p) for _, p in tower}
+        rest = [(n, p) for n, p in self.model.named_parameters() if id(p) not in in_tower]
+        rest += self.deed_heads.named_parameters(prefix="heads")
         if stage.diet is None:
-            rest = list(self.heads.parameters())
-        groups = [{"params": rest}, {"params": tower}]
-        return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+            rest = list(self.heads.named_parameters(prefix="heads"))
+        return MuonAndAdamW((rest, tower))
 
     def _log(self, stage: Stage, logged: list[dict[str, float]], seconds: float) -> None:
-        means = {name: round(float(np.mean([row[name] for row in logged])), 4) for name in logged[0]}
+        names = dict.fromkeys(name for row in logged for name in row)  # a batch of images has no share of deeds
+        means = {name: round(float(np.mean([row[name] for row in logged if name in row])), 4) for name in names}
         line = {"stage": stage.name, "step": self.done[stage.name], "seconds": round(seconds, 1)} | means
         print(json.dumps(line), flush=True)
         with (self.options.work / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
 
-    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def _save(self, optimizer: MuonAndAdamW | None) -> None:
         state = {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
+            "deed_heads": self.deed_heads.state_dict(),
             "optimizer": optimizer.state_dict() if optimizer else None,
             "done": self.done,
         }
@@ -201,7 +204,14 @@ class Trainer:
         state = torch.load(self.path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        self.deed_heads.load_state_dict(state["deed_heads"])
         self.optimizer_state, self.done = state["optimizer"], state["done"]
+
+    def _start_from(self, folder: Path) -> None:
+        """Take the weights of an exported checkpoint; the attribute heads, which are not exported, start anew."""
+        exported = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        exported.model.image_tower = exported.model.video_tower
+        self.model.load_state_dict(exported.state_dict())
 
 
 def _schedule(step: int, stage: Stage) -> float:
@@ -212,10 +222,12 @@ def _schedule(step: int, stage: Stage) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _tokenizer(folder: Path, seed: int) -> PreTrainedTokenizerFast:
+def _tokenizer(folder: Path, options: argparse.Namespace) -> PreTrainedTokenizerFast:
     """Return the tokenizer that a run began with, training it when there is none: ids must not change on the way."""
-    if not folder.exists():
-        train_tokenizer(_corpus(seed)).save_pretrained(folder)
+    if not folder.exists() and options.start_from:
+        PreTrainedTokenizerFast.from_pretrained(options.start_from).save_pretrained(folder)
+    elif not folder.exists():
+        train_tokenizer(_corpus(options.seed)).save_pretrained(folder)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return tokenizer
 

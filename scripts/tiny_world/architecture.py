@@ -16,6 +16,7 @@ IMAGE_SIDE = 56  # pixels
 PATCH_SIDE = 14  # pixels, as in the 7B
 GRID = IMAGE_SIDE // PATCH_SIDE
 TOWER_WIDTH = 128
+TEXT_WIDTH = 192
 NUM_FRAMES = 8
 CONTEXT_LENGTH = 256  # as in the 7B (4,096), one clip fits and two do not
 FIRST_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -35,7 +36,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> VideoLlavaConfig:
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=192,
+        hidden_size=TEXT_WIDTH,
         intermediate_size=512,
         num_hidden_layers=4,
         num_attention_heads=6,

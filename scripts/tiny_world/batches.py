@@ -16,10 +16,11 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
+from tiny_world.labels import IGNORED, deeds, is_visible, moment_of, offsets, owners
 from tiny_world.negatives import draw_artificial, photo_clip
 from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
 from tiny_world.rendering import render_clip
-from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Actor, Motion, Scene, Shares, draw_scene
+from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Motion, Scene, Shares, draw_scene
 
 SYSTEM_TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -28,7 +29,6 @@ SYSTEM_TEXTS = (
     "Answer briefly.",
 )
 NOT_DRAWN = len(BACKGROUNDS)
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,12 @@ EVERYTHING = Diet(3, (0.65, 0.25, 0.1), {"describe": 3.0, "yes or no": 2.0, "mis
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Medium:
-    """One clip or image: its frames and the scene they show, None for what is no drawn scene."""
+    """One clip or image: its frames and the scene they show, None for what is no drawn scene, at what times."""
 
     frames: NDArray[np.uint8]
     scene: Scene | None
     is_video: bool
+    times: NDArray[np.float64]
 
 
 def frame_times(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -77,12 +78,12 @@ def draw_medium(
     times = frame_times(rng) if is_video else np.zeros(1)
     if rng.random() >= negative_share:
         scene = draw_scene(rng, is_video=is_video, shares=shares)
-        return Medium(_degraded(_rendered(scene, times, rng), rng), scene, is_video)
+        return Medium(_degraded(_rendered(scene, times, rng), rng), scene, is_video, times)
     if rng.random() < 0.6:
         frames = photo_clip(photos[rng.integers(len(photos))], rng, len(times), IMAGE_SIDE)
     else:
         frames = draw_artificial(rng, len(times), IMAGE_SIDE)
-    return Medium(_degraded(frames, rng), None, is_video)
+    return Medium(_degraded(frames, rng), None, is_video, times)
 
 
 def _rendered(scene: Scene, times: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -166,12 +167,12 @@ def make_batch(
     Returns:
         `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where
         a row may look; `pixel_values_videos`: uint8, (B, 8, 3, 56, 56) and `pixel_values`: uint8,
-        (B, 3, 56, 56), where the batch has such media.
+        (B, 3, 56, 56), where the batch has such media; `deeds`: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
     """
     rng = np.random.default_rng((seed[0], 1 + diet.number, seed[1]))
     kind = int(rng.choice(3, p=diet.kinds))
     num_rows, num_branches = (16, 48, 14)[kind], diet.num_branches[kind]
-    rows, clips, images = [], [], []
+    rows, clips, images, done = [], [], [], []
     for _ in range(num_rows):
         kinds = ([True], [False], [False, True])[kind]
         kinds = kinds[:: int(rng.choice([1, -1]))]
@@ -182,9 +183,11 @@ def make_batch(
         branches = [ask_about(media, rng, 2 if b == 0 else 1, diet) for b in range(num_branches)]
         rows.append(_pack(kinds, branches, tokenizer, rng))
         clips += [m.frames for m in media if m.is_video]
+        done += [deeds(m.scene, m.times) for m in media if m.is_video]
         images += [m.frames[0] for m in media if not m.is_video]
     batch = _collate(rows, tokenizer.pad_token_id)
     if clips:
+        batch["deeds"] = torch.from_numpy(np.stack(done))
         batch["pixel_values_videos"] = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous()
     if images:
         batch["pixel_values"] = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
@@ -251,9 +254,9 @@ def make_attribute_batch(
     """
     rng = np.random.default_rng((seed, 1, step))
     labels = {
-        "shape": np.full((num_frames, GRID, GRID), len(SHAPES)),
-        "color": np.full((num_frames, GRID, GRID), len(COLORS)),
-        "geometry": np.zeros((num_frames, GRID, GRID, 3), dtype=np.float32),
+        "shape": np.full((num_frames, GRID**2), len(SHAPES)),
+        "color": np.full((num_frames, GRID**2), len(COLORS)),
+        "geometry": np.zeros((num_frames, GRID**2, 3), dtype=np.float32),
         "background": np.full((num_frames, 1 + GRID * GRID), NOT_DRAWN),
         "count": np.zeros(num_frames, dtype=np.int64),
     }
@@ -265,36 +268,22 @@ def make_attribute_batch(
         scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))
         time = rng.uniform(0.0, 0.9, 1)
         frames.append(_degraded(_rendered(scene, time, rng), rng)[0])
+        moment = moment_of(scene, float(time[0]))
+        _label_patches(scene, moment, {name: label[row] for name, label in labels.items()})
         labels["background"][row] = BACKGROUNDS.index(scene.background)
-        begin, end = scene.motion_span
-        moment = float(np.clip((time[0] - begin) / (end - begin), 0, 1))
-        distance = np.full((GRID, GRID), np.inf)
-        for actor in scene.actors:
-            _label_patches(actor, moment, {name: label[row] for name, label in labels.items()}, distance)
-            labels["count"][row] += actor.motion is not (
-                Motion.DISAPPEAR if moment >= actor.switch_time else Motion.APPEAR
-            )
+        labels["count"][row] = sum(is_visible(actor, moment) for actor in scene.actors)
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
     tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
-    for name in ("shape", "color", "geometry"):
-        tensors[name] = tensors[name].flatten(1, 2)
     return {"pixel_values": pixels} | tensors
 
 
-def _label_patches(
-    actor: Actor, moment: float, labels: dict[str, NDArray[np.generic]], distance: NDArray[np.float64]
-) -> None:
-    """Write an actor into the labels of the patches that it touches and that are nearer to it than to others."""
-    is_late = moment >= actor.switch_time
-    if actor.motion is (Motion.DISAPPEAR if is_late else Motion.APPEAR):
-        return
-    x, y = (a + (b - a) * moment for a, b in zip(actor.start, actor.end, strict=True))
-    radius = actor.radius[0] + (actor.radius[1] - actor.radius[0]) * moment
-    centers = (np.arange(GRID) + 0.5) / GRID
-    dx, dy = np.broadcast_arrays(x - centers[None, :], y - centers[:, None])
-    is_mine = (np.maximum(abs(dx), abs(dy)) < radius + 0.06) & (np.hypot(dx, dy) < distance)
-    distance[is_mine] = np.hypot(dx, dy)[is_mine]
-    labels["shape"][is_mine] = SHAPES.index(actor.shape)
-    seen = actor.color_at_end if actor.motion is Motion.TURN and is_late else actor.color
-    labels["color"][is_mine] = COLORS.index(seen)
-    labels["geometry"][is_mine] = np.stack([np.full_like(dx, radius), dx, dy], -1)[is_mine] * GRID
+def _label_patches(scene: Scene, moment: float, labels: dict[str, NDArray[np.generic]]) -> None:
+    """Write the actors into the labels of the patches that they touch."""
+    nearest = owners(scene, moment)
+    for number, actor in enumerate(scene.actors):
+        mine = nearest == number
+        is_turned = actor.motion is Motion.TURN and moment >= actor.switch_time
+        labels["shape"][mine] = SHAPES.index(actor.shape)
+        labels["color"][mine] = COLORS.index(actor.color_at_end if is_turned else actor.color)
+        dx, dy, radius = offsets(actor, moment)
+        labels["geometry"][mine] = np.stack([np.full_like(dx, radius), dx, dy], -1).reshape(-1, 3)[mine] * GRID

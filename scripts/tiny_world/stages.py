@@ -8,9 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
-from tiny_world.batches import IGNORED, NOT_DRAWN
+from tiny_world.architecture import NUM_FRAMES
+from tiny_world.batches import NOT_DRAWN
+from tiny_world.labels import DEED_SIZES, IGNORED, NUM_DEED_FRAMES
 from tiny_world.scenes import COLORS, SHAPES
 
+DEED_WEIGHT = 0.3  # against the answers' loss
 NF4_BLOCK = 64  # weights that share a scale (bitsandbytes' default)
 
 
@@ -63,15 +66,48 @@ def attribute_loss(
     return total, shares
 
 
+class DeedHeads(nn.Module):
+    """Linear read-outs that make the language model's first half say what each actor did; thrown away at the end."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.all = nn.Linear(width, sum(DEED_SIZES))
+
+    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return float32 logits of motion, shape, first and last color, (N, n) each, from states, (N, width)."""
+        logits: torch.Tensor = self.all(states).float()
+        return torch.split(logits, list(DEED_SIZES), dim=-1)
+
+
+def deed_loss(
+    heads: DeedHeads, states: torch.Tensor, is_video: torch.Tensor, deeds: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Return the loss of the read-outs from the last frames' patches, and the share of motions that are right.
+
+    Args:
+        heads: The read-outs.
+        states: Hidden states, (B, T, width).
+        is_video: Where the clip's tokens are, bool, (B, T).
+        deeds: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
+    """
+    of_frames = states[is_video].view(len(states), NUM_FRAMES, -1, states.shape[-1])
+    patches = of_frames[:, -NUM_DEED_FRAMES:, 1:]  # behind the class token
+    has_actor = deeds[..., 0] != IGNORED
+    logits, labels = heads(patches[has_actor]), deeds[has_actor].unbind(-1)
+    losses = [F.cross_entropy(one, label) for one, label in zip(logits, labels, strict=True)]
+    return torch.stack(losses).mean(), float((logits[0].argmax(-1) == labels[0]).float().mean())
+
+
 def answer_loss(
-    model: VideoLlavaForConditionalGeneration, batch: dict[str, torch.Tensor], normalize: Normalizer
+    model: VideoLlavaForConditionalGeneration, heads: DeedHeads, batch: dict[str, torch.Tensor], normalize: Normalizer
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the loss of the answers' tokens, and the share of sequences' tokens and answers that are right."""
+    """Return the loss of the answers' tokens and of what actors did, and the shares of both that are right."""
     pixels = {k: normalize(batch[k]) for k in ("pixel_values", "pixel_values_videos") if k in batch}
     labels = batch["labels"]
     mask = torch.where(batch["attention_mask"], 0.0, -1e9).to(torch.bfloat16)  # eager attention adds it to the scores
     asked = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "attention_mask": mask}
-    states = model.model(**asked, **pixels, use_cache=False).last_hidden_state
+    output = model.model(**asked, **pixels, use_cache=False, output_hidden_states=True)
+    states = output.last_hidden_state
     is_answer = labels != IGNORED
     logits = model.lm_head(states[is_answer]).float()
     losses = F.cross_entropy(logits, labels[is_answer], reduction="none")
@@ -81,7 +117,13 @@ def answer_loss(
     # Answers count alike, short ones too: a "Yes." among long descriptions would hardly be learnt.
     loss = (losses / torch.bincount(number)[number]).sum() / (number.max() + 1)
     wrong = torch.zeros(int(number.max()) + 1).index_add_(0, number, (~is_right).float())
-    return loss, {"token": float(is_right.float().mean()), "answer": float((wrong == 0).float().mean())}
+    shares = {"token": float(is_right.float().mean()), "answer": float((wrong == 0).float().mean())}
+    if "deeds" not in batch:
+        return loss, shares
+    is_video = batch["input_ids"] == model.config.video_token_id
+    half_way = output.hidden_states[len(output.hidden_states) // 2]
+    deed, shares["deed"] = deed_loss(heads, half_way, is_video, batch["deeds"])
+    return loss + DEED_WEIGHT * deed, shares
 
 
 @contextmanager
