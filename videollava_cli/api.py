@@ -12,7 +12,7 @@ from videollava_cli.engine import Engine
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
 from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import Window
+from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def load_engine(
     """
     from videollava_cli.engine.loading import load_model, load_tokenizer
 
-    def read(source: str, window: Window) -> Medium:
-        """Find a medium and read it, sampling a clip from the window."""
-        with MediaReader(offline=settings.offline) as reader:
-            return reader.read(reader.find(source), checkpoint.pixels, window)
+    def read(source: str, sampling: Sampling) -> Medium:
+        """Find a medium and read it, sampling a clip as told."""
+        with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+            return reader.read(reader.find(source), checkpoint.pixels, sampling)
 
     tokenizer = tokenizer or load_tokenizer(checkpoint)
     return Engine(load_model(checkpoint, settings), tokenizer, checkpoint, settings, read)
@@ -71,11 +71,11 @@ class BackgroundReading:
     Use it as a context manager: leaving it stops what is still being read and waits for the thread.
     """
 
-    def __init__(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, window: Window) -> None:
+    def __init__(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, sampling: Sampling) -> None:
         self.seconds = 0.0
         self._reader = reader
         self._media: Future[list[Medium]] = Future()
-        arguments = (tuple(found), checkpoint, window)
+        arguments = (tuple(found), checkpoint, sampling)
         self._thread = threading.Thread(target=self._run, args=arguments, name="reader", daemon=True)
 
     def __enter__(self) -> Self:
@@ -102,10 +102,10 @@ class BackgroundReading:
         """
         return self._media.result()
 
-    def _run(self, found: Sequence[Found], checkpoint: Checkpoint, window: Window) -> None:
+    def _run(self, found: Sequence[Found], checkpoint: Checkpoint, sampling: Sampling) -> None:
         began = time.perf_counter()
         try:
-            media = [self._reader.read(medium, checkpoint.pixels, window) for medium in found]
+            media = [self._reader.read(medium, checkpoint.pixels, sampling) for medium in found]
         except BaseException as error:  # whatever it is, it belongs to the thread that asks for the result
             self._media.set_exception(error)
         else:

@@ -38,13 +38,14 @@ class Clip:
     """Eight frames of a video, resized and cropped to the model's side S.
 
     `frames` is uint8 RGB, (8, S, S, 3); `stamps` has one entry a frame; `notices` are things the user should
-    know about how it was read, such as repeated frames.
+    know about how it was read, such as repeated frames, and `details` what only who asks for it should.
     """
 
     name: str
     frames: "NDArray[np.uint8]"
     stamps: tuple[FrameStamp, ...]
     notices: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
     kind = MediaKind.VIDEO
 

@@ -1,6 +1,6 @@
 """Which frames of a clip the model sees; pure arithmetic on counts and times."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,3 +38,60 @@ class Window:
         first = 0 if self.start is None else bisect_left(seconds, self.start)
         last = len(seconds) if self.end is None else bisect_left(seconds, self.end)
         return range(first, max(first, last))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the clip, so that no frame's time matters."""
+        return self.start is None and self.end is None
+
+    def chosen(self, seconds: Sequence[float]) -> list[int]:
+        """Return the indices of eight frames of a clip, given the time of each; none if the window has no frame."""
+        positions = self.positions(seconds)
+        return [positions[i] for i in uniform_indices(len(positions))] if positions else []
+
+    def complaint(self, name: str, seconds: Sequence[float]) -> str:
+        """Return what is wrong when no frame was chosen."""
+        return f"{name!r} has no frames between the times asked for: its last frame is at {seconds[-1]:.2f} s"
+
+    def notices(self, name: str, seconds: Sequence[float]) -> list[str]:
+        """Return what the user should know about the choice: frames that are repeated."""
+        num_frames = len(self.positions(seconds))
+        return [repetition_notice(name, num_frames)] if num_frames < NUM_FRAMES else []
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """The eight moments to take frames of, in seconds, given by the user."""
+
+    seconds: tuple[float, ...]
+
+    is_whole = False
+
+    def __post_init__(self) -> None:
+        if len(self.seconds) != NUM_FRAMES or list(self.seconds) != sorted(self.seconds) or self.seconds[0] < 0:
+            raise ValueError(f"not {NUM_FRAMES} ascending times from 0 on: {self.seconds}")
+
+    def chosen(self, seconds: Sequence[float]) -> list[int]:
+        """Return the indices of the frames that are on display at the moments; none if one is behind the last frame.
+
+        A moment before the first frame takes that one.
+        """
+        if not seconds or self.seconds[-1] > seconds[-1]:
+            return []
+        return [max(bisect_right(seconds, moment) - 1, 0) for moment in self.seconds]
+
+    def complaint(self, name: str, seconds: Sequence[float]) -> str:
+        """Return what is wrong when no frame was chosen."""
+        return f"{name!r} has no frame at {self.seconds[-1]:g} s: its last frame is at {seconds[-1]:.2f} s"
+
+    def notices(self, name: str, seconds: Sequence[float]) -> list[str]:
+        """Return what the user should know about the choice: nothing, as it is theirs."""
+        return []
+
+
+Sampling = Window | Moments
+
+
+def sampling_from(start: float | None, end: float | None, moments: tuple[float, ...] | None) -> Sampling:
+    """Return what the user asked for: eight moments, or a part of the clip, or all of it."""
+    return Window(start, end) if moments is None else Moments(moments)

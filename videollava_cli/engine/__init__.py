@@ -11,7 +11,7 @@ from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.media import Clip, Image, Medium
-from videollava_cli.sampling import Window
+from videollava_cli.sampling import Sampling, sampling_from
 from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ class Chunk:
 class Engine:
     """A loaded checkpoint. `model` and `tokenizer` are transformers' own objects.
 
-    `read` turns what a caller names into a `Clip` or an `Image`, clips sampled from a window.
+    `read` turns what a caller names into a `Clip` or an `Image`, clips sampled as told.
     """
 
     model: "VideoLlavaForConditionalGeneration"
     tokenizer: "PreTrainedTokenizerBase"
     checkpoint: Checkpoint
     settings: Settings = field(default_factory=Settings)
-    read: Callable[[str, Window], Medium] | None = None
+    read: Callable[[str, Sampling], Medium] | None = None
 
     def ask(
         self, media: Sequence["str | PathLike[str] | Medium"], question: str, **options: Any
@@ -71,8 +71,8 @@ class Engine:
             MediaError: If a medium cannot be read.
         """
         settings = for_one_answer(self.settings, options)
-        window = Window(settings.start, settings.end)
-        read = [self._medium(medium, window) for medium in media]
+        sampling = sampling_from(settings.start, settings.end, settings.moments)
+        read = [self._medium(medium, sampling) for medium in media]
         conversation = one_question([medium.kind for medium in read], question, settings)
         return self.stream(conversation, read, settings)
 
@@ -120,12 +120,12 @@ class Engine:
         seconds = (first_token_at - began, time.perf_counter() - first_token_at)
         yield Chunk(detokenizer.finish(), reason, Usage(len(ids), 0, num_new, *seconds))  # type: ignore[arg-type]
 
-    def _medium(self, medium: "str | PathLike[str] | Medium", window: Window) -> Medium:
+    def _medium(self, medium: "str | PathLike[str] | Medium", sampling: Sampling) -> Medium:
         if isinstance(medium, Clip | Image):
             return medium
         if self.read is None:
             raise UsageError(f"this engine was made without a reader, so it cannot read {fspath(medium)!r}")
-        return self.read(fspath(medium), window)
+        return self.read(fspath(medium), sampling)
 
     def _prompts(self, ids: Sequence[int], media: Sequence[Medium]) -> "Prompts":
         from videollava_cli.generation import Prompts, pad_left

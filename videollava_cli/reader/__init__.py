@@ -1,7 +1,6 @@
 """Reading media: what the user names becomes clips and images; knows files, nothing of models or prompts."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -10,12 +9,21 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, Image, MediaKind
+from videollava_cli.preprocessing import resize_frame, resize_image, to_model
+from videollava_cli.reader.limits import num_processors
 from videollava_cli.reader.shrink import ReadingStopped, Shrink
 from videollava_cli.reader.sources import to_file
-from videollava_cli.sampling import Window
+from videollava_cli.sampling import Sampling, Window
 
 if TYPE_CHECKING:
-    from videollava_cli.preprocessing import PixelSettings
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from videollava_cli.preprocessing import PixelSettings, Resize
+
+    FinalForm = Callable[[NDArray[np.uint8], PixelSettings, Resize], NDArray[np.uint8]]
 
 __all__ = ["Found", "MediaReader", "ReadingStopped"]
 
@@ -55,10 +63,15 @@ class MediaReader:
     """Find media, then read them; fetched files live until it is closed.
 
     Use it as a context manager.
+
+    Args:
+        offline: Fetch nothing.
+        decode_threads: How many threads may decode a video; by default as many as this process may use processors.
     """
 
-    def __init__(self, *, offline: bool = False) -> None:
+    def __init__(self, *, offline: bool = False, decode_threads: int | None = None) -> None:
         self.offline = offline
+        self.decode_threads = decode_threads or num_processors()
         self._scratch: TemporaryDirectory[str] | None = None
         self._stopped = Event()
 
@@ -95,35 +108,43 @@ class MediaReader:
             from videollava_cli.reader.stills import probe_still
 
             return Found(name, path, "animation" if probe_still(path, name) else "still")
-        from videollava_cli.reader.video import probe_video
+        from videollava_cli.reader.video.containers import check_video
 
-        probe_video(path, name)
+        check_video(path, name)
         return Found(name, path, "video")
 
-    def read(self, found: Found, pixels: "PixelSettings", window: Window | None = None) -> Clip | Image:
-        """Read a medium: eight frames of a clip, or one picture, resized and cropped for the model.
+    def read(
+        self,
+        found: Found,
+        pixels: "PixelSettings",
+        sampling: Sampling | None = None,
+        *,
+        final_form: "FinalForm" = to_model,
+    ) -> Clip | Image:
+        """Read a medium: eight frames of a clip, or one picture, each shrunk as soon as it is there.
 
         Args:
             found: What to read.
-            pixels: The checkpoint's image processor settings.
-            window: The part of a clip to sample from; the whole clip by default.
+            pixels: The checkpoint's image processor settings, and how to fit pictures.
+            sampling: Which frames of a clip to take; uniformly from the whole clip by default.
+            final_form: Brings a picture to the form it is kept in, by default the model's square. All must have the
+                same shape, and they come in no particular order.
 
         Raises:
-            MediaError: If it is damaged beyond use, or has no frame in the window.
+            MediaError: If it is damaged beyond use, or has no frame where one is wanted.
             ReadingStopped: If `stop` was called.
         """
-        from videollava_cli.preprocessing import shrink_frame, shrink_image
-
-        to_side = shrink_image if found.form == "still" else shrink_frame
-        shrink = Shrink(partial(to_side, pixels=pixels), self._stopped)
+        resize = resize_image if found.form == "still" else resize_frame
+        shrink = Shrink(lambda rgb: final_form(rgb, pixels, resize), self._stopped)
         if found.form == "video":
             from videollava_cli.reader.video import read_clip
+            from videollava_cli.reader.video.excerpts import VideoFile
 
-            return read_clip(found.path, found.name, window or Window(), shrink)
+            return read_clip(VideoFile(found.path, found.name, shrink, self.decode_threads), sampling or Window())
         from videollava_cli.reader.stills import read_animation, read_image
 
         if found.form == "animation":
-            return read_animation(found.path, found.name, window or Window(), shrink)
+            return read_animation(found.path, found.name, sampling or Window(), shrink)
         return read_image(found.path, found.name, shrink)
 
     def _scratch_folder(self) -> Path:

@@ -2,15 +2,19 @@
 
 import difflib
 import os
+import select
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 from videollava_cli.errors import MediaError
 from videollava_cli.reader.limits import copy_bounded
 
 STDIN = "-"
+PIPE_SECONDS = 30.0  # without a byte
 
 
 def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) -> Path:
@@ -35,10 +39,11 @@ def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) 
         return fetch_url(source, scratch())
     if scheme == "hf":
         return _from_hub(source, offline=offline)
-    return _from_disk(source)
+    path = _on_disk(source)
+    return _from_pipe(path, source, scratch) if path.is_fifo() else path
 
 
-def _from_disk(source: str) -> Path:
+def _on_disk(source: str) -> Path:
     if not source:
         raise MediaError("the name of a medium is empty: give a path, a URL, or - for stdin")
     path = Path(os.path.expanduser(source))
@@ -50,9 +55,9 @@ def _from_disk(source: str) -> Path:
         raise MediaError(f"cannot open {source!r}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(found.st_mode):
         raise MediaError(f"{source!r} is a folder: name the files in it")
-    if not stat.S_ISREG(found.st_mode):
-        raise MediaError(f"{source!r} is no regular file: pipe it instead, `vllava ask - QUESTION < {source}`")
-    if found.st_size == 0:
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISFIFO(found.st_mode):
+        raise MediaError(f"{source!r} is neither a file nor a pipe: save what it gives, or pipe it into `vllava ask -`")
+    if found.st_size == 0 and not stat.S_ISFIFO(found.st_mode):
         raise MediaError(f"{source!r} is empty: 0 bytes")
     if not os.access(path, os.R_OK):
         raise MediaError(f"cannot open {source!r}: Permission denied")
@@ -66,6 +71,38 @@ def _suggestion(path: Path) -> str:
         return ""
     found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; did you mean {str(path.with_name(found[0]))!r}?" if found else ""
+
+
+def _from_pipe(path: Path, name: str, scratch: Callable[[], Path]) -> Path:
+    """Copy what comes through a named pipe, such as a shell's `<(command)`, as long as something comes."""
+    target = scratch() / f"pipe-{len(list(scratch().iterdir()))}"
+    try:
+        # A pipe without a writer would otherwise keep us waiting for one, for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe, target.open("wb") as file:
+            num_bytes = copy_bounded(_Pipe(pipe, name), file, name)
+    except OSError as error:
+        raise MediaError(f"cannot read {name!r}: {error.strerror or error}") from error
+    if num_bytes == 0:
+        raise MediaError(f"{name!r} is empty: 0 bytes came through the pipe")
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class _Pipe:
+    """The bytes that come through a pipe."""
+
+    file: RawIOBase
+    name: str
+
+    def read(self, amount: int, /) -> bytes:
+        """Return up to so many bytes, none at the end.
+
+        Raises:
+            MediaError: If nothing comes.
+        """
+        if not select.select([self.file], [], [], PIPE_SECONDS)[0]:
+            raise MediaError(f"nothing came through {self.name!r} for {PIPE_SECONDS:g} s: is anything writing to it?")
+        return self.file.read(amount) or b""
 
 
 def _from_stdin(scratch: Callable[[], Path]) -> Path:

@@ -16,7 +16,7 @@ from videollava_cli.errors import MediaError
 from videollava_cli.media import Clip, FrameStamp, Image
 from videollava_cli.reader.limits import check_size
 from videollava_cli.reader.shrink import Shrink
-from videollava_cli.sampling import Window, repetition_notice, uniform_indices
+from videollava_cli.sampling import Sampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,21 +61,19 @@ def read_image(path: Path, name: str, shrink: Shrink) -> Image:
         return Image(name=name, pixels=shrink(rgb))
 
 
-def read_animation(path: Path, name: str, window: Window, shrink: Shrink) -> Clip:
+def read_animation(path: Path, name: str, sampling: Sampling, shrink: Shrink) -> Clip:
     """Read eight frames of a GIF, APNG, WebP or AVIF animation.
 
     Raises:
-        MediaError: If it is damaged, or has no frame in the window.
+        MediaError: If it is damaged, or has no frame where one is wanted.
     """
     with _opened(path, name) as picture:
         seconds = list(_frame_times(picture, name, shrink))
-        positions = window.positions(seconds)
-        if not positions:
-            last = seconds[-1]
-            raise MediaError(f"{name!r} has no frames between the times asked for: its last frame is at {last:.2f} s")
-        chosen = [positions[i] for i in uniform_indices(len(positions))]
+        chosen = sampling.chosen(seconds)
+        if not chosen:
+            raise MediaError(sampling.complaint(name, seconds))
         shrunk = {index: shrink(rgb) for index, rgb in _chosen_frames(picture, name, set(chosen), shrink)}
-    notices = (repetition_notice(name, len(positions)),) if len(positions) < len(chosen) else ()
+    notices = tuple(sampling.notices(name, seconds))
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Clip(name=name, frames=np.stack([shrunk[i] for i in chosen]), stamps=stamps, notices=notices)
 

@@ -1,0 +1,192 @@
+"""Decode a few frames of a video without what lies between them; knows packets and threads, nothing of files' tables.
+
+A group of wanted frames that decode from one key packet is sought, fed from there to its last frame, without the
+pictures that no other needs, and drained. Groups go to several threads, each with a container of its own: PyAV
+releases the interpreter's lock while it decodes.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import av.container
+import av.error
+import numpy as np
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
+
+from videollava_cli.reader.shrink import Shrink
+from videollava_cli.reader.video.containers import Clock, opened, video_stream
+from videollava_cli.reader.video.survey import Start, SurpriseError, Survey
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from videollava_cli.reader.video.survey import VideoPacket
+
+PIXELS_AT_ONCE = 20_000_000  # of the pictures that all decoders have in work: two of 4K, or one of 8K
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A wanted frame, brought to the model's side, and its time."""
+
+    seconds: float
+    shrunk: "NDArray[np.uint8]"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A file, what the user calls it, how its frames are shrunk, and with how many threads it may be decoded."""
+
+    path: Path
+    name: str
+    shrink: Shrink
+    num_threads: int
+
+
+def decode_excerpts(file: VideoFile, survey: Survey, ranks: Iterable[int], *, seek: bool) -> dict[int, Picture]:
+    """Decode the frames of some ranks.
+
+    Args:
+        file: What to decode.
+        survey: What is known of its frames.
+        ranks: The wanted ones.
+        seek: Whether to seek for the start of a group, or to read all packets in front of it.
+
+    Returns:
+        The pictures by rank.
+
+    Raises:
+        SurpriseError: If a frame did not come out whole, or not where the survey said.
+        ReadingStopped: If told to stop.
+    """
+    groups = deque(survey.starts(ranks).items())
+    task = _Task(file, survey, groups, seek=seek)
+    with opened(file.path, file.name) as container:
+        stream = video_stream(container, file.name)
+        in_memory = PIXELS_AT_ONCE // max(1, stream.width * stream.height)
+        num_workers = max(1, min(file.num_threads, len(groups), in_memory))
+        use_threads(stream, max(1, file.num_threads // num_workers))
+        with ThreadPoolExecutor(num_workers, thread_name_prefix="decoder") as pool:
+            others = [pool.submit(_open_and_work, task) for _ in range(num_workers - 1)]
+            pictures = _work(task, container, stream)
+            for other in others:
+                pictures |= other.result()
+    return pictures
+
+
+def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
+    """Return a frame as uint8 RGB, (H, W, 3), turned as its display matrix says (multiples of 90 degrees)."""
+    rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    return np.ascontiguousarray(np.rot90(rgb, (round(frame.rotation / 90)) % 4)) if frame.rotation else rgb
+
+
+def use_threads(stream: VideoStream, num_threads: int) -> None:
+    """Let a decoder work on several frames at once where the memory allows it, else on slices of one."""
+    is_small = num_threads * stream.width * stream.height <= PIXELS_AT_ONCE
+    stream.codec_context.thread_type = "AUTO" if num_threads > 1 and is_small else "SLICE"
+    stream.codec_context.thread_count = num_threads
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The groups still to decode, taken by the threads one by one, until one of them gives up."""
+
+    file: VideoFile
+    survey: Survey
+    groups: deque[tuple[Start, list[int]]]
+    seek: bool
+    given_up: Event = field(default_factory=Event)
+
+    def check(self) -> None:
+        """Leave if told to stop, or if another thread could not go on."""
+        self.file.shrink.check()
+        if self.given_up.is_set():
+            raise SurpriseError("another thread gave up")
+
+
+def _open_and_work(task: _Task) -> dict[int, Picture]:
+    with opened(task.file.path, task.file.name) as container:
+        stream = video_stream(container, task.file.name)
+        use_threads(stream, 1)
+        return _work(task, container, stream)
+
+
+def _work(task: _Task, container: av.container.InputContainer, stream: VideoStream) -> dict[int, Picture]:
+    """Decode groups while there are any; return their pictures by rank."""
+    decoder = _Decoder(task, container, stream)
+    pictures: dict[int, Picture] = {}
+    try:
+        while task.groups:
+            start, ranks = task.groups.popleft()
+            pictures |= decoder.decode_group(start, ranks)
+    except IndexError:  # another thread took the last group
+        pass
+    except av.error.FFmpegError as error:
+        task.given_up.set()
+        raise SurpriseError(str(error)) from error
+    except BaseException:
+        task.given_up.set()
+        raise
+    return pictures
+
+
+class _Decoder:
+    """One container and its decoder, going from group to group."""
+
+    def __init__(self, task: _Task, container: av.container.InputContainer, stream: VideoStream) -> None:
+        self._task, self._container, self._stream = task, container, stream
+        self._clock = Clock(container, stream)
+        self._packets = _packets(container, stream)
+        self._is_anchored = True
+
+    def decode_group(self, start: Start, ranks: list[int]) -> dict[int, Picture]:
+        """Feed the packets from a start to the last wanted frame; return the pictures by rank."""
+        context, left = self._stream.codec_context, set(ranks)
+        if self._task.seek and start.seek_to is not None:
+            self._container.seek(start.seek_to, stream=self._stream)
+            self._packets = _packets(self._container, self._stream)
+        self._is_anchored = start.seek_to is None
+        fed: dict[int, int] = {}
+        pictures: dict[int, Picture] = {}
+        for packet, rank in self._task.survey.ranked(self._packets, start):
+            self._task.check()
+            if rank in left and packet.pts is not None:
+                fed[packet.pts] = rank
+                left.remove(rank)
+                context.skip_frame = "DEFAULT"
+            else:
+                context.skip_frame = "DEFAULT" if packet.is_keyframe else "NONREF"
+            pictures |= self._wanted(context.decode(packet), fed)
+            if not left:
+                break
+        pictures |= self._wanted(context.decode(None), fed)
+        context.flush_buffers()
+        if left or len(pictures) < len(ranks):
+            raise SurpriseError("a frame did not come out")
+        return pictures
+
+    def _wanted(self, frames: Iterable[VideoFrame], fed: dict[int, int]) -> dict[int, Picture]:
+        """Return the pictures of the wanted ones among some frames, by rank."""
+        pictures = {}
+        for frame in frames:
+            # Intra-refresh streams call P pictures key frames; what comes next may build on frames never decoded.
+            self._is_anchored |= bool(frame.key_frame) and frame.pict_type == PictureType.I
+            rank = fed.get(frame.pts) if frame.pts is not None else None
+            if rank is None:
+                continue
+            if frame.is_corrupt or not self._is_anchored:
+                raise SurpriseError("a frame is damaged, or builds on others that were not decoded")
+            seconds = self._clock.seconds(frame.pts, rank)
+            pictures[rank] = Picture(seconds, self._task.file.shrink(upright_rgb(frame)))
+        return pictures
+
+
+def _packets(container: av.container.InputContainer, stream: VideoStream) -> "Iterator[VideoPacket]":
+    """Yield a stream's packets without the empty one that PyAV ends with."""
+    return (packet for packet in container.demux(stream) if packet.size)
