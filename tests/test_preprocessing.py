@@ -1,14 +1,25 @@
 """Pixels equal those of transformers' own image processor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import VideoLlavaImageProcessor
 
 from videollava_cli.errors import CheckpointError
-from videollava_cli.preprocessing import PixelSettings, pixel_values, resized_shape, shrink_frame, shrink_image
+from videollava_cli.preprocessing import (
+    Fit,
+    PixelSettings,
+    pixel_values,
+    resized_shape,
+    seen_box,
+    shrink_frame,
+    shrink_image,
+)
 
 CONFIG = {
     "do_resize": True,
@@ -81,6 +92,59 @@ def test_frames_are_rgb_levels_of_the_models_side():
     levels = shrink_frame(picture(48, 64), SETTINGS)
 
     assert (levels.shape, levels.dtype) == ((224, 224, 3), np.uint8)
+
+
+def padded_to_square(rgb):
+    """Pad a picture as LLaVA's expand2square does: centred, over the mean colour rounded down."""
+    height, width = rgb.shape[:2]
+    side = max(height, width)
+    square = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in SETTINGS.mean))
+    square.paste(Image.fromarray(rgb), ((side - width) // 2, (side - height) // 2))
+    return np.array(square)
+
+
+@settings(max_examples=25)
+@given(height=st.integers(4, 400), width=st.integers(4, 400))
+@example(height=360, width=640)
+@example(height=640, width=361)
+@example(height=224, width=224)
+@example(height=4, width=400)
+def test_padded_pictures_equal_transformers_on_a_padded_square_and_frames_within_two_levels(height, width):
+    rgb = picture(height, width)
+    settings = replace(SETTINGS, fit=Fit.PAD)
+
+    reference = transformers_levels(padded_to_square(rgb))
+
+    assert np.array_equal(shrink_image(rgb, settings), reference)
+    assert np.abs(shrink_frame(rgb, settings).astype(int) - reference).max() <= 2
+
+
+@settings(max_examples=25)
+@given(height=st.integers(20, 400), width=st.integers(20, 400))
+@example(height=360, width=640)
+def test_stretched_pictures_equal_pillows_and_frames_within_two_levels_width_first(height, width):
+    rgb = picture(height, width)
+    settings = replace(SETTINGS, fit=Fit.STRETCH)
+
+    whole = Image.fromarray(rgb).resize((224, 224), Image.Resampling.BICUBIC)
+    rows = Image.fromarray(rgb).resize((224, height), Image.Resampling.BICUBIC)
+    in_turn = np.asarray(rows.resize((224, 224), Image.Resampling.BICUBIC)).astype(int)
+
+    assert np.array_equal(shrink_image(rgb, settings), np.asarray(whole))
+    assert np.abs(shrink_frame(rgb, settings) - in_turn).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(1080, 1920, (420, 0, 1500, 1080)), (640, 480, (0, 79, 480, 561)), (9, 9, (0, 0, 9, 9))],
+)
+def test_seen_part_of_a_cropped_picture_is_its_centre_square(height, width, box):
+    assert seen_box(height, width, SETTINGS) == box
+
+
+@pytest.mark.parametrize("fit", [Fit.PAD, Fit.STRETCH])
+def test_seen_part_of_a_padded_or_stretched_picture_is_all_of_it(fit):
+    assert seen_box(1080, 1920, replace(SETTINGS, fit=fit)) == (0, 0, 1920, 1080)
 
 
 def test_crop_smaller_than_the_resized_picture_takes_its_centre():

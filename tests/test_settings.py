@@ -7,6 +7,7 @@ import pytest
 from videollava_cli.api import presets_folder
 from videollava_cli.conversation import PromptStyle
 from videollava_cli.errors import CheckpointError, UsageError
+from videollava_cli.preprocessing import Fit
 from videollava_cli.settings import CHOICES, Settings, closest, preset_names, resolve
 
 
@@ -134,6 +135,7 @@ def test_environment_switches_understand_the_usual_words(presets, text, value):
         ("VLLAVA_TEMPERATURE", "1", "temperature", 1.0),
         ("VLLAVA_SYSTEM", "12", "system", "12"),
         ("VLLAVA_DEVICE", "cuda:1", "device", "cuda:1"),
+        ("VLLAVA_FIT", "pad", "fit", "pad"),
     ],
 )
 def test_environment_values_take_the_type_of_their_setting(presets, name, text, key, value):
@@ -225,6 +227,7 @@ def test_unknown_option_from_python_is_refused_with_a_suggestion(presets):
         ({"start": 2.0, "end": 2.0}, "end is 2.0: give seconds after the start, 2.0"),
         ({"dtype": "int4"}, "dtype is 'int4': choose from auto, float16, bfloat16, float32"),
         ({"prompt_style": "loose"}, "prompt_style is 'loose': choose from newline, joined"),
+        ({"fit": "squeeze"}, "fit is 'squeeze': choose from crop, pad, stretch"),
         (
             {"attn_implementation": "flash"},
             "attn_implementation is 'flash': choose from eager, sdpa, flash_attention_2",
@@ -263,6 +266,10 @@ def test_settings_are_checked_after_they_are_put_together(presets):
 
 def test_choices_of_prompt_style_are_the_styles_that_conversations_know():
     assert CHOICES["prompt_style"] == tuple(PromptStyle)
+
+
+def test_choices_of_fit_are_those_that_preprocessing_knows():
+    assert CHOICES["fit"] == tuple(Fit)
 
 
 @pytest.mark.parametrize("name", preset_names(presets_folder()))

@@ -10,6 +10,8 @@ import typer
 
 from videollava_cli import __version__
 from videollava_cli.commands.ask import EXAMPLES, ask
+from videollava_cli.commands.frames import EXAMPLES as FRAMES_EXAMPLES
+from videollava_cli.commands.frames import frames
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
@@ -48,6 +50,7 @@ def common(
 
 
 app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
+app.command(name="frames", epilog=FRAMES_EXAMPLES, no_args_is_help=True)(frames)
 
 
 def main() -> int:
@@ -77,9 +80,10 @@ def main() -> int:
 
 
 def _output_problem(error: OutputError) -> int:
-    """Tell that stdout does not take what we write, unless its reader went away."""
-    # Python would try once more at exit to write what stdout did not take, and complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Tell that stdout or a file does not take what we write, unless its reader went away."""
+    if sys.stdout is not None:
+        # Python would try once more at exit to write what stdout did not take, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(error, OutputClosedError):
         Console().error(str(error))
     return error.status

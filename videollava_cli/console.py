@@ -4,10 +4,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from videollava_cli.errors import OutputClosedError, OutputError
 
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.console import RenderableType
+
 BOLD_RED, DIM, RESET = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
+LINES_AROUND = 4  # of the terminal, not for a picture but for the text around it
 LAST_CONTROL = 0x9F  # of Unicode's two blocks of control characters, C0 and C1
 
 
@@ -30,13 +36,30 @@ class Console:
         # What the stream cannot hold, such as a file name that is no Unicode, is written out as escapes.
         encoding = sys.stdout.encoding or "utf-8"
         encodable = text.encode(encoding, "backslashreplace").decode(encoding)
-        try:
+        with _write_errors():
             sys.stdout.write(printable(encodable) if sys.stdout.isatty() else encodable)
             sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise OutputClosedError("the reader of the output went away") from error
-        except OSError as error:
-            raise OutputError(f"cannot write the answer: {error.strerror}") from error
+
+    def picture_screen(self) -> "RichConsole | None":
+        """Return stdout as a terminal in which pictures can be drawn; None if it is none, or without colours."""
+        if sys.stdout is None or not sys.stdout.isatty():
+            return None
+        from rich.console import Console as RichConsole
+
+        screen = RichConsole(file=sys.stdout, highlight=False, markup=False)
+        screen.height = max(screen.height - LINES_AROUND, 1)
+        return None if screen.no_color or screen.color_system is None else screen
+
+    def draw(self, screen: "RichConsole", *pictures: "RenderableType") -> None:
+        """Draw pictures, or print lines of text, in the terminal that is stdout.
+
+        Raises:
+            OutputClosedError: If the terminal went away.
+            OutputError: If it cannot be written to for another reason.
+        """
+        with _write_errors():
+            for picture in pictures:
+                screen.print(printable(picture) if isinstance(picture, str) else picture, end="")
 
     def notice(self, text: str) -> None:
         """Say on stderr what the user should know."""
@@ -70,6 +93,17 @@ class Console:
         if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             line = f"{style}{line}{RESET}"
         print(line, file=sys.stderr, flush=True)  # noqa: T201 (this is the place that prints)
+
+
+@contextmanager
+def _write_errors() -> Iterator[None]:
+    """Turn what stdout raises into one line."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosedError("the reader of the output went away") from error
+    except OSError as error:
+        raise OutputError(f"cannot write the answer: {error.strerror}") from error
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,8 @@
 """Pictures to pixel values, by a checkpoint's own settings; knows nothing of files or of the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from videollava_cli.errors import CheckpointError
@@ -11,18 +12,32 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    Resize = Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]
+
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as it stands in preprocessor_config.json
+
+
+class Fit(StrEnum):
+    """How a picture that is no square becomes one."""
+
+    CROP = "crop"  # the centre square, as VideoLlavaImageProcessor does
+    PAD = "pad"  # the whole picture, with the mean colour above and below it or beside it
+    STRETCH = "stretch"  # the whole picture, out of proportion
 
 
 @dataclass(frozen=True, slots=True)
 class PixelSettings:
-    """The image processor's settings that matter: sides in pixels, then scale, mean and std of RGB."""
+    """The image processor's settings that matter: sides in pixels, then scale, mean and std of RGB.
+
+    `fit` is no setting of the checkpoint but the user's.
+    """
 
     resize_side: int
     crop_side: int
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fit: Fit = Fit.CROP
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PixelSettings":
@@ -57,44 +72,101 @@ def resized_shape(height: int, width: int, side: int) -> tuple[int, int]:
     return (long, side) if height >= width else (side, long)
 
 
-def shrink_image(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "NDArray[np.uint8]":
-    """Resize and crop a still picture exactly as `VideoLlavaImageProcessor` does, with Pillow.
+def uncropped_shape(height: int, width: int, pixels: PixelSettings) -> tuple[int, int]:
+    """Return the height and width that a picture takes before its centre is cropped to the model's side."""
+    if pixels.fit is Fit.CROP:
+        return resized_shape(height, width, pixels.resize_side)
+    return pixels.crop_side, pixels.crop_side
+
+
+def uncropped(rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -> "NDArray[np.uint8]":
+    """Return the whole picture at the scale at which the model sees it: its centre is what the model sees.
 
     Args:
         rgb: uint8 RGB, (H, W, 3).
-        pixels: The checkpoint's settings.
+        pixels: The checkpoint's settings, and how to fit the picture.
+        resize: Brings a picture to a height and width.
+
+    Returns:
+        uint8 RGB, of `uncropped_shape`.
+    """
+    if pixels.fit is Fit.PAD:
+        return _padded(rgb, pixels, resize)
+    return resize(rgb, uncropped_shape(rgb.shape[0], rgb.shape[1], pixels))
+
+
+def seen_box(height: int, width: int, pixels: PixelSettings) -> tuple[int, int, int, int]:
+    """Return the part of a picture that the model sees: left, top, right and bottom, in the picture's own pixels."""
+    full_height, full_width = uncropped_shape(height, width, pixels)
+    top, left = crop_offset(full_height, full_width, pixels.crop_side)
+    across, down = width / full_width, height / full_height
+    right, bottom = left + pixels.crop_side, top + pixels.crop_side
+    return round(left * across), round(top * down), round(right * across), round(bottom * down)
+
+
+def crop_offset(height: int, width: int, side: int) -> tuple[int, int]:
+    """Return the row and the column at which the central square of a side begins, as transformers rounds them."""
+    return (height - side) // 2, (width - side) // 2
+
+
+def to_model(rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -> "NDArray[np.uint8]":
+    """Bring a picture, uint8 RGB (H, W, 3), to the model's side S: uint8 RGB, (S, S, 3)."""
+    return central_square(uncropped(rgb, pixels, resize), pixels.crop_side)
+
+
+def central_square(rgb: "NDArray[np.uint8]", side: int) -> "NDArray[np.uint8]":
+    """Return a copy of the square of a side in the middle of a picture."""
+    top, left = crop_offset(rgb.shape[0], rgb.shape[1], side)
+    return rgb[top : top + side, left : left + side].copy()
+
+
+def shrink_image(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "NDArray[np.uint8]":
+    """Bring a still picture to the model's side; cropped, it is exactly as from `VideoLlavaImageProcessor`.
+
+    Args:
+        rgb: uint8 RGB, (H, W, 3).
+        pixels: The checkpoint's settings, and how to fit the picture.
 
     Returns:
         uint8 RGB, (S, S, 3), S being `pixels.crop_side`.
     """
-    import numpy as np
-    from PIL import Image
-
-    height, width = resized_shape(rgb.shape[0], rgb.shape[1], pixels.resize_side)
-    resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
-    return _center_crop(np.asarray(resized), pixels.crop_side)
+    return to_model(rgb, pixels, resize_image)
 
 
 def shrink_frame(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "NDArray[np.uint8]":
-    """Resize and crop a video frame as transformers' video processor does: antialiased bicubic on uint8.
+    """Bring a video frame to the model's side as transformers' video processor does: antialiased bicubic on uint8.
 
     At most 2 levels from `shrink_image` and several times faster (`scripts/parity.py` measures the difference).
 
     Args:
         rgb: uint8 RGB, (H, W, 3).
-        pixels: The checkpoint's settings.
+        pixels: The checkpoint's settings, and how to fit the picture.
 
     Returns:
         uint8 RGB, (S, S, 3), S being `pixels.crop_side`.
     """
+    return to_model(rgb, pixels, resize_frame)
+
+
+def resize_image(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[np.uint8]":
+    """Resize a still picture to a height and width, with Pillow."""
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(rgb).resize(shape[::-1], Image.Resampling.BICUBIC))
+
+
+def resize_frame(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[np.uint8]":
+    """Resize a video frame to a height and width, with torch."""
+    import numpy as np
     import torch
     from torch.nn.functional import interpolate
 
     channels_last = torch.from_numpy(rgb).permute(2, 0, 1)[None]
-    size = resized_shape(rgb.shape[0], rgb.shape[1], pixels.resize_side)
     with torch.inference_mode():
-        resized = interpolate(channels_last, size=size, mode="bicubic", antialias=True)
-    return _center_crop(resized[0].permute(1, 2, 0).numpy(), pixels.crop_side)
+        resized = interpolate(channels_last, size=shape, mode="bicubic", antialias=True)
+    levels: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return levels
 
 
 def pixel_values(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "torch.Tensor":
@@ -117,9 +189,26 @@ def pixel_values(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "torch.Tens
     return torch.from_numpy(np.stack(planes, axis=-3))
 
 
-def _center_crop(rgb: "NDArray[np.uint8]", side: int) -> "NDArray[np.uint8]":
-    top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
-    return rgb[top : top + side, left : left + side].copy()
+def _padded(rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -> "NDArray[np.uint8]":
+    """Return a picture in the middle of a square of the mean colour, at the model's side.
+
+    The levels are those of a square that is padded and then resized. As rows do not touch each other while they are
+    made shorter, this one is never held at its full size.
+    """
+    import numpy as np
+
+    (height, width), side = rgb.shape[:2], pixels.crop_side
+    longer = max(height, width)
+    above, beside = crop_offset(longer, longer, height)[0], crop_offset(longer, longer, width)[1]
+    # LLaVA's expand2square rounds the mean down.
+    mean = np.array([int(level * 255) for level in pixels.mean], np.uint8)
+    square = np.full((longer, side, 3), mean)
+    for top in range(0, height, side):
+        rows = rgb[top : top + side]
+        wide = np.full((len(rows), longer, 3), mean)
+        wide[:, beside : beside + width] = rows
+        square[above + top : above + top + len(rows)] = resize(wide, (len(rows), side))
+    return resize(square, (side, side))
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:

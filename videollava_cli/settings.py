@@ -11,17 +11,19 @@ from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from videollava_cli.errors import CheckpointError, UsageError
+from videollava_cli.media import NUM_FRAMES
 
 ENVIRONMENT_PREFIX = "VLLAVA_"
 CHOICES = {
     "dtype": ("auto", "float16", "bfloat16", "float32"),
     "attn_implementation": ("eager", "sdpa", "flash_attention_2"),
     "prompt_style": ("newline", "joined"),
+    "fit": ("crop", "pad", "stretch"),
 }
 
 ANSWER_KEYS = (
     *("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed"),
-    *("system", "prompt_style", "start", "end"),
+    *("system", "prompt_style", "start", "end", "at"),
 )
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
 HINTS = {
@@ -51,12 +53,20 @@ class Settings:
     seed: int = 0
     system: str | None = None
     prompt_style: str = "newline"
+    fit: str = "crop"
     start: float | None = None
     end: float | None = None
+    at: str | None = None
+    decode_threads: int | None = None
 
     def __post_init__(self) -> None:
         for problem in (*_number_problems(self), *_combination_problems(self)):
             raise UsageError(problem)
+
+    @property
+    def moments(self) -> tuple[float, ...] | None:
+        """The seconds of `at`."""
+        return None if self.at is None else _seconds(self.at)
 
 
 def _number_problems(s: Settings) -> Iterator[str]:
@@ -80,6 +90,27 @@ def _number_problems(s: Settings) -> Iterator[str]:
         yield f"start is {s.start}: give seconds from the beginning of the clip, 0 or more"
     if s.end is not None and s.end <= (s.start or 0):
         yield f"end is {s.end}: give seconds after the start, {s.start or 0}"
+    if s.decode_threads is not None and s.decode_threads < 1:
+        yield f"decode_threads is {s.decode_threads}: give at least 1"
+    if s.at is not None:
+        yield from _moment_problems(s.at)
+
+
+def _moment_problems(at: str) -> Iterator[str]:
+    """Yield what is wrong with the moments to take frames of."""
+    try:
+        seconds = _seconds(at)
+    except ValueError:
+        yield f"at is {at!r}: give {NUM_FRAMES} times in seconds, with commas between them"
+        return
+    if len(seconds) != NUM_FRAMES:
+        yield f"at has {len(seconds)} time{'s' if len(seconds) > 1 else ''}: give {NUM_FRAMES}, one for each frame"
+    if not all(math.isfinite(moment) and moment >= 0 for moment in seconds) or list(seconds) != sorted(seconds):
+        yield f"at is {at!r}: give seconds from the beginning of the clip, in ascending order"
+
+
+def _seconds(at: str) -> tuple[float, ...]:
+    return tuple(float(text) for text in at.split(","))
 
 
 def _combination_problems(s: Settings) -> Iterator[str]:
@@ -88,6 +119,8 @@ def _combination_problems(s: Settings) -> Iterator[str]:
         yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
     if s.load_4bit and s.load_8bit:
         yield "load_4bit and load_8bit exclude each other: give one of them"
+    if s.at is not None and (s.start is not None or s.end is not None):
+        yield "at names the frames to take, start and end a part to sample from: give one or the other"
     for key, choices in CHOICES.items():
         value = getattr(s, key)
         if value is not None and value not in choices:

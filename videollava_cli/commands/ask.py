@@ -12,6 +12,7 @@ import typer
 
 from videollava_cli.api import BackgroundReading, load_engine
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.notes import tell_about_media
 from videollava_cli.console import Console
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
@@ -20,7 +21,7 @@ from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_tex
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Clip, Medium
 from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import Window
+from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ def ask(
     seed: opt.Seed = None,
     start: opt.Start = None,
     end: opt.End = None,
+    at: opt.At = None,
+    decode_threads: opt.DecodeThreads = None,
+    fit: opt.Fit = None,
     json_lines: opt.Json = False,
     stream: opt.Stream = None,
     quiet: opt.Quiet = False,
@@ -129,14 +133,14 @@ def answer(request: Request, console: Console) -> None:
     settings = request.settings
     if console.is_quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
-    with MediaReader(offline=settings.offline) as reader:
+    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         clock = Clock()
         with console.status("Finding media"):
             found = [reader.find(source) for source in request.sources]
         find_seconds = clock.lap()
         checkpoint = find_checkpoint(settings)
-        window = Window(settings.start, settings.end)
-        with BackgroundReading(reader, found, checkpoint, window) as reading:
+        sampling = sampling_from(settings.start, settings.end, settings.moments)
+        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
             engine, load_seconds = _load(request, found, checkpoint, reading, console)
             media = tuple(reading.result())
     _tell_about(media, engine, console)
@@ -261,7 +265,7 @@ def _json_medium(medium: Medium) -> dict[str, Any]:
 
 
 def _tell_about(media: Sequence[Medium], engine: Engine, console: Console) -> None:
-    """Pass on what was noticed while reading, and with --verbose which frames were taken."""
+    """Say what the user should know about engine and media before the first answer."""
     console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
     devices = sorted({str(device) for device in getattr(engine.model, "hf_device_map", {}).values()})
     if len(devices) > 1:
@@ -270,12 +274,4 @@ def _tell_about(media: Sequence[Medium], engine: Engine, console: Console) -> No
         )
     if len(media) > 1:
         console.notice("Video-LLaVA was not trained for several media in one prompt: answers are less accurate")
-    window = (engine.settings.start, engine.settings.end)
-    if window != (None, None) and not any(isinstance(medium, Clip) for medium in media):
-        console.notice("--start and --end choose a part of a video, and here is none")
-    for medium in media:
-        for notice in medium.notices:
-            console.notice(notice)
-        if isinstance(medium, Clip):
-            frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in medium.stamps)
-            console.detail(f"{medium.name}: frames {frames}")
+    tell_about_media(media, engine.settings, console)

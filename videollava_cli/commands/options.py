@@ -69,7 +69,24 @@ RepetitionPenalty = Annotated[
 Seed = Annotated[int | None, _option("Seed for sampling. Default: 0", ANSWER, "--seed", metavar="N")]
 Start = Annotated[float | None, _option("Sample from this second on.", CLIP, "--start", metavar="SECONDS")]
 End = Annotated[float | None, _option("Sample up to this second.", CLIP, "--end", metavar="SECONDS")]
+At = Annotated[
+    str | None,
+    _option("Take the frames on display at these eight seconds: 0,1.5,3,...", CLIP, "--at", metavar="SECONDS,..."),
+]
+DecodeThreads = Annotated[
+    int | None,
+    _option("Threads that decode a video. Default: one a processor", CLIP, "--decode-threads", metavar="N"),
+]
+Fit = Annotated[
+    str | None,
+    _option("crop (default): the centre square; pad: all, with bars; stretch: all, out of proportion.", CLIP, "--fit"),
+]
 Json = Annotated[bool, _option("Print one JSON object a question, one a line.", OUTPUT, "--json")]
+JsonObject = Annotated[bool, _option("Print one JSON object.", OUTPUT, "--json")]
+Sheet = Annotated[
+    Path | None,
+    _option("Write the picture to this file: .png, .jpg or .webp.", OUTPUT, "-o", "--output", metavar="FILE"),
+]
 Stream = Annotated[
     bool | None,
     _option("Print the answer as it is written (default) or at its end.", OUTPUT, "--stream/--no-stream"),

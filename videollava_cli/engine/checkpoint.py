@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from videollava_cli.errors import CheckpointError, UsageError, first_line
 from videollava_cli.media import NUM_FRAMES, MediaKind
-from videollava_cli.preprocessing import PixelSettings
+from videollava_cli.preprocessing import Fit, PixelSettings
 from videollava_cli.settings import Settings
 
 BUNDLED_SCHEME = "bundled:"
@@ -117,7 +117,7 @@ def _described(settings: Settings, folder: Path, hub_id: str | None, config: Map
         video_token_id=int(config.get("video_token_id", config.get("video_token_index", 32001))),
         tokens_per_image=patches if drops_class_token else patches + 1,
         tokens_per_video=(patches + 1) * NUM_FRAMES,  # videos keep the class token of each frame
-        pixels=PixelSettings.from_config(_image_processor(folder, settings.model)),
+        pixels=replace(PixelSettings.from_config(_image_processor(folder, settings.model)), fit=Fit(settings.fit)),
     )
 
 

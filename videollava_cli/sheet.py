@@ -1,0 +1,190 @@
+"""Contact sheets: what the model sees of a clip or an image, drawn; knows nothing of files, terminals or models."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+from unicodedata import normalize
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from videollava_cli.preprocessing import PixelSettings, crop_offset, uncropped, uncropped_shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from videollava_cli.preprocessing import Resize
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+REACH = 3  # sides of the canvas in sides of the model's square: pictures of up to 3 to 1 are on it as a whole
+SQUARE = 224  # pixels that the model's square takes at least on a sheet of several pictures
+LONE_SQUARE = 448  # and on a sheet of one
+MAX_TILE_WIDTH = 450  # above it two pictures stand in a row instead of four
+
+BACKGROUND = (23, 25, 29)
+BRIGHT, MUTED, OUTLINE = (236, 238, 241), (146, 152, 162), (214, 219, 226)
+DIMMED = 0.32  # share of their own colour that surroundings keep
+MARGIN, GAP, LABEL_HEIGHT = 44, 28, 36
+TITLE_SIZE, TEXT_SIZE, LINE = 30, 18, 30
+
+
+class Overview:
+    """Bring frames to a canvas with the model's square in the middle and what the crop leaves out around it.
+
+    The square is what the model sees, to the pixel. `sizes` has height and width of each frame that came.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: set[tuple[int, int]] = set()
+
+    def __call__(self, rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -> "NDArray[np.uint8]":
+        """Return a frame's canvas: uint8 RGB, (3 S, 3 S, 3)."""
+        self.sizes.add((rgb.shape[0], rgb.shape[1]))
+        side = pixels.crop_side
+        canvas = np.full((REACH * side, REACH * side, 3), np.array(BACKGROUND, np.uint8))
+        whole = uncropped(rgb, pixels, resize)
+        down, across = (_overlap(n, side) for n in whole.shape[:2])
+        canvas[down.on_canvas, across.on_canvas] = whole[down.on_picture, across.on_picture]
+        return canvas
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames, of the largest where they differ."""
+        return max(self.sizes, key=lambda size: (size[0] * size[1], size))
+
+    def extent(self, pixels: PixelSettings) -> tuple[slice, slice]:
+        """Return the rows and the columns of the canvas that frames have come to lie on."""
+        shapes = [uncropped_shape(*size, pixels) for size in self.sizes]
+        rows, columns = (_overlap(max(lengths), pixels.crop_side).on_canvas for lengths in zip(*shapes, strict=True))
+        return rows, columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Overlap:
+    on_canvas: slice
+    on_picture: slice
+
+
+def _overlap(length: int, side: int) -> _Overlap:
+    """Return where a picture's edge and the canvas's overlap when their central squares lie on each other."""
+    offset, _ = crop_offset(length, length, side)
+    first = (REACH - 1) // 2 * side - offset  # of the picture, on the canvas
+    start, stop = max(first, 0), min(first + length, REACH * side)
+    return _Overlap(slice(start, stop), slice(start - first, stop - first))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """One picture on a sheet, its surroundings dimmed; `square`, left, top, right, bottom, is what the model sees."""
+
+    picture: Image.Image
+    square: tuple[int, int, int, int]
+    labels: tuple[str, str] = ("", "")
+
+
+def make_tiles(
+    canvases: "Sequence[NDArray[np.uint8]]",
+    overview: Overview,
+    pixels: PixelSettings,
+    labels: Sequence[tuple[str, str]],
+) -> list[Tile]:
+    """Cut canvases to what lies on them, dim the surroundings and magnify by whole pixels.
+
+    Args:
+        canvases: From the overview.
+        overview: Where they came from.
+        pixels: How they were made.
+        labels: What stands to the left and to the right under each.
+    """
+    side = pixels.crop_side
+    rows, columns = overview.extent(pixels)
+    top, left = (REACH - 1) // 2 * side - rows.start, (REACH - 1) // 2 * side - columns.start
+    zoom = max(1, round((SQUARE if len(canvases) > 1 else LONE_SQUARE) / side))
+    square = (left * zoom, top * zoom, (left + side) * zoom, (top + side) * zoom)
+    tiles = []
+    for canvas, texts in zip(canvases, labels, strict=True):
+        whole = canvas[rows, columns]
+        levels = (whole * DIMMED + np.array(BACKGROUND) * (1 - DIMMED)).astype(np.uint8)
+        levels[top : top + side, left : left + side] = whole[top : top + side, left : left + side]
+        size = (levels.shape[1] * zoom, levels.shape[0] * zoom)
+        tiles.append(Tile(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST), square, texts))
+    return tiles
+
+
+def draw_sheet(tiles: Sequence[Tile], title: str, lines: Sequence[str]) -> Image.Image:
+    """Draw tiles in rows, under a title and some lines of text."""
+    width, height = tiles[0].picture.size
+    num_columns = min(len(tiles), 4 if width <= MAX_TILE_WIDTH else 2)
+    num_rows = -(-len(tiles) // num_columns)
+    below = LABEL_HEIGHT if any(tiles[0].labels) else 0
+    head = MARGIN + TITLE_SIZE + 16 + LINE * len(lines) + 14
+    sheet_width = 2 * MARGIN + num_columns * width + (num_columns - 1) * GAP
+    sheet = Image.new(
+        "RGB",
+        (max(sheet_width, _text_width(lines)), head + num_rows * (height + below) + (num_rows - 1) * GAP + MARGIN),
+        BACKGROUND,
+    )
+    draw = ImageDraw.Draw(sheet)
+    _draw_head(draw, title, lines, sheet.width - 2 * MARGIN)
+    indent = (sheet.width - sheet_width) // 2
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, num_columns)
+        corner = (indent + MARGIN + column * (width + GAP), head + row * (height + below + GAP))
+        _draw_tile(sheet, draw, tile, corner)
+    return sheet
+
+
+def encode(sheet: Image.Image, suffix: str) -> bytes:
+    """Return a sheet as the bytes of a file with one of the suffixes of `FORMATS`."""
+    form, file = FORMATS[suffix.lower()], BytesIO()
+    if form == "JPEG":
+        sheet.save(file, form, quality=93, subsampling=0)
+    else:
+        sheet.save(file, form, lossless=True)  # PNG knows no other way
+    return file.getvalue()
+
+
+def _draw_head(draw: ImageDraw.ImageDraw, title: str, lines: Sequence[str], width: int) -> None:
+    draw.text((MARGIN, MARGIN), _elided(title, TITLE_SIZE, width), fill=BRIGHT, font=_font(TITLE_SIZE), anchor="lt")
+    top = MARGIN + TITLE_SIZE + 16
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, top + number * LINE), line, fill=MUTED, font=_font(TEXT_SIZE), anchor="lt")
+
+
+def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int]) -> None:
+    x, y = corner
+    sheet.paste(tile.picture, corner)
+    left, top, right, bottom = tile.square
+    # Around the square, so that every pixel of it stays as the model sees it.
+    draw.rectangle((x + left - 2, y + top - 2, x + right + 1, y + bottom + 1), outline=OUTLINE, width=2)
+    baseline = y + tile.picture.height + LABEL_HEIGHT - 6
+    draw.text((x + left, baseline), tile.labels[0], fill=BRIGHT, font=_font(TEXT_SIZE), anchor="ls")
+    draw.text((x + right, baseline), tile.labels[1], fill=MUTED, font=_font(TEXT_SIZE), anchor="rs")
+
+
+def _text_width(lines: Sequence[str]) -> int:
+    return 2 * MARGIN + max((round(_font(TEXT_SIZE).getlength(line)) for line in lines), default=0)
+
+
+def _elided(text: str, size: int, width: int) -> str:
+    """Return a text that the font can draw, with its middle left out where it is too wide."""
+    text = "".join(_drawable(text))
+    kept = len(text)
+    shown = text
+    while kept > 2 and _font(size).getlength(shown) > width:
+        kept -= 1
+        shown = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown
+
+
+def _drawable(text: str) -> Iterator[str]:
+    """Yield the characters of a text; a question mark for what the font lacks, unless its base letter is there."""
+    missing = bytes(_font(TEXT_SIZE).getmask("\uffff"))
+    for char in text:
+        options = (char, normalize("NFKD", char)[0], "?")
+        yield next(c for c in options if c in " ?" or bytes(_font(TEXT_SIZE).getmask(c)) != missing)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
