@@ -33,6 +33,7 @@ INTRA_CODECS = {"mjpeg", "prores", "dnxhd", "ffv1", "png"}
 PLAIN_CODECS = INTRA_CODECS | {"h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4"}
 PLAIN_CODECS |= {"h263", "flv1", "wmv1", "wmv2", "vc1"}
 VP8_IS_SHOWN = 0x10  # in a packet's first byte (RFC 6386, 9.1)
+MAX_HELD_BACK = 1 << 24  # pixels of a picture: twenty packets of 8K take as much memory as a decoded picture
 REORDER_PACKETS = 20  # no codec shows a frame before more than 16 that stand in front of it
 
 
@@ -168,6 +169,8 @@ Survey = IndexSurvey | PacketSurvey
 def survey_index(stream: VideoStream, format_name: str, num_bytes: int) -> IndexSurvey | None:
     """Return what an mp4's index tells; None where it does not tell all, as with edits, fragments and cut-off files."""
     if format_name != MOV or stream.codec_context.name not in PLAIN_CODECS - {"vp8"}:
+        return None
+    if stream.width * stream.height > MAX_HELD_BACK:
         return None
     timestamps, keys = array("q"), []
     for number, entry in enumerate(stream.index_entries):
