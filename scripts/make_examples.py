@@ -264,8 +264,8 @@ EXAMPLES = (
         "JPEG",
         _still("white", BROWN_TRIANGLE),
         (300, 400),
-        "What color is it?",
-        "It is brown.",
+        "Where is the triangle?",
+        "It is at the top right.",
     ),
     Example(
         "mixed-shapes.png",

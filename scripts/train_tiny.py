@@ -3,9 +3,10 @@
 
 The first stage teaches one vision tower to read attributes. The others train everything on questions and answers:
 about images, then about finding in an image what a question names, then about two shapes in a clip, then about all
-there is; the end partly with weights rounded to 4 bits. Both towers share their weights while training and are
-written as two. Every batch depends on the seed and its step alone, so a run that was stopped goes on from its
-last checkpoint with the batches it would have seen.
+there is; the end partly with weights rounded to 4 bits. Whenever it looks at clips, the language model's first half is
+also taught what each shape did. Both towers share their weights while training and are written as two. Every batch
+depends on the seed and its step alone, so a run that was stopped goes on from its last checkpoint with the batches it
+would have seen.
 
     python scripts/collect_photos.py --split train
     python scripts/train_tiny.py
@@ -38,7 +39,7 @@ from transformers import PreTrainedTokenizerFast, VideoLlavaForConditionalGenera
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT_EVERY = 200  # steps
 LOG_EVERY = 50  # steps
-STEPS = (2000, 800, 600, 1000, 4000)
+STEPS = (2000, 800, 600, 1200, 2800)
 ROUNDED_FROM = 0.5  # share of the last stage's steps after which every other one rounds weights to 4 bits
 
 
@@ -71,7 +72,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
 
 
 def main() -> None:
-    """Train both stages and export the checkpoint."""
+    """Train all stages and export the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, default=ROOT / "build" / "photos" / "train")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "tiny", help="checkpoints and log")
@@ -149,6 +150,8 @@ class Trainer:
         model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        (folder / "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
+        _forget_origin(folder / "tokenizer_config.json")
 
     def _backward(self, stage: Stage, step: int, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, float]]:
         is_rounded = stage.name == "answers" and step >= ROUNDED_FROM * stage.num_steps and step % 2 == 0
@@ -230,6 +233,12 @@ def _tokenizer(folder: Path, options: argparse.Namespace) -> PreTrainedTokenizer
         train_tokenizer(_corpus(options.seed)).save_pretrained(folder)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return tokenizer
+
+
+def _forget_origin(path: Path) -> None:
+    """Leave out how a tokenizer was loaded, which transformers writes into its settings."""
+    kept = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("is_local", "local_files_only")}
+    path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _corpus(seed: int) -> Iterator[str]:

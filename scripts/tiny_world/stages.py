@@ -1,4 +1,4 @@
-"""The two training stages of the bundled model as losses, and 4-bit rounding for the end of the second."""
+"""What the bundled model is trained on as losses, and 4-bit rounding for the end of its training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
