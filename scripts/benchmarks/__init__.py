@@ -1,0 +1,1 @@
+"""The tables of `scripts/bench`, one module each, and what they share."""

@@ -1,0 +1,146 @@
+"""One method, in a process of its own: read a clip once, tell how long it took and how much memory.
+
+`python -m benchmarks.methods METHOD CLIP ...` prints one JSON object. Seconds run from the path to eight frames at the
+model's side, uint8 RGB (8, 224, 224, 3); before that the method reads a small clip, so that no import counts. All but
+the documented reader shrink their frames in the same way, ours.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from settings_7b import PIXELS
+
+from videollava_cli.media import Clip
+from videollava_cli.preprocessing import shrink_frame
+from videollava_cli.sampling import uniform_indices
+
+Frames = NDArray[np.uint8]
+
+
+def read_ours(path: str, num_threads: int) -> Frames:
+    """Read with `MediaReader`."""
+    from videollava_cli.reader import MediaReader
+
+    with MediaReader(decode_threads=num_threads) as reader:
+        clip = reader.read(reader.find(path), PIXELS)
+    assert isinstance(clip, Clip)
+    return clip.frames
+
+
+def read_documented(path: str, num_threads: int) -> Frames:
+    """Read as the model's documentation does (transformers docs, model_doc/video_llava).
+
+    Its threads are PyAV's default unless there shall be one.
+    """
+    import av
+    from transformers import VideoLlavaImageProcessor
+
+    with av.open(path) as container:
+        if num_threads == 1:
+            container.streams.video[0].codec_context.thread_count = 1
+        total_frames = container.streams.video[0].frames
+        indices = np.arange(0, total_frames, total_frames / 8).astype(int)
+        wanted = []
+        container.seek(0)
+        for i, frame in enumerate(container.decode(video=0)):
+            if i > indices[-1]:
+                break
+            if i >= indices[0] and i in indices:
+                wanted.append(frame)
+        clip = np.stack([frame.to_ndarray(format="rgb24") for frame in wanted])
+    shrunk: Any = VideoLlavaImageProcessor()(list(clip), do_rescale=False, do_normalize=False, return_tensors="np")
+    return np.ascontiguousarray(next(iter(shrunk.values())).transpose(0, 2, 3, 1).astype(np.uint8))
+
+
+def read_decord2(path: str, num_threads: int) -> Frames:
+    """Read with decord2."""
+    import decord
+
+    reader = decord.VideoReader(path, num_threads=num_threads)
+    return _shrunk(reader.get_batch(uniform_indices(len(reader))).asnumpy())
+
+
+def read_torchcodec(path: str, num_threads: int) -> Frames:
+    """Read with torchcodec in its exact mode, which looks at all packets first."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=num_threads, seek_mode="exact")
+    return _shrunk(decoder.get_frames_at(uniform_indices(len(decoder))).data.numpy())
+
+
+def read_opencv(path: str, num_threads: int) -> Frames:
+    """Read with OpenCV, which seeks by frame number."""
+    import cv2
+
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])
+    frames = []
+    for index in uniform_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT))):
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        is_read, frame = capture.read()
+        if not is_read:
+            raise ValueError(f"frame {index} cannot be read")
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    return _shrunk(frames)
+
+
+METHODS: dict[str, Callable[[str, int], Frames]] = {
+    "vllava": read_ours,
+    "documented": read_documented,
+    "decord2": read_decord2,
+    "torchcodec": read_torchcodec,
+    "opencv": read_opencv,
+}
+
+
+def main() -> int:
+    """Measure, print, and save the frames; return 1 if the method fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=list(METHODS))
+    parser.add_argument("clip")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--warm-up", required=True, help="a small clip to read before")
+    parser.add_argument("--frames", type=Path, required=True, help="where to save the eight frames, as .npy")
+    options = parser.parse_args()
+    read = METHODS[options.method]
+    try:
+        read(options.warm_up, options.threads)
+        began = time.perf_counter()
+        frames = read(options.clip, options.threads)
+        seconds = time.perf_counter() - began
+    except Exception as error:  # whatever a method raises is what its row shall say
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        print(json.dumps({"failure": f"{type(error).__name__}: {reason}"}))
+        return 1
+    peak_mb = _peak_mb()
+    np.save(options.frames, frames)
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}))
+    return 0
+
+
+def _shrunk(frames: Any) -> Frames:
+    return np.stack([shrink_frame(frame, PIXELS) for frame in frames])
+
+
+def _peak_mb() -> float:
+    """Return the most memory that this process held, in MB (2^20 bytes).
+
+    Linux hands `ru_maxrss` down from the process that started this one, so its own count is preferred.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())
