@@ -1,0 +1,1 @@
+"""What `scripts/fuzz_reader.py` is made of."""

@@ -1,0 +1,128 @@
+"""Damage to the bytes of a file, the same for the same seed and number; knows of formats where their sizes stand."""
+
+import random
+import zlib
+from collections.abc import Callable
+
+NUM_MUTATIONS = (1, 1, 1, 2, 2, 4, 8)  # of one input: more damage is refused sooner, so most have little
+MAX_BLOCK = 256  # bytes that are removed, doubled or swapped at once
+EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x00FFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+Mutator = Callable[[bytearray, random.Random], None]
+
+
+def mutated(seeds: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes]:
+    """Return the name of the file that was damaged, and the damaged bytes.
+
+    Every name comes up equally often. Half of the damaged PNG files have right checksums again, so that what is
+    behind them is tested too.
+    """
+    rng = random.Random(f"{seed}/{number}")  # noqa: S311 (a test's, nobody's secret)
+    name = list(seeds)[number % len(seeds)]
+    content = bytearray(seeds[name])
+    for _ in range(rng.choice(NUM_MUTATIONS)):
+        if len(content) >= 8:
+            rng.choice(MUTATORS)(content, rng)
+    if content.startswith(PNG_SIGNATURE) and rng.random() < 0.5:
+        _correct_checksums(content)
+    return name, bytes(content)
+
+
+def flip_bits(content: bytearray, rng: random.Random) -> None:
+    """Flip up to 16 bits."""
+    for _ in range(rng.randint(1, 16)):
+        content[_place(content, rng)] ^= 1 << rng.randrange(8)
+
+
+def overwrite_bytes(content: bytearray, rng: random.Random) -> None:
+    """Write random bytes, up to 16 in a row."""
+    start = _place(content, rng)
+    length = min(rng.randint(1, 16), len(content) - start)
+    content[start : start + length] = rng.randbytes(length)
+
+
+def truncate(content: bytearray, rng: random.Random) -> None:
+    """Cut the end off, seldom much of it, so that other damage is still seen."""
+    del content[max(8, int(len(content) * (1 - rng.random() ** 4))) :]
+
+
+def remove_block(content: bytearray, rng: random.Random) -> None:
+    """Take some bytes out."""
+    start, end = _block(content, rng)
+    del content[start:end]
+
+
+def double_block(content: bytearray, rng: random.Random) -> None:
+    """Repeat some bytes."""
+    start, end = _block(content, rng)
+    content[end:end] = content[start:end] * rng.choice((1, 1, 1, 8))
+
+
+def swap_blocks(content: bytearray, rng: random.Random) -> None:
+    """Let two runs of as many bytes change places."""
+    start, end = _block(content, rng)
+    length = end - start
+    other = rng.randrange(len(content) - length + 1)
+    if other + length <= start or end <= other:
+        content[start:end], content[other : other + length] = content[other : other + length], content[start:end]
+
+
+def set_field(content: bytearray, rng: random.Random) -> None:
+    """Set a number of 16 or 32 bits, of either byte order, to an extreme or a large one."""
+    length = rng.choice((2, 4, 4, 4))
+    start = rng.randrange(len(content) - length + 1)
+    value = rng.choice((*EXTREMES, rng.getrandbits(32), rng.randrange(1 << 16), 1 << rng.randrange(32)))
+    content[start : start + length] = (value % (1 << 8 * length)).to_bytes(length, rng.choice(("big", "little")))
+
+
+def change_length(content: bytearray, rng: random.Random) -> None:
+    """Change the length of a box or chunk: the 32 bits before a name of four letters (ISO, PNG), or behind (RIFF)."""
+    names = [i for i in range(4, len(content) - 8) if _is_name(content[i : i + 4])]
+    if not names:
+        return
+    place = rng.choice(names)
+    start, order = rng.choice(((place - 4, "big"), (place - 4, "big"), (place + 4, "little")))
+    length = int.from_bytes(content[start : start + 4], "big" if order == "big" else "little")
+    changes = (length + rng.randint(-16, 16), length * 2, length // 2, *EXTREMES)
+    value = rng.choice(changes) % (1 << 32)
+    content[start : start + 4] = value.to_bytes(4, "big" if order == "big" else "little")
+
+
+MUTATORS: tuple[Mutator, ...] = (
+    flip_bits,
+    overwrite_bytes,
+    truncate,
+    remove_block,
+    double_block,
+    swap_blocks,
+    set_field,
+    set_field,
+    change_length,
+)
+
+
+def _place(content: bytearray, rng: random.Random) -> int:
+    """Return an offset: every other time one near the beginning, where headers are."""
+    return rng.randrange(min(len(content), 512)) if rng.random() < 0.5 else rng.randrange(len(content))
+
+
+def _block(content: bytearray, rng: random.Random) -> tuple[int, int]:
+    length = min(rng.randint(1, MAX_BLOCK), len(content) // 4)
+    start = rng.randrange(len(content) - length + 1)
+    return start, start + length
+
+
+def _is_name(letters: bytes | bytearray) -> bool:
+    return letters.isalnum() and letters.isascii()
+
+
+def _correct_checksums(content: bytearray) -> None:
+    """Write the right checksum behind every chunk of a PNG file, as far as the lengths lead."""
+    start = len(PNG_SIGNATURE)
+    while start + 12 <= len(content):
+        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
+        if end + 4 > len(content):
+            return
+        content[end : end + 4] = zlib.crc32(content[start + 4 : end]).to_bytes(4, "big")
+        start = end + 4
