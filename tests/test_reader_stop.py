@@ -5,6 +5,7 @@ import threading
 import pytest
 from media_files import grey, write_animation, write_image, write_video
 
+from videollava_cli.preprocessing import Fit
 from videollava_cli.reader import MediaReader, ReadingStopped
 
 
@@ -12,6 +13,7 @@ class Pixels:
     """Image processor settings that do something whenever a frame is about to be shrunk."""
 
     crop_side = 48
+    fit = Fit.CROP
 
     def __init__(self, at_each_frame):
         self.at_each_frame = at_each_frame

@@ -12,7 +12,7 @@ from media_files import grey, indices_of, write_image, write_video
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import MediaKind
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import MediaReader, sources
 
 
 @pytest.fixture
@@ -84,14 +84,31 @@ def test_empty_file_is_refused(tmp_path, reader):
         reader.find(str(path))
 
 
-def test_fifo_is_refused_with_the_way_to_pipe_it(tmp_path, reader):
+def test_pipe_is_read_to_its_end(tmp_path, read, video_bytes):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(video_bytes,), daemon=True)
+    writer.start()
+
+    clip = read(path)
+
+    writer.join(10)
+    assert indices_of(clip) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_pipe_through_which_nothing_comes_is_given_up(tmp_path, monkeypatch, reader):
+    monkeypatch.setattr(sources, "PIPE_SECONDS", 0.2)
     path = tmp_path / "fifo"
     os.mkfifo(path)
 
-    with pytest.raises(
-        MediaError, match=r"fifo' is no regular file: pipe it instead, `vllava ask - QUESTION < .*fifo`"
-    ):
+    with pytest.raises(MediaError, match=r"nothing came through .*fifo' for 0\.2 s: is anything writing to it\?"):
         reader.find(str(path))
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_device_is_refused(reader, device):
+    with pytest.raises(MediaError, match=f"'{device}' is neither a file nor a pipe"):
+        reader.find(device)
 
 
 def test_empty_name_is_refused(reader):

@@ -98,6 +98,8 @@ def _damage_told(name: str) -> Iterator[None]:
         raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
     except DAMAGE as error:
         raise MediaError(f"cannot read {name!r}: {error}") from error
+    except MemoryError as error:  # Pillow asks for as many bytes as a damaged length says
+        raise MediaError(f"cannot read {name!r}: it is damaged, or larger than the memory") from error
 
 
 def _shown_frames(picture: Pillow.Image, shrink: Shrink) -> Iterator[Pillow.Image]:

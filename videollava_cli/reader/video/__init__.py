@@ -70,7 +70,8 @@ def _by_packets(file: VideoFile, sampling: Sampling) -> Clip | None:
             pictures = decode_excerpts(file, survey, set(ranks), seek=seek)
         except SurpriseError:
             continue
-        return _clip(file, ranks, pictures, sampling.notices(file.name, seconds))
+        timed = {rank: Picture(seconds[rank], picture.shrunk) for rank, picture in pictures.items()}
+        return _clip(file, ranks, timed, sampling.notices(file.name, seconds))
     return None
 
 
@@ -85,12 +86,12 @@ def _by_decoding(file: VideoFile, sampling: Sampling) -> Clip:
         decoded = decode_all(file, set(ranks))
     pictures = {rank: Picture(decoded.seconds[rank], shrunk) for rank, shrunk in decoded.shrunk.items()}
     notices = sampling.notices(file.name, decoded.seconds)
-    if decoded.num_in_header not in (0, len(decoded.seconds)):
-        told = decoded.num_in_header
-        notices.append(f"{file.name!r} holds {len(decoded.seconds)} frames where its header says {told}")
     if decoded.num_damaged:
         damage = _damage(decoded.num_damaged)
         notices.append(f"{file.name!r} is damaged{damage}: the frames come from the rest")
+    elif decoded.num_in_header not in (0, len(decoded.seconds)):
+        told = decoded.num_in_header
+        notices.append(f"{file.name!r} holds {len(decoded.seconds)} frames where its header says {told}")
     return _clip(file, ranks, pictures, notices)
 
 

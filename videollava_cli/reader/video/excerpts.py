@@ -152,10 +152,12 @@ class _Decoder:
             self._container.seek(start.seek_to, stream=self._stream)
             self._packets = _packets(self._container, self._stream)
         self._is_anchored = start.seek_to is None
+        is_in_order = True
         fed: dict[int, int] = {}
         pictures: dict[int, Picture] = {}
         for packet, rank in self._task.survey.ranked(self._packets, start):
             self._task.check()
+            is_in_order &= packet.pts == packet.dts
             if rank in left and packet.pts is not None:
                 fed[packet.pts] = rank
                 left.remove(rank)
@@ -169,6 +171,9 @@ class _Decoder:
         context.flush_buffers()
         if left or len(pictures) < len(ranks):
             raise SurpriseError("a frame did not come out")
+        # Files copied carelessly from AVI, and ASF, have decoding times where those of presentation should stand.
+        if context.has_b_frames and (is_in_order or self._task.survey.is_in_order):
+            raise SurpriseError("the decoder reorders frames, and the timestamps do not")
         return pictures
 
     def _wanted(self, frames: Iterable[VideoFrame], fed: dict[int, int]) -> dict[int, Picture]:

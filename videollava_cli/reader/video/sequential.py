@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+MADE_UP_FORMATS = ("avi", "mxf")  # have no timestamps: FFmpeg counts packets, and adds the decoder's delay
 MAX_DAMAGED = 1000  # packets in a row of frames as many: nothing more will come
 
 
@@ -45,7 +46,7 @@ def promised_seconds(file: VideoFile) -> list[float]:
                     seconds.append(clock.seconds(packet.pts, len(seconds)))
         except av.error.FFmpegError:
             pass  # the rest of the file is damaged: decoding tells how many frames there are
-    return sorted(seconds)
+        return _in_order(seconds, container)
 
 
 def decode_all(file: VideoFile, wanted: set[int]) -> Decoded:
@@ -62,7 +63,15 @@ def decode_all(file: VideoFile, wanted: set[int]) -> Decoded:
             decoded.seconds.append(clock.seconds(frame.pts, index))
             if index in wanted:
                 decoded.shrunk[index] = file.shrink(upright_rgb(frame))
+        decoded.seconds = _in_order(decoded.seconds, container)
     return decoded
+
+
+def _in_order(seconds: list[float], container: av.container.InputContainer) -> list[float]:
+    """Return the times of frames in presentation order, where made-up ones may be in another and begin too late."""
+    ordered = sorted(seconds)
+    is_made_up = container.format.name in MADE_UP_FORMATS or container.start_time is None
+    return [round(moment - ordered[0], 6) for moment in ordered] if is_made_up else ordered
 
 
 def _frames(container: av.container.InputContainer, stream: VideoStream, decoded: Decoded) -> Iterator[VideoFrame]:

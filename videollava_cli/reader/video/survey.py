@@ -56,8 +56,11 @@ class Start:
 class IndexSurvey:
     """A survey from the index of an mp4 or mov file, which has the decoding timestamps: no packet is read for it."""
 
-    def __init__(self, timestamps: "NDArray[np.int64]", keys: list[int]) -> None:
+    is_in_order = False  # unknown, until packets are read
+
+    def __init__(self, timestamps: "NDArray[np.int64]", keys: list[int], *, num_held_back: int) -> None:
         self.num_frames = len(timestamps)
+        self._num_held_back = num_held_back
         self._timestamps, self._keys = timestamps, keys
 
     def starts(self, ranks: Iterable[int]) -> dict[Start, list[int]]:
@@ -84,7 +87,7 @@ class IndexSurvey:
                 raise SurpriseError("a packet without its time, or to be shown before its key frame")
             ahead.append(packet)
             insort(seen, packet.pts)
-            if len(ahead) > REORDER_PACKETS:
+            if len(ahead) > self._num_held_back:
                 yield _with_rank(ahead.popleft(), seen, start.rank)
         while ahead:
             yield _with_rank(ahead.popleft(), seen, start.rank)
@@ -103,6 +106,8 @@ class IndexSurvey:
 class PacketSurvey:
     """A survey from one pass over all packets, none of which was decoded.
 
+    `is_in_order` tells whether the frames are shown in the order of their packets, if the timestamps are true.
+
     Args:
         pts: The timestamps of all frames, int64, (N,), in the order of their packets.
         keys: The timestamps of the key packets, each with its place among the packets.
@@ -112,6 +117,7 @@ class PacketSurvey:
     def __init__(self, pts: "NDArray[np.int64]", keys: Sequence[tuple[int, int]], clock: Clock) -> None:
         self.num_frames = len(pts)
         self._places = np.argsort(pts)
+        self.is_in_order = bool((np.diff(self._places) > 0).all())
         self._pts = pts[self._places]
         self._keys = sorted(keys)
         self._clock = clock
@@ -167,8 +173,10 @@ Survey = IndexSurvey | PacketSurvey
 
 
 def survey_index(stream: VideoStream, format_name: str, num_bytes: int) -> IndexSurvey | None:
-    """Return what an mp4's index tells; None where it does not tell all, as with edits, fragments and cut-off files."""
-    if format_name != MOV or stream.codec_context.name not in PLAIN_CODECS - {"vp8"}:
+    """Return what a file's index tells; None where it does not tell all, as with edits, fragments and cut-off files."""
+    codec = stream.codec_context.codec.canonical_name
+    is_intra = codec in INTRA_CODECS
+    if codec not in PLAIN_CODECS - {"vp8"} or not (format_name == MOV or (format_name == "avi" and is_intra)):
         return None
     if stream.width * stream.height > MAX_HELD_BACK:
         return None
@@ -181,7 +189,9 @@ def survey_index(stream: VideoStream, format_name: str, num_bytes: int) -> Index
             keys.append(number)
     decoding_order = np.frombuffer(timestamps, np.int64)
     is_whole = len(timestamps) == stream.frames and keys[:1] == [0] and bool((np.diff(decoding_order) > 0).all())
-    return IndexSurvey(decoding_order, keys) if is_whole else None
+    if not is_whole or (is_intra and len(keys) < len(timestamps)):
+        return None
+    return IndexSurvey(decoding_order, keys, num_held_back=0 if is_intra else REORDER_PACKETS)
 
 
 def survey_packets(
@@ -194,7 +204,7 @@ def survey_packets(
         stream: Its video.
         check: Called at every packet; what it raises ends the survey.
     """
-    codec = stream.codec_context.name
+    codec = stream.codec_context.codec.canonical_name
     if codec not in (PLAIN_CODECS if container.format.name in TIMED_FORMATS else INTRA_CODECS):
         return None
     pts = array("q")
@@ -215,7 +225,10 @@ def survey_packets(
     order = np.frombuffer(pts, np.int64) if pts else np.empty(0, np.int64)
     if not keys or keys[0][1] != 0 or len(np.unique(order)) < max(len(order), 1):
         return None
-    return PacketSurvey(order, keys, Clock(container, stream))
+    clock = Clock(container, stream)
+    if container.start_time is None:  # as in Matroska files, when they are opened quickly
+        clock.origin = float(order.min()) * clock.time_base
+    return PacketSurvey(order, keys, clock)
 
 
 def _with_rank(packet: "VideoPacket", seen: list[int], first_rank: int) -> "tuple[VideoPacket, int]":
