@@ -1,4 +1,4 @@
-"""ISO media files (mp4, mov) that claim more than they hold, refused unopened; knows boxes, nothing of frames.
+"""ISO media files (mp4, mov) that claim more than they hold, or lack their index, refused unopened; knows boxes only.
 
 FFmpeg allocates what a file's sample tables claim before it looks at the samples, at about 36 bytes a sample: a file
 of 647 bytes can make it fill 2.9 GB. The boxes are those of ISO/IEC 14496-12.
@@ -8,7 +8,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -21,20 +21,23 @@ MAX_DEPTH = 12
 MAX_HEADER_BYTES = 64 << 20  # of a compressed header, unpacked
 SOUND_SAMPLES_AN_ENTRY = 160  # FFmpeg enters uncompressed sound by pieces of at least so many samples
 PARENTS = frozenset((b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov"))
+TOP_BOXES = frozenset((b"ftyp", b"mdat", b"moov", b"moof"))
 READ_BYTES = 64  # of a table: its head
 
 
-def refuse_bombs(path: Path, name: str) -> None:
-    """Make sure that the tables of an ISO media file claim no more samples than the memory should hold.
+def check_boxes(path: Path, name: str) -> None:
+    """Make sure that an ISO media file has an index, whose tables claim no more samples than the memory should hold.
 
     Raises:
-        MediaError: If they do.
+        MediaError: If it has none, or they claim more.
     """
     with path.open("rb") as file:
         num_bytes = os.fstat(file.fileno()).st_size
         claims = _Claims(name, num_bytes)
         _walk(file, 0, num_bytes, claims, 0)
         claims.end_track()
+    if claims.kinds & {b"ftyp", b"mdat"} and not claims.kinds & {b"moov", b"moof"}:
+        raise MediaError(f"{name!r} is cut off or was never finished: it has no index, which stands at the end of many")
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class _Claims:
     num_chunks: int = 0
     chunk_samples: int = 0
     is_plain_sound: bool = False
+    kinds: set[bytes] = field(default_factory=set)
 
     def add(self, num_samples: int) -> None:
         """Count samples, and stop where there are too many; a sample that holds anything has a byte."""
@@ -74,6 +78,8 @@ class _Claims:
 
 def _walk(file: BinaryIO, start: int, end: int, claims: _Claims, depth: int) -> None:
     for kind, body, box_end in _boxes(file, start, end, claims):
+        if depth == 0 and kind in TOP_BOXES:
+            claims.kinds.add(kind)
         if kind in PARENTS and depth < MAX_DEPTH:
             if kind == b"trak":
                 claims.end_track()

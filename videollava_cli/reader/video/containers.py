@@ -1,6 +1,5 @@
 """Opening a video file with PyAV so that nothing but it is read; knows containers, nothing of which frames to take."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import TYPE_CHECKING
 import av
 import av.container
 import av.error
-import av.logging
 import numpy as np
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
 from videollava_cli.reader.limits import check_size
-from videollava_cli.reader.video.boxes import refuse_bombs
+from videollava_cli.reader.video.boxes import check_boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +32,7 @@ def check_video(path: Path, name: str) -> None:
     Raises:
         MediaError: If it is none, or claims a size beyond the limits.
     """
-    refuse_bombs(path, name)
+    check_boxes(path, name)
     with opened(path, name) as container:
         video_stream(container, name)
 
@@ -53,11 +51,11 @@ def opened(path: Path, name: str, *, is_thorough: bool = False) -> Iterator[av.c
     Raises:
         MediaError: If it is no container, or none of those that are allowed.
     """
-    with _causes_kept():
-        try:
-            container = _open(path, is_thorough=is_thorough)
-        except (av.error.FFmpegError, ValueError, OSError) as error:
-            raise MediaError(f"{name!r} is no video or image that can be read ({_cause(error)})") from error
+    try:
+        container = _open(path, is_thorough=is_thorough)
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MediaError(f"{name!r} is no video or image that can be read ({reason})") from error
     with container:
         yield container
 
@@ -135,24 +133,3 @@ def _held_instead(container: av.container.InputContainer) -> str:
         return ", only cover art"
     held = sorted({stream.type for stream in container.streams if stream.type} - {"data"})
     return f", only {' and '.join(held)}" if held else ": it may be cut off or damaged"
-
-
-@contextmanager
-def _causes_kept() -> Iterator[None]:
-    """Let FFmpeg's own words for a failure reach the exception, and not the terminal."""
-    logger, level = logging.getLogger("libav"), av.logging.get_level()
-    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        logger.addHandler(logging.NullHandler())
-        logger.propagate = False
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        yield
-    finally:
-        av.logging.set_level(level)
-
-
-def _cause(error: Exception) -> str:
-    log = getattr(error, "log", None)
-    reason = log[2].strip().rstrip(".") if log and log[2].strip() else ""
-    general = getattr(error, "strerror", None) or str(error)
-    return reason if reason and "whitelist" not in reason else general

@@ -214,7 +214,7 @@ def survey_packets(
             check()
             if packet.pts is None and packet.dts is None and packet.size == 0:
                 continue  # the end
-            if packet.pts is None or packet.size == 0:
+            if packet.pts is None or packet.size == 0 or packet.is_corrupt:
                 return None
             if packet.is_keyframe:
                 keys.append((packet.pts, len(pts)))
