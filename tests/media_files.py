@@ -146,3 +146,61 @@ def png_header(width: int, height: int) -> bytes:
     empty = zlib.compress(b"")
     data = struct.pack(">I", len(empty)) + b"IDAT" + empty + struct.pack(">I", zlib.crc32(b"IDAT" + empty))
     return b"\x89PNG\r\n\x1a\n" + chunk + data
+
+
+def drawn(index: int, width: int = 80, height: int = 64):
+    """Return a frame with its index written in nine bits as dark and light squares, over a texture that moves.
+
+    A codec can predict nothing of it from a wrong frame, and the index outlives any of them; 512 frames at most.
+    """
+    across, down = np.meshgrid(np.arange(width), np.arange(height))
+    column = np.clip((across - (width - height) // 2) * 3 // height, 0, 2)
+    bits = index >> (down * 3 // height * 3 + column) & 1
+    texture = (across * 5 + down * 3 + index * 11) % 40
+    return np.repeat((60 + 110 * bits + texture).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def drawn_index(frame) -> int:
+    """Return the index that is drawn into a square frame."""
+    side = len(frame)
+    middles = [(2 * place + 1) * side // 6 for place in range(3)]
+    near = side // 12
+    spots = [frame[y - near : y + near, x - near : x + near].mean() for y in middles for x in middles]
+    return sum(int(spot > 134) << bit for bit, spot in enumerate(spots))
+
+
+def drawn_indices(clip) -> list[int]:
+    """Return the index that is drawn into each frame of a clip."""
+    return [drawn_index(frame) for frame in clip.frames]
+
+
+def write_drawn(path: Path, num_frames: int, recipe: Recipe = Recipe()) -> Path:
+    """Write a video with the index drawn into each frame."""
+    return write_frames(path, [drawn(index) for index in range(num_frames)], recipe)
+
+
+def write_two_videos(path: Path) -> Path:
+    """Write a file with two videos of twenty frames, those of the second drawn as 100 and more."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mjpeg", rate=10) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 80, 64, "yuvj420p"
+        for index in range(20):
+            for first, stream in zip((0, 100), streams, strict=True):
+                frame = av.VideoFrame.from_ndarray(drawn(first + index), format="rgb24")
+                container.mux(stream.encode(frame.reformat(format="yuvj420p")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return path
+
+
+def remux(source: Path, target: Path, change, container: dict[str, str] | None = None, *, extradata=None) -> Path:
+    """Copy the packets that `change` makes of a video's packets into another container."""
+    with av.open(str(source)) as old, av.open(str(target), "w", options=container or {}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        if extradata:
+            stream.codec_context.extradata = extradata
+        for packet in change([packet for packet in old.demux(video=0) if packet.size]):
+            packet.stream = stream
+            new.mux(packet)
+    return target

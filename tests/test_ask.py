@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from media_files import write_two_videos
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CLIP = EXAMPLES / "circle-moves-right.mp4"
@@ -57,6 +58,25 @@ def test_image_and_clip_in_one_prompt_are_told_apart_with_one_note():
 
 def test_quiet_says_nothing_on_stderr():
     assert ask(EXAMPLES / "triangle.jpg", CLIP, "What happens in the video?", "--quiet").stderr == b""
+
+
+def test_at_and_decode_threads_give_the_frames_on_display():
+    moments = "0,0.1,1.0,1.01,1.5,2,2.9,2.95"
+
+    done = ask(CLIP, "What happens?", "--json", "--at", moments, "--decode-threads", 2)
+
+    frames = json.loads(done.stdout)["media"][0]["frames"]
+    assert [frame["index"] for frame in frames] == [0, 2, 24, 24, 36, 48, 69, 70]
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_verbose_tells_that_the_first_of_two_videos_is_taken(tmp_path):
+    path = write_two_videos(tmp_path / "two.mkv")
+
+    done = ask(path, "What happens?", "--verbose")
+
+    assert f"{str(path)!r} holds 2 videos: the first is taken" in done.stderr.decode()
+    assert done.returncode == 0
 
 
 def test_json_line_holds_what_the_design_promises():
@@ -120,7 +140,7 @@ def test_answer_that_was_cut_off_and_window_without_a_clip_are_said():
     done = ask(EXAMPLES / "triangle.jpg", "Describe the image.", "--max-new-tokens", "2", "--start", "1")
 
     assert done.stderr.decode().splitlines() == [
-        "vllava: note: --start and --end choose a part of a video, and here is none",
+        "vllava: note: --start, --end and --at choose frames of a video, and here is none",
         "vllava: note: the answer was cut off after 2 tokens: give a larger --max-new-tokens",
     ]
 

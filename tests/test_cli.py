@@ -15,6 +15,7 @@ from videollava_cli import __version__
 VLLAVA = [sys.executable, "-m", "videollava_cli"]
 HEAVY = {"torch", "transformers", "av", "PIL", "numpy", "huggingface_hub", "accelerate", "bitsandbytes", "safetensors"}
 QUESTION = "What happens?"
+EIGHT = "0,.1,.2,.3,.4,.5,.6,.7"
 
 
 @pytest.fixture
@@ -92,6 +93,12 @@ def imported(*arguments):
         (["clip.mp4", QUESTION, "--load-4bit", "--load-8bit"], 2, "load_4bit and load_8bit exclude each other: "),
         (["clip.mp4", QUESTION, "--dtype", "int3"], 2, "dtype is 'int3': choose from auto, float16, "),
         (["clip.mp4", QUESTION, "--start", "3", "--end", "2"], 2, "end is 2.0: give seconds after the start, 3.0"),
+        (["clip.mp4", QUESTION, "--at", "0,.1,.2,.3,.4,.5,.6"], 2, "at has 7 times: give 8, one for each frame"),
+        (["clip.mp4", QUESTION, "--at", "now"], 2, "at is 'now': give 8 times in seconds, with commas between them"),
+        (["clip.mp4", QUESTION, "--at", "7,6,5,4,3,2,1,0"], 2, "at is '7,6,5,4,3,2,1,0': give seconds from the "),
+        (["clip.mp4", QUESTION, "--at", EIGHT, "--start", "1"], 2, "at names the frames to take, start and end a "),
+        (["clip.mp4", QUESTION, "--decode-threads", "0"], 2, "decode_threads is 0: give at least 1"),
+        (["clip.mp4", QUESTION, "-m", "tiny", "--at", f"{EIGHT}9"], 3, "'clip.mp4' has no frame at 0.79 s: its last "),
         (["clip.mp4", QUESTION, "--seed", "x"], 2, "Invalid value for '--seed': "),
         (["clip.mp4", QUESTION, "--tempereture", "1"], 2, "No such option: --tempereture"),
         (["clip.mp4", QUESTION, "--config", "no.toml"], 2, "cannot read the config file 'no.toml': No such file"),

@@ -336,3 +336,11 @@ def test_heic_picture_is_refused_with_the_way_out(tmp_path, reader, brands):
 
     message = f"{str(path)!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG"
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("name", ["page.eps", "page.png", "page.jpg"])
+def test_postscript_is_never_run(tmp_path, reader, name):
+    path = save(tmp_path / name, Image.fromarray(grey(1)), format="EPS")
+
+    with pytest.raises(MediaError, match=r"page.* is no video or image that can be read"):
+        reader.find(str(path))

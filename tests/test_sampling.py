@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videollava_cli.sampling import Window, repetition_notice, uniform_indices
+from videollava_cli.sampling import Moments, Window, repetition_notice, sampling_from, uniform_indices
 
 times = st.lists(st.floats(0, 100, allow_nan=False), max_size=30).map(sorted)
 bounds = st.none() | st.floats(0, 100, allow_nan=False)
@@ -68,3 +68,55 @@ def test_window_behind_the_last_frame_is_empty():
 @pytest.mark.parametrize(("num_frames", "count"), [(1, "1 frame"), (7, "7 frames")])
 def test_notice_of_repeated_frames_tells_both_numbers(num_frames, count):
     assert repetition_notice("a.mp4", num_frames) == f"'a.mp4' has {count} to sample: repeated to make 8"
+
+
+@given(
+    seconds=st.lists(st.floats(0, 100), min_size=1, max_size=30).map(sorted),
+    moments=st.lists(st.floats(0, 100), min_size=8, max_size=8).map(sorted),
+)
+def test_moments_take_the_last_frame_that_is_not_later(seconds, moments):
+    displayed = [max((i for i, second in enumerate(seconds) if second <= moment), default=0) for moment in moments]
+
+    chosen = Moments(tuple(moments)).chosen(seconds)
+
+    assert chosen == ([] if moments[-1] > seconds[-1] else displayed)
+
+
+def test_moment_behind_the_last_frame_is_complained_of_with_both_times():
+    moments = Moments((0, 1, 2, 3, 4, 5, 6, 7.5))
+
+    assert moments.chosen([0.0, 7.0]) == []
+    assert moments.complaint("a.mp4", [0.0, 7.0]) == "'a.mp4' has no frame at 7.5 s: its last frame is at 7.00 s"
+
+
+def test_same_moment_may_be_taken_eight_times_without_a_notice():
+    moments = Moments((1.0,) * 8)
+
+    assert moments.chosen([0.0, 1.0, 2.0]) == [1] * 8
+    assert moments.notices("a.mp4", [0.0, 1.0, 2.0]) == []
+
+
+@pytest.mark.parametrize("seconds", [(1.0,) * 7, (), (2.0, *range(7)), (-1.0, *range(7))])
+def test_moments_that_are_not_eight_ascending_ones_are_refused(seconds):
+    with pytest.raises(ValueError, match="not 8 ascending times from 0 on"):
+        Moments(seconds)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "moments", "sampling"),
+    [
+        (None, None, None, Window()),
+        (1.0, 2.0, None, Window(1.0, 2.0)),
+        (None, None, (1.0,) * 8, Moments((1.0,) * 8)),
+    ],
+)
+def test_sampling_is_what_was_asked_for(start, end, moments, sampling):
+    assert sampling_from(start, end, moments) == sampling
+
+
+@pytest.mark.parametrize(
+    ("sampling", "is_whole"),
+    [(Window(), True), (Window(0.0), False), (Window(None, 1.0), False), (Moments((0.0,) * 8), False)],
+)
+def test_only_a_window_without_bounds_is_the_whole_clip(sampling, is_whole):
+    assert sampling.is_whole is is_whole

@@ -10,6 +10,9 @@ from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.preprocessing import Fit
 from videollava_cli.settings import CHOICES, Settings, closest, preset_names, resolve
 
+NOT_ASCENDING = "give seconds from the beginning of the clip, in ascending order"
+AT_AND_START = "at names the frames to take, start and end a part to sample from: give one or the other"
+
 
 @pytest.fixture
 def presets(tmp_path):
@@ -136,6 +139,8 @@ def test_environment_switches_understand_the_usual_words(presets, text, value):
         ("VLLAVA_SYSTEM", "12", "system", "12"),
         ("VLLAVA_DEVICE", "cuda:1", "device", "cuda:1"),
         ("VLLAVA_FIT", "pad", "fit", "pad"),
+        ("VLLAVA_AT", "1,2,3,4,5,6,7,8", "at", "1,2,3,4,5,6,7,8"),
+        ("VLLAVA_DECODE_THREADS", "3", "decode_threads", 3),
     ],
 )
 def test_environment_values_take_the_type_of_their_setting(presets, name, text, key, value):
@@ -225,6 +230,17 @@ def test_unknown_option_from_python_is_refused_with_a_suggestion(presets):
         ({"start": float("nan")}, "start is nan: give a finite number"),
         ({"end": 0.0}, "end is 0.0: give seconds after the start, 0"),
         ({"start": 2.0, "end": 2.0}, "end is 2.0: give seconds after the start, 2.0"),
+        ({"decode_threads": 0}, "decode_threads is 0: give at least 1"),
+        ({"at": "1,2,3,4,5,6,7"}, "at has 7 times: give 8, one for each frame"),
+        ({"at": "1"}, "at has 1 time: give 8, one for each frame"),
+        ({"at": "1,2,3,4,5,6,7,x"}, "at is '1,2,3,4,5,6,7,x': give 8 times in seconds, with commas between them"),
+        ({"at": ""}, "at is '': give 8 times in seconds, with commas between them"),
+        ({"at": "8,7,6,5,4,3,2,1"}, f"at is '8,7,6,5,4,3,2,1': {NOT_ASCENDING}"),
+        ({"at": "-1,2,3,4,5,6,7,8"}, f"at is '-1,2,3,4,5,6,7,8': {NOT_ASCENDING}"),
+        ({"at": "1,2,3,4,5,6,7,inf"}, f"at is '1,2,3,4,5,6,7,inf': {NOT_ASCENDING}"),
+        ({"at": "nan,2,3,4,5,6,7,8"}, f"at is 'nan,2,3,4,5,6,7,8': {NOT_ASCENDING}"),
+        ({"at": "1,2,3,4,5,6,7,8", "start": 1.0}, AT_AND_START),
+        ({"at": "1,2,3,4,5,6,7,8", "end": 9.0}, AT_AND_START),
         ({"dtype": "int4"}, "dtype is 'int4': choose from auto, float16, bfloat16, float32"),
         ({"prompt_style": "loose"}, "prompt_style is 'loose': choose from newline, joined"),
         ({"fit": "squeeze"}, "fit is 'squeeze': choose from crop, pad, stretch"),
@@ -306,3 +322,8 @@ def test_greedy_on_the_command_line_outranks_sampling_in_the_config_file(presets
 def test_name_of_something_else_in_the_config_file_is_refused_with_the_right_one(presets, config, text, hint):
     with pytest.raises(UsageError, match=hint):
         resolve({}, config_file=config(text), presets=presets)
+
+
+def test_moments_of_the_settings_are_numbers():
+    assert Settings(at="0, .5,1,1,2,3.25,4e0,5").moments == (0.0, 0.5, 1.0, 1.0, 2.0, 3.25, 4.0, 5.0)
+    assert Settings().moments is None
