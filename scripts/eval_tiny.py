@@ -142,7 +142,7 @@ class Examiner:
 
     def _mark(self, item: Item) -> Mark:
         shown = [self._read(path) for path in item.paths]
-        conversation = Conversation(tuple(m.kind for m in shown), item.turns)
+        conversation = Conversation.about([m.kind for m in shown], item.turns)
         given = "".join(chunk.text for chunk in self.engine.stream(conversation, shown))
         if self.show_wrong and given != item.answer:
             print(f"{item.turns[-1].question} | {given} | instead of {item.answer}", file=sys.stderr)

@@ -116,7 +116,7 @@ def make_cases(engine: Engine) -> list[Case]:
         "other scripts": (Turn("größer als 世界 🎬? <video>"),),
     }
     return [
-        Case(f"{talk}, {kind}", shown, Conversation(tuple(m.kind for m in shown), turns, system=system))
+        Case(f"{talk}, {kind}", shown, Conversation.about([m.kind for m in shown], turns, system=system))
         for kind, shown in media.items()
         for talk, turns in talks.items()
         for system in ((SYSTEM,) if talk == "one question" and kind == "video" else (None,))

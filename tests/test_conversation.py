@@ -14,7 +14,7 @@ pieces = st.sampled_from([*RESERVED, "<", ">", "video>", "<vid", "image", " ", "
 
 
 def one(question, media=(VIDEO,), **options):
-    return Conversation(media, (Turn(question),), **options)
+    return Conversation.about(media, (Turn(question),), **options)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,39 @@ def test_placeholders_stand_before_the_question_in_the_order_of_the_media(media,
     assert one("What happens?", media).prompt() == prompt
 
 
+def test_media_may_come_with_any_question():
+    turns = (
+        Turn("What is it?", "A cat.", (VIDEO,)),
+        Turn("And this?", "A dog.", (IMAGE, IMAGE)),
+        Turn("Which is larger?"),
+    )
+
+    conversation = Conversation(turns)
+
+    assert conversation.media == (VIDEO, IMAGE, IMAGE)
+    assert conversation.prompt() == (
+        "USER: <video>\nWhat is it? ASSISTANT: A cat. USER: <image>\n<image>\nAnd this? ASSISTANT: A dog. "
+        "USER: Which is larger? ASSISTANT:"
+    )
+
+
+def test_leaving_out_the_oldest_turn_keeps_its_media_and_the_system_text():
+    turns = (Turn("What is it?", "A cat.", (VIDEO,)), Turn("And this?", "A dog.", (IMAGE,)), Turn("Which is larger?"))
+    conversation = Conversation(turns, system="Be brief.")
+
+    shorter = conversation.without_oldest_turn()
+
+    assert shorter.prompt() == (
+        "Be brief. USER: <video>\n<image>\nAnd this? ASSISTANT: A dog. USER: Which is larger? ASSISTANT:"
+    )
+    assert shorter.media == conversation.media
+
+
+def test_the_only_turn_cannot_be_left_out():
+    with pytest.raises(ValueError, match="the only turn"):
+        one("Why?").without_oldest_turn()
+
+
 def test_joined_style_puts_nothing_after_a_placeholder():
     conversation = one("What happens?", (IMAGE, VIDEO), style=PromptStyle.JOINED)
 
@@ -40,7 +73,7 @@ def test_joined_style_puts_nothing_after_a_placeholder():
 def test_later_turns_follow_after_single_spaces_without_placeholders():
     turns = (Turn("What is it?", "A cat."), Turn("Which colour?", "Black."), Turn("Where?"))
 
-    prompt = Conversation((VIDEO,), turns).prompt()
+    prompt = Conversation.about((VIDEO,), turns).prompt()
 
     assert prompt == (
         "USER: <video>\nWhat is it? ASSISTANT: A cat. USER: Which colour? ASSISTANT: Black. USER: Where? ASSISTANT:"
@@ -60,7 +93,7 @@ def test_empty_system_text_leaves_no_gap():
 def test_white_space_around_questions_and_answers_is_dropped():
     turns = (Turn("  Why?\n", " So. "), Turn("\tAnd?"))
 
-    assert Conversation((VIDEO,), turns).prompt() == "USER: <video>\nWhy? ASSISTANT: So. USER: And? ASSISTANT:"
+    assert Conversation.about((VIDEO,), turns).prompt() == "USER: <video>\nWhy? ASSISTANT: So. USER: And? ASSISTANT:"
 
 
 def test_line_breaks_inside_a_question_are_kept():
@@ -69,7 +102,7 @@ def test_line_breaks_inside_a_question_are_kept():
 
 def test_placeholder_words_in_what_people_write_are_set_apart():
     turns = (Turn("Is <image> a tag?", "So is <video>."), Turn("<video>"))
-    conversation = Conversation((VIDEO,), turns, system="Say <video>.")
+    conversation = Conversation.about((VIDEO,), turns, system="Say <video>.")
 
     prompt = conversation.prompt()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def one_question(kinds: Sequence[MediaKind], question: str, settings: Settings) -> Conversation:
     """Return a conversation of one question about media, in the prompt style of the settings."""
     style = PromptStyle(settings.prompt_style)
-    return Conversation(tuple(kinds), (Turn(question),), system=settings.system, style=style)
+    return Conversation.about(kinds, (Turn(question),), system=settings.system, style=style)
 
 
 def prompt_text(conversation: Conversation, tokenizer: "PreTrainedTokenizerBase") -> str:
