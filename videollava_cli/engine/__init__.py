@@ -1,53 +1,35 @@
 """The engine: a loaded checkpoint that streams answers; knows transformers, nothing of files or the terminal."""
 
-import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from videollava_cli.conversation import Conversation
 from videollava_cli.engine.checkpoint import Checkpoint
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.errors import GenerationError, UsageError
-from videollava_cli.media import Clip, Image, Medium
+from videollava_cli.engine.chunks import Chunk, FinishReason, Usage
+from videollava_cli.engine.prompting import expanded_ids, one_question, prompt_ids, prompt_text
+from videollava_cli.errors import UsageError
+from videollava_cli.media import Clip, Image, MediaKind, Medium
 from videollava_cli.sampling import Sampling, sampling_from
 from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
 
-    from videollava_cli.generation import Decoding, Prompts
+    from videollava_cli.engine.prefix import Prompt
+    from videollava_cli.engine.running import Runner
 
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What an answer took: token counts and seconds. `prefill_seconds` is the time to its first token."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    new_tokens: int
-    prefill_seconds: float
-    generate_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One streamed piece of an answer; the last one says why the answer ended and what it took."""
-
-    text: str
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
+__all__ = ["Chunk", "Engine", "FinishReason", "Usage"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engine:
     """A loaded checkpoint. `model` and `tokenizer` are transformers' own objects.
 
-    `read` turns what a caller names into a `Clip` or an `Image`, clips sampled as told.
+    `read` turns what a caller names into a `Clip` or an `Image`, clips sampled as told. The KV cache of what was run
+    last and the features of recent media are kept: a prompt that begins as the last one did costs only its rest.
     """
 
     model: "VideoLlavaForConditionalGeneration"
@@ -55,6 +37,17 @@ class Engine:
     checkpoint: Checkpoint
     settings: Settings = field(default_factory=Settings)
     read: Callable[[str, Sampling], Medium] | None = None
+    _runner: "Runner" = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        from videollava_cli.engine.running import Runner
+
+        object.__setattr__(self, "_runner", Runner(self.model, self.tokenizer, self.checkpoint))
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory is held from one answer to the next, in bytes: a KV cache and features of media."""
+        return self._runner.kept_bytes
 
     def ask(
         self, media: Sequence["str | PathLike[str] | Medium"], question: str, **options: Any
@@ -93,32 +86,41 @@ class Engine:
             UsageError: If the prompt does not fit the context.
             GenerationError: If the memory does not suffice.
         """
-        from videollava_cli.generation import Detokenizer, generate, is_out_of_memory, only_row
+        with closing(self.stream_together([conversation], media, settings)) as chunks:
+            for _, chunk in chunks:
+                yield chunk
 
-        if tuple(medium.kind for medium in media) != conversation.media:
-            raise ValueError(f"the conversation is about {conversation.media}, not about the media given")
-        settings = settings or self.settings
-        ids = prompt_ids(prompt_text(conversation, self.tokenizer), self.tokenizer, self.checkpoint)
-        began = time.perf_counter()
-        decoding = self._decoding(settings, len(ids))
-        tokens = only_row(generate(self.model, self._prompts(ids, media), decoding))
-        detokenizer, reason, first_token_at = Detokenizer(self.tokenizer), "length", began
-        try:
-            for number, token in enumerate(tokens):
-                first_token_at = first_token_at if number else time.perf_counter()
-                if token in decoding.eos_token_ids:
-                    reason = "stop"
-                elif text := detokenizer.add(token):
-                    yield Chunk(text)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise GenerationError(
-                f"out of memory after {len(detokenizer.ids)} tokens of the answer: try --load-4bit or fewer media"
-            ) from error
-        num_new = len(detokenizer.ids)
-        seconds = (first_token_at - began, time.perf_counter() - first_token_at)
-        yield Chunk(detokenizer.finish(), reason, Usage(len(ids), 0, num_new, *seconds))  # type: ignore[arg-type]
+    def stream_together(
+        self, conversations: Sequence[Conversation], media: Sequence[Medium], settings: Settings | None = None
+    ) -> Generator[tuple[int, Chunk], None, None]:
+        """Stream the answers to several conversations about the same media, each as it would be alone.
+
+        What the prompts share is run once; then all answers grow at the same time, as many of them as the memory is
+        meant for.
+
+        Args:
+            conversations: Their turns; the last one of each has no answer yet.
+            media: What the placeholders of each stand for, in order.
+            settings: How to generate; the engine's own by default.
+
+        Yields:
+            Which conversation, and a piece of its answer. The last piece of each tells its usage: the first of those
+            that are run together is counted the tokens that all share, for the others they are cached.
+
+        Raises:
+            UsageError: If a prompt does not fit the context.
+            GenerationError: If the memory does not suffice.
+        """
+        prompts = [self._prompt(conversation, media) for conversation in conversations]
+        yield from self._runner.answer(prompts, settings or self.settings)
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Return how many tokens a conversation's prompt has, whether or not they fit the context."""
+        return len(expanded_ids(prompt_text(conversation, self.tokenizer), self.tokenizer, self.checkpoint))
+
+    def forget(self) -> None:
+        """Drop what is kept of earlier answers; an answer that is being written keeps its own until it ends."""
+        self._runner.forget()
 
     def _medium(self, medium: "str | PathLike[str] | Medium", sampling: Sampling) -> Medium:
         if isinstance(medium, Clip | Image):
@@ -127,38 +129,11 @@ class Engine:
             raise UsageError(f"this engine was made without a reader, so it cannot read {fspath(medium)!r}")
         return self.read(fspath(medium), sampling)
 
-    def _prompts(self, ids: Sequence[int], media: Sequence[Medium]) -> "Prompts":
-        from videollava_cli.generation import Prompts, pad_left
+    def _prompt(self, conversation: Conversation, media: Sequence[Medium]) -> "Prompt":
+        from videollava_cli.engine.prefix import prompt_of
 
-        padded, mask = pad_left([ids], 0, self.model.device)
-        return Prompts(
-            padded,
-            mask,
-            pixel_values=self._pixels([m.pixels for m in media if isinstance(m, Image)]),
-            pixel_values_videos=self._pixels([m.frames for m in media if isinstance(m, Clip)]),
-        )
-
-    def _pixels(self, pictures: Sequence[Any]) -> "torch.Tensor | None":
-        """Return pictures as one tensor of pixel values, on the model's device and in its number format."""
-        import numpy as np
-
-        from videollava_cli.preprocessing import pixel_values
-
-        if not pictures:
-            return None
-        values = pixel_values(np.stack(pictures), self.checkpoint.pixels)
-        return values.to(self.model.device, self.model.dtype)
-
-    def _decoding(self, settings: Settings, num_prompt_tokens: int) -> "Decoding":
-        from videollava_cli.generation import Decoding, end_of_answer_ids
-
-        room = self.checkpoint.context_length - num_prompt_tokens
-        return Decoding(
-            max_new_tokens=(min(settings.max_new_tokens, room),),
-            eos_token_ids=end_of_answer_ids(self.model),
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            repetition_penalty=settings.repetition_penalty,
-            seed=settings.seed,
-        )
+        if tuple(medium.kind for medium in media) != conversation.media:
+            raise ValueError(f"the conversation is about {conversation.media}, not about the media given")
+        ids = prompt_ids(prompt_text(conversation, self.tokenizer), self.tokenizer, self.checkpoint)
+        lengths = {self.checkpoint.placeholder_id(kind): self.checkpoint.media_tokens(kind) for kind in MediaKind}
+        return prompt_of(ids, media, lengths)

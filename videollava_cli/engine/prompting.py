@@ -27,20 +27,27 @@ def prompt_text(conversation: Conversation, tokenizer: "PreTrainedTokenizerBase"
 def prompt_ids(text: str, tokenizer: "PreTrainedTokenizerBase", checkpoint: Checkpoint) -> list[int]:
     """Return the token ids of a prompt, each placeholder repeated once per media token.
 
-    One id repeated N times after tokenizing equals N placeholder words before it, which is what
-    `VideoLlavaProcessor` makes of a prompt.
-
     Raises:
         UsageError: If there is no room for an answer in the context.
     """
-    repeats = {checkpoint.placeholder_id(kind): checkpoint.media_tokens(kind) for kind in MediaKind}
-    encoded: list[int] = tokenizer(text)["input_ids"]
-    expanded = [token for token in encoded for _ in range(repeats.get(token, 1))]
-    if len(expanded) >= checkpoint.context_length:
-        num_media = sum(token in repeats for token in encoded)
+    ids = expanded_ids(text, tokenizer, checkpoint)
+    if len(ids) >= checkpoint.context_length:
+        counts = {kind: ids.count(checkpoint.placeholder_id(kind)) for kind in MediaKind}
+        num_media = sum(count // checkpoint.media_tokens(kind) for kind, count in counts.items())
         raise UsageError(
-            f"the prompt has {len(expanded):,} tokens ({len(expanded) - len(encoded) + num_media:,} of them for "
+            f"the prompt has {len(ids):,} tokens ({sum(counts.values()):,} of them for "
             f"{num_media} media) and the context of {checkpoint.name!r} holds {checkpoint.context_length:,}: "
             f"ask about fewer media, or say less"
         )
-    return expanded
+    return ids
+
+
+def expanded_ids(text: str, tokenizer: "PreTrainedTokenizerBase", checkpoint: Checkpoint) -> list[int]:
+    """Return the token ids of a prompt, however many, each placeholder repeated once per media token.
+
+    One id repeated N times after tokenizing equals N placeholder words before it, which is what
+    `VideoLlavaProcessor` makes of a prompt.
+    """
+    repeats = {checkpoint.placeholder_id(kind): checkpoint.media_tokens(kind) for kind in MediaKind}
+    encoded: list[int] = tokenizer(text)["input_ids"]
+    return [token for token in encoded for _ in range(repeats.get(token, 1))]

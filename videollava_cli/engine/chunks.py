@@ -1,0 +1,31 @@
+"""What an engine yields: pieces of an answer, and what it took."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer took: token counts and seconds.
+
+    `cached_tokens` are those of the prompt that were not run for this answer: they were kept from before, or run for
+    an earlier one of the answers that were given together. `prefill_seconds` is the time to the first token;
+    `generate_seconds` the time from there to the last one. Answers given together share both.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    new_tokens: int
+    prefill_seconds: float
+    generate_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One streamed piece of an answer; the last one says why the answer ended and what it took."""
+
+    text: str
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None

@@ -1,0 +1,36 @@
+"""The token loop: prefill, then one token at a time; for a batch, or behind a kept prefix; and detokenizing.
+
+Knows `model.forward` and token ids; nothing of files, prompts' text or the terminal.
+"""
+
+from videollava_cli.generation.branches import Rest, generate_behind, prefill
+from videollava_cli.generation.choosing import Decoding
+from videollava_cli.generation.detokenizing import Detokenizer
+from videollava_cli.generation.model import (
+    bytes_per_token,
+    end_of_answer_ids,
+    image_argument,
+    image_features,
+    is_out_of_memory,
+    takes_any_mask,
+    video_features,
+)
+from videollava_cli.generation.rows import Prompts, generate, pad_left
+
+__all__ = [
+    "Decoding",
+    "Detokenizer",
+    "Prompts",
+    "Rest",
+    "bytes_per_token",
+    "end_of_answer_ids",
+    "generate",
+    "generate_behind",
+    "image_argument",
+    "image_features",
+    "is_out_of_memory",
+    "pad_left",
+    "prefill",
+    "takes_any_mask",
+    "video_features",
+]
