@@ -98,6 +98,26 @@ def test_json_gives_one_line_a_question():
     assert answers == ["A red circle moves from left to right.", "It is red."]
 
 
+def test_several_questions_pay_for_the_clip_once():
+    done = ask(
+        CLIP,
+        *(each for text in ("What happens?", "What color is it?", "What is it?") for each in ("-q", text)),
+        "--json",
+    )
+
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    counts = [(line["prompt_tokens"], line["cached_tokens"]) for line in lines]
+    assert counts[0][1] == 0
+    assert [cached for _, cached in counts[1:]] == [counts[1][1]] * 2
+    assert all(136 < cached < total < cached + 20 for total, cached in counts[1:])
+
+
+def test_answers_come_in_the_order_of_their_questions_although_they_end_in_another():
+    done = ask(CLIP, "-q", "Describe the video.", "-q", "What color is it?", "-q", "What happens?")
+
+    assert done.stdout.decode().splitlines()[1:] == ["It is red.", "A red circle moves from left to right."]
+
+
 def test_part_of_a_clip_can_be_asked_about():
     done = ask(CLIP, "What happens?", "--start", "1", "--end", "2", "--json")
 
@@ -110,7 +130,7 @@ def test_verbose_names_frames_tokens_and_speed():
 
     assert "tiny on cpu, torch.float32" in said
     assert "frames 0 (0.00 s), 9 (0.38 s)" in said
-    assert re.search(r"\d+ prompt tokens, \d+ new ones, first after .* tokens/s, ended by stop", said)
+    assert re.search(r"\d+ prompt tokens, 0 cached, \d+ new ones, first after .* tokens/s, ended by stop", said)
 
 
 def test_four_bits_answer_on_the_cpu_without_a_word_on_stderr():

@@ -17,6 +17,7 @@ from videollava_cli.console import Console
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine.chunks import in_order
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Clip, Medium
@@ -46,6 +47,11 @@ class Request:
     settings: Settings
     is_json: bool = False
     is_streaming: bool = True
+
+    @property
+    def is_live(self) -> bool:
+        """Whether an answer is printed as it comes."""
+        return self.is_streaming and not self.is_json
 
 
 def ask(
@@ -145,8 +151,7 @@ def answer(request: Request, console: Console) -> None:
             media = tuple(reading.result())
     _tell_about(media, engine, console)
     seconds = {"read_s": find_seconds + reading.seconds, "load_s": load_seconds}
-    for question in request.questions:
-        _answer_one(Asked(question, engine, media, seconds), request, console)
+    _answer_all([Asked(question, engine, media, seconds) for question in request.questions], request, console)
 
 
 class Clock:
@@ -210,28 +215,35 @@ def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Che
     return tokenizer
 
 
-def _answer_one(asked: Asked, request: Request, console: Console) -> None:
-    """Stream one answer, or print it whole, as text or as a JSON line."""
-    is_live = request.is_streaming and not request.is_json
-    text, last = "", Chunk("")
-    with closing(asked.engine.stream(asked.conversation, asked.media)) as chunks:
-        for last in chunks:
-            text += last.text
-            if is_live:
-                console.answer(last.text)
-    assert last.usage is not None, "the last chunk tells the usage"
-    end = "" if text.endswith("\n") else "\n"
+def _answer_all(asked: Sequence[Asked], request: Request, console: Console) -> None:
+    """Print the answers in the order of their questions, the first open one as it is written if it is wanted so."""
+    engine, media = asked[0].engine, asked[0].media
+    text = ""
+    with closing(engine.stream_together([each.conversation for each in asked], media)) as chunks:
+        for number, chunk in in_order(chunks):
+            text += chunk.text
+            if request.is_live:
+                console.answer(chunk.text)
+            if chunk.usage is not None:
+                _end_answer(asked[number], Chunk(text, chunk.finish_reason, chunk.usage), request, console)
+                text = ""
+
+
+def _end_answer(asked: Asked, whole: Chunk, request: Request, console: Console) -> None:
+    """Print an answer unless that was done as it came, as text or as a JSON line; and say what it took."""
+    usage = whole.usage
+    assert usage is not None, "the last chunk tells the usage"
+    end = "" if whole.text.endswith("\n") else "\n"
     if request.is_json:
-        console.answer(json.dumps(_json_line(asked, text, last.finish_reason, last.usage), ensure_ascii=False) + "\n")
+        console.answer(json.dumps(_json_line(asked, whole.text, whole.finish_reason, usage), ensure_ascii=False) + "\n")
     else:
-        console.answer(end if is_live else text + end)
-        if last.finish_reason == "length":
-            console.notice(f"the answer was cut off after {last.usage.new_tokens} tokens{_limit(asked, last.usage)}")
-    usage = last.usage
+        console.answer(end if request.is_live else whole.text + end)
+        if whole.finish_reason == "length":
+            console.notice(f"the answer was cut off after {usage.new_tokens} tokens{_limit(asked, usage)}")
     rate = usage.new_tokens / max(usage.prefill_seconds + usage.generate_seconds, 1e-9)
     console.detail(
-        f"{usage.prompt_tokens:,} prompt tokens, {usage.new_tokens} new ones, first after "
-        f"{usage.prefill_seconds:.2f} s, {rate:.1f} tokens/s, ended by {last.finish_reason}"
+        f"{usage.prompt_tokens:,} prompt tokens, {usage.cached_tokens:,} cached, {usage.new_tokens} new ones, first "
+        f"after {usage.prefill_seconds:.2f} s, {rate:.1f} tokens/s, ended by {whole.finish_reason}"
     )
 
 

@@ -1,5 +1,7 @@
 """What an engine yields: pieces of an answer, and what it took."""
 
+from collections import defaultdict
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,3 +31,18 @@ class Chunk:
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+
+def in_order(numbered: Iterable[tuple[int, Chunk]]) -> Generator[tuple[int, Chunk], None, None]:
+    """Yield the pieces of answers that grow at the same time as if they came one after another.
+
+    Those of the first answer that has not ended are passed on at once, those of later ones held back until their turn.
+    """
+    held: defaultdict[int, list[Chunk]] = defaultdict(list)
+    turn = 0
+    for number, chunk in numbered:
+        held[number].append(chunk)
+        while held[turn]:
+            piece = held[turn].pop(0)
+            yield turn, piece
+            turn += piece.usage is not None
