@@ -10,6 +10,7 @@ import typer
 
 from videollava_cli import __version__
 from videollava_cli.commands.ask import EXAMPLES, ask
+from videollava_cli.commands.batch import BATCH_EXAMPLES, batch
 from videollava_cli.commands.frames import EXAMPLES as FRAMES_EXAMPLES
 from videollava_cli.commands.frames import frames
 from videollava_cli.console import Console
@@ -19,7 +20,8 @@ APP_HELP = "Ask questions about your videos and images with Video-LLaVA."
 APP_EPILOG = """\b
 Answers go to stdout, everything else to stderr.
 Exit status: 0 answered, 1 the model or machine failed, 2 wrong usage or settings,
-             3 media missing or unreadable, 5 checkpoint not to be had, 130 Ctrl-C.
+             3 media missing or unreadable, 4 batch finished, some items failed,
+             5 checkpoint not to be had, 130 Ctrl-C.
 Start with:  vllava ask --help
 """
 
@@ -50,6 +52,7 @@ def common(
 
 
 app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
+app.command(name="batch", epilog=BATCH_EXAMPLES, no_args_is_help=True)(batch)
 app.command(name="frames", epilog=FRAMES_EXAMPLES, no_args_is_help=True)(frames)
 
 

@@ -10,6 +10,7 @@ class ExitStatus(IntEnum):
     FAILED = 1
     USAGE = 2
     MEDIA = 3
+    INCOMPLETE = 4
     CHECKPOINT = 5
     INTERRUPTED = 130
 
@@ -55,3 +56,7 @@ class OutputClosedError(OutputError):
 
 class GenerationError(VllavaError):
     """The model or the machine failed while loading or answering, such as out of memory."""
+
+
+class MemoryFullError(GenerationError):
+    """The memory of the device does not suffice for what is asked at once."""

@@ -11,6 +11,7 @@ from videollava_cli.api import presets_folder
 from videollava_cli.settings import Settings, resolve
 
 MODEL, PROMPT, ANSWER, CLIP, OUTPUT = "Model", "Question", "Answer", "Clip", "Output"
+WORK = "Work"
 
 
 def _option(help_text: str, panel: str, *names: str, metavar: str | None = None) -> typer.models.OptionInfo:
@@ -96,6 +97,44 @@ Verbose = Annotated[bool, _option("Say on stderr which frames, how many tokens, 
 Config = Annotated[
     Path | None,
     _option("Read this file in place of your config.toml.", OUTPUT, "--config", metavar="FILE.toml"),
+]
+
+FromFile = Annotated[
+    str | None,
+    _option("A file that lists media, one a line; - is stdin.", WORK, "--from-file", metavar="LIST|-"),
+]
+Null = Annotated[bool, _option("The list is NUL-separated, as of find -print0.", WORK, "-0", "--null")]
+Glob = Annotated[
+    list[str] | None,
+    _option("Take such files of folders only, '*.mp4' say; repeat it for more.", WORK, "--glob", metavar="PATTERN"),
+]
+QuestionsFile = Annotated[
+    str | None,
+    _option(
+        'Questions, one a line; or JSON lines {"path", "question", "id"?}, for each clip its own.',
+        PROMPT,
+        "--questions",
+        metavar="FILE|-",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    _option("Do the I-th of N parts of the work, chosen by a hash of each path.", WORK, "--shard", metavar="I/N"),
+]
+DryRun = Annotated[bool, _option("List what would be asked, as JSON lines, and ask nothing.", WORK, "--dry-run")]
+BatchSize = Annotated[
+    str | None,
+    _option("Questions answered at once. Default: auto, what fits", ANSWER, "--batch-size", metavar="N|auto"),
+]
+Lines = Annotated[
+    Path | None,
+    _option("Append to this file, and skip what it holds already.", OUTPUT, "-o", "--output", metavar="OUT.jsonl"),
+]
+RedoFailed = Annotated[bool, _option("Ask again what failed before.", OUTPUT, "--redo-failed")]
+Overwrite = Annotated[bool, _option("Empty the file first.", OUTPUT, "--overwrite")]
+Unordered = Annotated[bool, _option("Write lines as they come, not in the order of the media.", OUTPUT, "--unordered")]
+JsonSummary = Annotated[
+    Path | None, _option("Write the counts and seconds to this file.", OUTPUT, "--json-summary", metavar="FILE")
 ]
 
 

@@ -49,6 +49,16 @@ def probe_still(path: Path, name: str) -> bool:
         return picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
 
 
+def num_still_pixels(path: Path, name: str) -> int:
+    """Return how many pixels the picture has, as its header says.
+
+    Raises:
+        MediaError: If Pillow cannot open it, or it is larger than Pillow's limit.
+    """
+    with _opened(path, name) as picture:
+        return picture.width * picture.height
+
+
 def read_image(path: Path, name: str, shrink: Shrink) -> Image:
     """Read a still picture, upright and over white where it is transparent.
 
