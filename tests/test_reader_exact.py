@@ -30,6 +30,7 @@ REFRESH = x264("intra-refresh=1:keyint=12", bf="0")
 FRAGMENTED = replace(H264, container={"movflags": "frag_keyframe+empty_moov"})
 HEVC = x265("keyint=12:min-keyint=12:bframes=3:open-gop=0")
 HEVC_OPEN = x265("keyint=12:min-keyint=12:bframes=3:open-gop=1")
+HEVC_LAYERS = x265("keyint=12:min-keyint=12:bframes=3:b-pyramid=1:open-gop=0:temporal-layers=3")
 VP8 = Recipe("libvpx", options={"deadline": "realtime", "cpu-used": "8", "g": "12"})
 VP8_ALT_REF = Recipe("libvpx", options={"cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "16", "g": "25"})
 VP9 = Recipe("libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8", "g": "12"})
@@ -79,6 +80,8 @@ CLIPS = {
     "hevc.mp4": HEVC,
     "hevc.mkv": HEVC,
     "hevc.ts": HEVC,
+    "hevc-layers.mp4": HEVC_LAYERS,
+    "hevc-layers.ts": HEVC_LAYERS,
     "hevc-open.mp4": HEVC_OPEN,
     "hevc-open.mkv": HEVC_OPEN,
     "hevc-open.ts": HEVC_OPEN,
@@ -123,7 +126,17 @@ CLIPS = {
     "flv1.flv": FLV1,
     "wmv2.asf": WMV2,
 }
-THREADED = ["h264.mp4", "h264.mkv", "h264.ts", "h264.avi", "open.mp4", "one-key.mp4", "hevc-open.mkv", "g3.mp4"]
+THREADED = [
+    "pyramid.mp4",
+    "h264.mp4",
+    "h264.mkv",
+    "h264.ts",
+    "h264.avi",
+    "open.mp4",
+    "one-key.mp4",
+    "hevc-open.mkv",
+    "g3.mp4",
+]
 THREADED += [
     "refresh.mp4",
     "vp8-alt-ref.webm",

@@ -42,25 +42,29 @@ def read_clip(file: VideoFile, sampling: Sampling) -> Clip:
         stream = video_stream(container, file.name)
         notices, details = _about_file(container, stream, file)
         survey = survey_index(stream, container.format.name, os.stat(file.path).st_size) if sampling.is_whole else None
-    clip = _by_index(file, sampling, survey) if survey else None  # an index does not have the times of frames
-    clip = clip or _by_packets(file, sampling) or _by_decoding(file, sampling)
+        # An index does not have the times of frames.
+        clip = _by_index(file, sampling, survey, container) if survey else _by_packets(file, sampling, container)
+    if survey and not clip:
+        with opened(file.path, file.name) as container:
+            clip = _by_packets(file, sampling, container)
+    clip = clip or _by_decoding(file, sampling)
     return replace(clip, notices=(*notices, *clip.notices), details=tuple(details))
 
 
-def _by_index(file: VideoFile, sampling: Sampling, survey: IndexSurvey) -> Clip | None:
+def _by_index(
+    file: VideoFile, sampling: Sampling, survey: IndexSurvey, container: av.container.InputContainer
+) -> Clip | None:
     ranks = uniform_indices(survey.num_frames)
     try:
-        pictures = decode_excerpts(file, survey, set(ranks), seek=True)
+        pictures = decode_excerpts(file, survey, set(ranks), seek=True, fresh=container)
     except SurpriseError:
         return None
     return _clip(file, ranks, pictures, sampling.notices(file.name, range(survey.num_frames)))
 
 
-def _by_packets(file: VideoFile, sampling: Sampling) -> Clip | None:
-    with opened(file.path, file.name) as container:
-        stream = video_stream(container, file.name)
-        is_seekable = container.format.name in SEEKABLE_FORMATS
-        survey = survey_packets(container, stream, file.shrink.check)
+def _by_packets(file: VideoFile, sampling: Sampling, container: av.container.InputContainer) -> Clip | None:
+    is_seekable = container.format.name in SEEKABLE_FORMATS
+    survey = survey_packets(container, video_stream(container, file.name), file.shrink.check)
     if survey is None:
         return None
     seconds = survey.seconds()

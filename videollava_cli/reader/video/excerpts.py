@@ -8,27 +8,30 @@ releases the interpreter's lock while it decodes.
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import av.container
 import av.error
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from videollava_cli.reader.shrink import Shrink
 from videollava_cli.reader.video.containers import Clock, opened, video_stream
+from videollava_cli.reader.video.packets import disposable_by
 from videollava_cli.reader.video.survey import Start, SurpriseError, Survey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from videollava_cli.reader.video.survey import VideoPacket
+    from videollava_cli.reader.video.packets import VideoPacket
 
 PIXELS_AT_ONCE = 20_000_000  # of the pictures that all decoders have in work: two of 4K, or one of 8K
+SERIAL_SHARE = 0.1  # of the work of threads that share one decoder (`scripts/bench read`, the clip of one key frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,9 @@ class VideoFile:
     num_threads: int
 
 
-def decode_excerpts(file: VideoFile, survey: Survey, ranks: Iterable[int], *, seek: bool) -> dict[int, Picture]:
+def decode_excerpts(
+    file: VideoFile, survey: Survey, ranks: Iterable[int], *, seek: bool, fresh: InputContainer | None = None
+) -> dict[int, Picture]:
     """Decode the frames of some ranks.
 
     Args:
@@ -57,6 +62,7 @@ def decode_excerpts(file: VideoFile, survey: Survey, ranks: Iterable[int], *, se
         survey: What is known of its frames.
         ranks: The wanted ones.
         seek: Whether to seek for the start of a group, or to read all packets in front of it.
+        fresh: The file, opened already and not yet read from.
 
     Returns:
         The pictures by rank.
@@ -65,13 +71,15 @@ def decode_excerpts(file: VideoFile, survey: Survey, ranks: Iterable[int], *, se
         SurpriseError: If a frame did not come out whole, or not where the survey said.
         ReadingStopped: If told to stop.
     """
-    groups = deque(survey.starts(ranks).items())
-    task = _Task(file, survey, groups, seek=seek)
-    with opened(file.path, file.name) as container:
+    groups = survey.starts(ranks)
+    with nullcontext(fresh) if fresh else opened(file.path, file.name) as container:
         stream = video_stream(container, file.name)
         in_memory = PIXELS_AT_ONCE // max(1, stream.width * stream.height)
-        num_workers = max(1, min(file.num_threads, len(groups), in_memory))
-        use_threads(stream, max(1, file.num_threads // num_workers))
+        costs = [group[-1] - start.rank + 1 for start, group in groups.items()]
+        num_workers = _num_workers(costs, min(file.num_threads, in_memory)) if seek else 1
+        in_order = _longest_first(groups) if seek else deque(groups.items())
+        task = _Task(file, survey, in_order, seek=seek, num_workers=num_workers)
+        use_threads(stream, file.num_threads, num_workers)
         with ThreadPoolExecutor(num_workers, thread_name_prefix="decoder") as pool:
             others = [pool.submit(_open_and_work, task) for _ in range(num_workers - 1)]
             pictures = _work(task, container, stream)
@@ -80,17 +88,47 @@ def decode_excerpts(file: VideoFile, survey: Survey, ranks: Iterable[int], *, se
     return pictures
 
 
+def _num_workers(costs: list[int], num_threads: int) -> int:
+    """Return how many decoders are quickest when they share some threads.
+
+    Decoders of one thread each lose nothing to each other, but groups may be too few or too unequal for them.
+
+    Args:
+        costs: Of each group, in frames to decode.
+        num_threads: At most so many, and as many decoders.
+    """
+
+    def duration(num_workers: int) -> float:
+        busy = [0] * num_workers
+        for cost in sorted(costs, reverse=True):
+            busy[busy.index(min(busy))] += cost
+        return max(busy) * (SERIAL_SHARE + (1 - SERIAL_SHARE) / (num_threads // num_workers))  # Amdahl's law
+
+    return min(range(max(1, min(num_threads, len(costs))), 0, -1), key=duration)
+
+
+def _longest_first(groups: dict[Start, list[int]]) -> deque[tuple[Start, list[int]]]:
+    """Return groups in the order in which several decoders end soonest; one that needs no seeking stays first."""
+    first, *others = groups.items()
+    return deque([first, *sorted(others, key=lambda group: group[0].rank - group[1][-1])])
+
+
 def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
     """Return a frame as uint8 RGB, (H, W, 3), turned as its display matrix says (multiples of 90 degrees)."""
     rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     return np.ascontiguousarray(np.rot90(rgb, (round(frame.rotation / 90)) % 4)) if frame.rotation else rgb
 
 
-def use_threads(stream: VideoStream, num_threads: int) -> None:
-    """Let a decoder work on several frames at once where the memory allows it, else on slices of one."""
-    is_small = num_threads * stream.width * stream.height <= PIXELS_AT_ONCE
-    stream.codec_context.thread_type = "AUTO" if num_threads > 1 and is_small else "SLICE"
-    stream.codec_context.thread_count = num_threads
+def use_threads(stream: VideoStream, num_threads: int, num_decoders: int = 1) -> None:
+    """Let one of some decoders do its share of the work of so many threads.
+
+    It works on several frames at once where the memory allows it, else on slices of one. For several frames it takes
+    a thread more, as FFmpeg's own choice has it, because one of them waits for another.
+    """
+    share = num_threads // num_decoders
+    has_frames = share > 1 and num_decoders * (share + 1) * stream.width * stream.height <= PIXELS_AT_ONCE
+    stream.codec_context.thread_type = "AUTO" if has_frames else "SLICE"
+    stream.codec_context.thread_count = share + 1 if has_frames else share
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +139,7 @@ class _Task:
     survey: Survey
     groups: deque[tuple[Start, list[int]]]
     seek: bool
+    num_workers: int
     given_up: Event = field(default_factory=Event)
 
     def check(self) -> None:
@@ -113,11 +152,11 @@ class _Task:
 def _open_and_work(task: _Task) -> dict[int, Picture]:
     with opened(task.file.path, task.file.name) as container:
         stream = video_stream(container, task.file.name)
-        use_threads(stream, 1)
+        use_threads(stream, task.file.num_threads, task.num_workers)
         return _work(task, container, stream)
 
 
-def _work(task: _Task, container: av.container.InputContainer, stream: VideoStream) -> dict[int, Picture]:
+def _work(task: _Task, container: InputContainer, stream: VideoStream) -> dict[int, Picture]:
     """Decode groups while there are any; return their pictures by rank."""
     decoder = _Decoder(task, container, stream)
     pictures: dict[int, Picture] = {}
@@ -139,11 +178,15 @@ def _work(task: _Task, container: av.container.InputContainer, stream: VideoStre
 class _Decoder:
     """One container and its decoder, going from group to group."""
 
-    def __init__(self, task: _Task, container: av.container.InputContainer, stream: VideoStream) -> None:
+    def __init__(self, task: _Task, container: InputContainer, stream: VideoStream) -> None:
         self._task, self._container, self._stream = task, container, stream
         self._clock = Clock(container, stream)
         self._packets = _packets(container, stream)
         self._is_anchored = True
+        context = stream.codec_context
+        self._is_disposable = disposable_by(context.codec.canonical_name, context.extradata)
+        # FFmpeg's HEVC decoder leaves out pictures on which those of a higher layer may build.
+        self._between: Literal["DEFAULT", "NONREF"] = "DEFAULT" if context.codec.canonical_name == "hevc" else "NONREF"
 
     def decode_group(self, start: Start, ranks: list[int]) -> dict[int, Picture]:
         """Feed the packets from a start to the last wanted frame; return the pictures by rank."""
@@ -162,8 +205,12 @@ class _Decoder:
                 fed[packet.pts] = rank
                 left.remove(rank)
                 context.skip_frame = "DEFAULT"
+            elif packet.is_keyframe:
+                context.skip_frame = "DEFAULT"
+            elif self._is_disposable and self._is_disposable(bytes(packet)):
+                continue
             else:
-                context.skip_frame = "DEFAULT" if packet.is_keyframe else "NONREF"
+                context.skip_frame = self._between
             pictures |= self._wanted(context.decode(packet), fed)
             if not left:
                 break
@@ -192,6 +239,6 @@ class _Decoder:
         return pictures
 
 
-def _packets(container: av.container.InputContainer, stream: VideoStream) -> "Iterator[VideoPacket]":
+def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[VideoPacket]":
     """Yield a stream's packets without the empty one that PyAV ends with."""
     return (packet for packet in container.demux(stream) if packet.size)

@@ -16,12 +16,12 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from videollava_cli.reader.video.containers import Clock
+from videollava_cli.reader.video.packets import is_shown
 
 if TYPE_CHECKING:
-    from av.packet import Packet
     from numpy.typing import NDArray
 
-    VideoPacket = Packet[VideoStream]
+    from videollava_cli.reader.video.packets import VideoPacket
 
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 # Demuxers whose timestamps are the file's own. Those of avi, mpeg and the rest are made up, wrongly with B-frames.
@@ -32,7 +32,6 @@ INTRA_CODECS = {"mjpeg", "prores", "dnxhd", "ffv1", "png"}
 # Codecs of which every packet gives one frame, and every key packet lets decoding start; VP8 apart, see below.
 PLAIN_CODECS = INTRA_CODECS | {"h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4"}
 PLAIN_CODECS |= {"h263", "flv1", "wmv1", "wmv2", "vc1"}
-VP8_IS_SHOWN = 0x10  # in a packet's first byte (RFC 6386, 9.1)
 MAX_HELD_BACK = 1 << 24  # pixels of a picture: twenty packets of 8K take as much memory as a decoded picture
 REORDER_PACKETS = 20  # no codec shows a frame before more than 16 that stand in front of it
 
@@ -218,7 +217,7 @@ def survey_packets(
                 return None
             if packet.is_keyframe:
                 keys.append((packet.pts, len(pts)))
-            if not packet.is_discard and _is_shown(packet, codec):
+            if not packet.is_discard and is_shown(packet, codec):
                 pts.append(packet.pts)
     except av.error.FFmpegError:
         return None  # the rest of the file is damaged: decoding tells how many frames there are
@@ -237,8 +236,3 @@ def _with_rank(packet: "VideoPacket", seen: list[int], first_rank: int) -> "tupl
     if place + 1 < len(seen) and seen[place + 1] == packet.pts:
         raise SurpriseError("two packets of one time")
     return packet, first_rank + place
-
-
-def _is_shown(packet: "VideoPacket", codec: str) -> bool:
-    """Return whether a packet's frame is shown; VP8 keeps some as references only."""
-    return codec != "vp8" or bool(memoryview(packet)[0] & VP8_IS_SHOWN)
