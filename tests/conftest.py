@@ -65,6 +65,14 @@ def small(small_checkpoint):
 
 
 @pytest.fixture(scope="session")
+def mini(tmp_path_factory):
+    """Load random weights that see frames of 28 px: 40 tokens a clip, 4 an image."""
+    folder = tmp_path_factory.mktemp("mini")
+    make_checkpoint(folder, geometry="mini")
+    return load(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
 def tiny():
     """Load the bundled model on the CPU."""
     return load("tiny", device="cpu")

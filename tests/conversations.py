@@ -1,0 +1,73 @@
+"""Conversations for tests of the engine, and what transformers alone answers to them."""
+
+from dataclasses import replace
+from itertools import takewhile
+
+import numpy as np
+import torch
+
+from videollava_cli.conversation import Conversation, Turn
+from videollava_cli.engine.prompting import prompt_ids, prompt_text
+from videollava_cli.generation import Detokenizer, end_of_answer_ids, image_argument
+from videollava_cli.media import Clip, FrameStamp, Image
+from videollava_cli.preprocessing import pixel_values
+
+NUM_NEW = 6
+
+
+def noise_image(engine, seed):
+    """Return an image of noise."""
+    side = engine.checkpoint.pixels.crop_side
+    return Image(f"image {seed}", np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))
+
+
+def noise_clip(engine, seed):
+    """Return a clip of noise."""
+    side = engine.checkpoint.pixels.crop_side
+    frames = np.random.default_rng(seed).integers(0, 256, (8, side, side, 3), np.uint8)
+    return Clip(f"clip {seed}", frames, tuple(FrameStamp(i, i / 8) for i in range(8)))
+
+
+def about(media, *questions, system=None):
+    """Return a conversation about media: questions and answers in turn, the last question open."""
+    answers = [*questions[1::2], None]
+    turns = [Turn(question, answer) for question, answer in zip(questions[::2], answers, strict=True)]
+    return Conversation.about([medium.kind for medium in media], turns, system=system)
+
+
+def settings_for(engine, **options):
+    """Return the engine's settings with a small budget."""
+    return replace(engine.settings, **{"max_new_tokens": NUM_NEW, **options})
+
+
+def answer(engine, conversation, media, **options):
+    """Return an answer's text and its usage."""
+    chunks = list(engine.stream(conversation, media, settings_for(engine, **options)))
+    return "".join(chunk.text for chunk in chunks), chunks[-1].usage
+
+
+def answers_together(engine, conversations, media, **options):
+    """Return the text and the usage of each answer."""
+    texts, usages = [""] * len(conversations), [None] * len(conversations)
+    for number, chunk in engine.stream_together(conversations, media, settings_for(engine, **options)):
+        assert usages[number] is None
+        texts[number], usages[number] = texts[number] + chunk.text, chunk.usage
+    return texts, usages
+
+
+def reference_answer(engine, conversation, media, **options):
+    """Return the text of `model.generate` over the whole prompt, given the pixel values."""
+    ids = prompt_ids(prompt_text(conversation, engine.tokenizer), engine.tokenizer, engine.checkpoint)
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    pictures = [medium.pixels for medium in media if isinstance(medium, Image)]
+    clips = [medium.frames for medium in media if isinstance(medium, Clip)]
+    for name, shown in ((image_argument(engine.model), pictures), ("pixel_values_videos", clips)):
+        if shown:
+            inputs[name] = pixel_values(np.stack(shown), engine.checkpoint.pixels)
+    output = engine.model.generate(**inputs, do_sample=False, max_new_tokens=NUM_NEW, **options)[0, len(ids) :].tolist()
+    detokenizer = Detokenizer(engine.tokenizer)
+    pieces = [
+        detokenizer.add(token)
+        for token in takewhile(lambda token: token not in end_of_answer_ids(engine.model), output)
+    ]
+    return "".join([*pieces, detokenizer.finish()])
