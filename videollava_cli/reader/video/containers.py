@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from videollava_cli.errors import MediaError
 from videollava_cli.reader.limits import check_size
 from videollava_cli.reader.video.boxes import check_boxes
+from videollava_cli.reader.video.packets import START_CODE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,10 +55,16 @@ def opened(path: Path, name: str, *, is_thorough: bool = False) -> Iterator[av.c
     try:
         container = _open(path, is_thorough=is_thorough)
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise MediaError(f"{name!r} is no video or image that can be read ({reason})") from error
+        raise MediaError(f"{name!r} is no video or image that can be read ({_reason(path, error)})") from error
     with container:
         yield container
+
+
+def _reason(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        if file.read(4).removeprefix(b"\0").startswith(START_CODE):
+            return "it is a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _open(path: Path, *, is_thorough: bool) -> av.container.InputContainer:

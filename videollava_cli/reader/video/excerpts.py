@@ -74,7 +74,7 @@ def decode_excerpts(
     groups = survey.starts(ranks)
     with nullcontext(fresh) if fresh else opened(file.path, file.name) as container:
         stream = video_stream(container, file.name)
-        in_memory = PIXELS_AT_ONCE // max(1, stream.width * stream.height)
+        in_memory = max(1, PIXELS_AT_ONCE // max(1, stream.width * stream.height))
         costs = [group[-1] - start.rank + 1 for start, group in groups.items()]
         num_workers = _num_workers(costs, min(file.num_threads, in_memory)) if seek else 1
         in_order = _longest_first(groups) if seek else deque(groups.items())

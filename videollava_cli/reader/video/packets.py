@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     IsDisposable = Callable[[bytes], bool]  # of what a packet holds
 
 VP8_IS_SHOWN = 0x10  # in a packet's first byte (RFC 6386, 9.1)
-START_CODE = b"\x00\x00\x01"
+START_CODE = b"\x00\x00\x01"  # in front of each unit of a stream that has no container, or of MPEG's
 H264_PICTURES = range(1, 6)  # types of NAL units that hold slices (ITU-T H.264, table 7-1)
 HEVC_PICTURES = range(32)  # likewise (ITU-T H.265, table 7-1)
 HEVC_NON_REFERENCE = range(0, 15, 2)  # of these, those on which no picture of the same temporal layer builds
