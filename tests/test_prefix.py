@@ -10,13 +10,15 @@ from conversations import about, answer, noise_clip, noise_image, reference_answ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.features import FeatureStore
 from videollava_cli.engine.prefix import KeptPrefix, prompt_of
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.errors import GenerationError, UsageError
-from videollava_cli.generation import Rest, prefill
+from videollava_cli.generation import Rest, new_cache, prefill
+from videollava_cli.generation.caching import ROOM_TOKENS, GrowingLayer
 from videollava_cli.preprocessing import pixel_values
 
 WORDS = ("What moves?", "Where to?", "A red circle moves.", "größer als 世界", "Why, in this video?", "It is red.")
@@ -166,7 +168,7 @@ def test_features_in_place_of_pixel_values_give_the_very_same_logits(mini, shown
         ids = prompt_ids(prompt_text(conversation, mini.tokenizer), mini.tokenizer, mini.checkpoint)
         lengths = {mini.checkpoint.video_token_id: 40, mini.checkpoint.image_token_id: 4}
         features = FeatureStore().of(prompt_of(ids, [medium], lengths).placed, mini.model, mini.checkpoint.pixels)
-        caches = [DynamicCache(config=mini.model.config.get_text_config()) for _ in range(2)]
+        caches = [new_cache(mini.model.config), DynamicCache(config=mini.model.config.get_text_config())]
         pixels = medium.frames if kind == "pixel_values_videos" else medium.pixels
 
         prefill(mini.model, caches[0], Rest(ids, features))
@@ -201,8 +203,8 @@ def test_bytes_kept_are_those_of_the_cache_and_the_features(engine, shown):
     _, usage = answer(engine, about([shown[0]], "What moves?"), [shown[0]])
 
     a_token = 2 * 2 * 64 * 4  # keys and values, layers, numbers, bytes
-    num_tokens = usage.prompt_tokens + usage.new_tokens - 1
-    assert engine.kept_bytes == num_tokens * a_token + 40 * 64 * 4
+    assert usage.prompt_tokens + usage.new_tokens <= ROOM_TOKENS
+    assert engine.kept_bytes == ROOM_TOKENS * a_token + 40 * 64 * 4
     engine.forget()
     assert engine.kept_bytes == 0
 
@@ -229,7 +231,7 @@ def test_interrupt_between_a_layers_keys_and_values_leaves_them_equally_long(eng
     keys = list(kept._keys)
     cache = kept.take(keys, engine.model.config)
     layer = cache.layers[0]
-    layer.keys = torch.cat([layer.keys, layer.keys[..., :1, :]], dim=-2)
+    layer.keys = layer.rooms[0][..., : layer.keys.shape[-2] + 1, :]
 
     kept.put(cache, keys)
 
@@ -311,6 +313,24 @@ def test_tokens_are_counted_even_of_what_does_not_fit(engine):
     assert engine.count_tokens(long) > engine.checkpoint.context_length
     with pytest.raises(UsageError, match="context"):
         answer(engine, long, [])
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 600)), min_size=1, max_size=8))
+def test_layer_that_grows_in_place_holds_what_transformers_own_does(steps):
+    ours, theirs = GrowingLayer(), DynamicLayer()
+    generator = torch.Generator().manual_seed(0)
+    for num_new, kept in steps:
+        keys, values = torch.randn(2, 1, 2, num_new, 4, generator=generator)
+
+        found, expected = ours.update(keys, values), theirs.update(keys, values)
+
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        length = min(kept, theirs.get_seq_length())
+        ours.cut(length)
+        theirs.keys, theirs.values = theirs.keys[..., :length, :], theirs.values[..., :length, :]
+        assert ours.get_seq_length() == length
+        assert ours.rooms[0].shape[-2] % ROOM_TOKENS == 0
 
 
 def test_nothing_in_common_starts_a_new_cache(mini):

@@ -6,13 +6,12 @@ from conversations import about, answer, answers_together, noise_clip, noise_ima
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from transformers import DynamicCache
 
 from videollava_cli.api import load
 from videollava_cli.engine import running
 from videollava_cli.engine.chunks import Chunk, Usage, in_order
 from videollava_cli.errors import GenerationError, UsageError
-from videollava_cli.generation import Decoding, Rest, generate_behind
+from videollava_cli.generation import Decoding, Rest, generate_behind, new_cache
 from videollava_cli.generation import model as model_facts
 
 QUESTIONS = ("What moves?", "Where to, and why?", "größer als 世界 🎬?", "A", "What moves?", "What?")
@@ -134,7 +133,7 @@ def test_media_are_run_once_and_then_a_token_of_each_a_step(engine, media):
 
 def test_answer_that_ended_is_run_no_further(engine):
     rests = [Rest(engine.tokenizer(question).input_ids) for question in ("What moves?", "Why?")]
-    cache = DynamicCache(config=engine.model.config.get_text_config())
+    cache = new_cache(engine.model.config)
     steps = generate_behind(engine.model, cache, rests, Decoding((2, 4), frozenset()))
 
     lengths = forward_lengths(engine, lambda: list(steps))

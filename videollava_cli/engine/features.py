@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from transformers import VideoLlavaForConditionalGeneration
 
-from videollava_cli.engine.prefix import Placed, storage_bytes
-from videollava_cli.generation import image_features, video_features
+from videollava_cli.engine.prefix import Placed
+from videollava_cli.generation import image_features, storage_bytes, video_features
 from videollava_cli.media import Clip
 from videollava_cli.preprocessing import PixelSettings, pixel_values
 

@@ -1,15 +1,14 @@
 """The kept prefix: a KV cache and what each of its places stands for; knows keys and tensors, no text, no files."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
-import torch
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer
 
+from videollava_cli.generation import cache_bytes, cut, new_cache
 from videollava_cli.media import Clip, Medium
 
 Key = int | bytes  # a token id, or at a media token the digest of the medium
@@ -82,7 +81,7 @@ class KeptPrefix:
     @property
     def num_bytes(self) -> int:
         """Return how much memory is held, in bytes."""
-        return storage_bytes(_tensors(self._cache)) if self._cache is not None else 0
+        return cache_bytes(self._cache) if self._cache is not None else 0
 
     def take(self, keys: Sequence[Key], config: PretrainedConfig) -> DynamicCache:
         """Hand over the cache, cut to the keys it has in common with the given ones.
@@ -95,7 +94,7 @@ class KeptPrefix:
         self.forget()
         length = num_shared([kept, keys])
         if cache is None or length == 0:
-            return DynamicCache(config=config.get_text_config())
+            return new_cache(config)
         cut(cache, length)
         return cache
 
@@ -109,37 +108,3 @@ class KeptPrefix:
     def forget(self) -> None:
         """Drop what is kept."""
         self._cache, self._keys = None, []
-
-
-def cut(cache: DynamicCache, length: int) -> None:
-    """Cut every layer of a cache to its first places.
-
-    Keys and values of each layer are cut by themselves: where a forward pass was interrupted they differ in length.
-    `Cache.crop` is not used, because from transformers 5.17 to 5.23 its argument changed its meaning.
-    """
-    for layer in _layers(cache):
-        layer.keys = _cut(layer.keys, length)
-        layer.values = _cut(layer.values, length)
-
-
-def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Return how much memory tensors hold, in bytes: a cut one holds all that it was cut from."""
-    storages = (tensor.untyped_storage() for tensor in tensors)
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _layers(cache: DynamicCache) -> list[DynamicLayer]:
-    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer) and not layer.is_sliding]
-    assert len(layers) == len(cache.layers), "the language model is a Llama, whose layers attend to everything"
-    return layers
-
-
-def _cut(states: torch.Tensor | None, length: int) -> torch.Tensor:
-    assert states is not None, "what is kept was run by every layer"
-    assert states.shape[-2] >= length, f"{states.shape[-2]} places are kept of {length} that were run"
-    return states[..., :length, :]
-
-
-def _tensors(cache: DynamicCache) -> list[torch.Tensor]:
-    states = [each for layer in _layers(cache) for each in (layer.keys, layer.values)]
-    return [tensor for tensor in states if tensor is not None]

@@ -4,6 +4,7 @@ Knows `model.forward` and token ids; nothing of files, prompts' text or the term
 """
 
 from videollava_cli.generation.branches import Rest, generate_behind, prefill
+from videollava_cli.generation.caching import cache_bytes, cut, new_cache, storage_bytes
 from videollava_cli.generation.choosing import Decoding
 from videollava_cli.generation.detokenizing import Detokenizer
 from videollava_cli.generation.model import (
@@ -23,14 +24,18 @@ __all__ = [
     "Prompts",
     "Rest",
     "bytes_per_token",
+    "cache_bytes",
+    "cut",
     "end_of_answer_ids",
     "generate",
     "generate_behind",
     "image_argument",
     "image_features",
     "is_out_of_memory",
+    "new_cache",
     "pad_left",
     "prefill",
+    "storage_bytes",
     "takes_any_mask",
     "video_features",
 ]

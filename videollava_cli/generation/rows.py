@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, VideoLlavaForConditionalGeneration
 
+from videollava_cli.generation.caching import new_cache
 from videollava_cli.generation.choosing import Chooser, Decoding
 from videollava_cli.generation.model import image_argument
 
@@ -43,7 +44,7 @@ def generate(
         For each row its next token id, end-of-answer ids included; None for a row that has ended.
     """
     chooser = Chooser(decoding, model.device)
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache = new_cache(model.config)
     mask = prompts.attention_mask
     # A row is filled up with its own last id, which a repetition penalty then counts as said, as it was.
     said = prompts.input_ids.where(mask.bool(), prompts.input_ids[:, -1:])
