@@ -157,7 +157,7 @@ class _Work:
         except (KeyboardInterrupt, VllavaError) as error:
             self._tell_sums(pipeline.pace, is_interrupted=isinstance(error, KeyboardInterrupt))
             raise
-        self._tell_sums(pipeline.pace, is_interrupted=False)
+        self._tell_sums(pipeline.pace, is_finished=True)
 
     def _write(self, outcomes: "Sequence[Outcome[Answer]]", shown: Meter) -> None:
         self.interrupts.hold()
@@ -185,7 +185,7 @@ class _Work:
             for notice in medium.notices:
                 self.console.detail(notice)
 
-    def _tell_sums(self, pace: Pace, *, is_interrupted: bool) -> None:
+    def _tell_sums(self, pace: Pace, *, is_interrupted: bool = False, is_finished: bool = False) -> None:
         sums = Sums(
             tally=self.tally,
             pace=pace,
@@ -194,7 +194,8 @@ class _Work:
             num_new_tokens=self.num_new_tokens,
             is_interrupted=is_interrupted,
         )
-        self.console.notice(sums.in_words(self.job.output))
+        if is_interrupted or is_finished or self.tally.num_done > self.tally.num_here:
+            self.console.notice(sums.in_words(self.job.output))
         if self.job.summary:
             write_summary(sums.as_json(), self.job.summary)
 

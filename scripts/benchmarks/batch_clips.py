@@ -1,0 +1,127 @@
+"""The 64 clips that `scripts/bench batch` asks about: drawn scenes, so that `tiny` has something to say."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import av.logging
+import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from tiny_world.rendering import render_clip
+from tiny_world.scenes import Scene, draw_scene
+
+from benchmarks.machine import BUILD
+
+FOLDER = BUILD / "batch"
+NUM_CLIPS = 64
+FRAMES_PER_SECOND = 24
+SHORTEST_SECONDS, LONGEST_SECONDS = 5, 60
+NUM_STEPS = 32  # of a scene that are drawn; each is shown for a while
+NUM_GRAINS, GRAIN_LEVELS = 8, 5  # noise, so that no picture equals the one before
+# Width and height in pixels: what phones, cameras and the web give.
+SIZES = ((640, 360), (1280, 720), (320, 240), (360, 640), (854, 480), (1920, 1080), (640, 480), (426, 240))
+DRAWING = 1  # raise it when the drawing changes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchClip:
+    """A clip: its number tells scene, size, length and codec; every fourth is VP9, the others are H.264."""
+
+    number: int
+
+    @property
+    def is_vp9(self) -> bool:
+        """Whether it is VP9 in WebM."""
+        return self.number % 4 == 3
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels; VP9 up to 720p, since encoding more takes minutes."""
+        width, height = SIZES[(self.number // 2 + self.number) % len(SIZES)]
+        return (1280, 720) if self.is_vp9 and height > 720 else (width, height)
+
+    @property
+    def seconds(self) -> int:
+        """Its length, in seconds."""
+        place = (self.number * 37 % NUM_CLIPS) / (NUM_CLIPS - 1)  # lengths and sizes in no common order
+        return round(SHORTEST_SECONDS + (LONGEST_SECONDS - SHORTEST_SECONDS) * place)
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        form = "vp9" if self.is_vp9 else "h264"
+        return f"{self.number:02}-{form}-{self.size[1]}p-{self.seconds}s.{'webm' if self.is_vp9 else 'mp4'}"
+
+
+CLIPS = tuple(BatchClip(number) for number in range(NUM_CLIPS))
+
+
+def made(clip: BatchClip) -> Path:
+    """Return a clip's file, made now if it is not there: whole or not at all."""
+    key = hashlib.sha256(f"{DRAWING} {av.library_versions}".encode()).hexdigest()[:8]
+    path = FOLDER / key / clip.name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"making {clip.name}", file=sys.stderr)
+        with TemporaryDirectory(dir=FOLDER) as folder:
+            encode(clip, Path(folder, clip.name))
+            Path(folder, clip.name).replace(path)
+    return path
+
+
+def encode(clip: BatchClip, path: Path) -> None:
+    """Draw and encode a clip."""
+    av.logging.set_level(av.logging.ERROR)
+    vp9 = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": "36", "b": "0"}
+    options = vp9 if clip.is_vp9 else {"preset": "superfast", "crf": "28"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9" if clip.is_vp9 else "libx264", FRAMES_PER_SECOND, options=options)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height = clip.size
+        stream.pix_fmt = "yuv420p"
+        for index, yuv in enumerate(_pictures(clip)):
+            frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1, FRAMES_PER_SECOND)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _pictures(clip: BatchClip) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pictures of a clip as yuv420p, uint8 (H * 3 / 2, W)."""
+    width, height = clip.size
+    rng = np.random.default_rng(clip.number)
+    scene = draw_scene(rng, is_video=True)
+    grains = rng.integers(0, GRAIN_LEVELS, (NUM_GRAINS, height, width), np.uint8)
+    num_frames = clip.seconds * FRAMES_PER_SECOND
+    drawn, step = None, -1
+    for index in range(num_frames):
+        if step != index * NUM_STEPS // num_frames:
+            step = index * NUM_STEPS // num_frames
+            drawn = _drawn(scene, step, (height, width))
+        assert drawn is not None
+        yuv = drawn.copy()
+        yuv[:height] += grains[index % NUM_GRAINS]
+        yield yuv
+
+
+def _drawn(scene: Scene, step: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    rgb = render_clip(scene, np.array([(step + 0.5) / NUM_STEPS]), size)[0]
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+    return np.minimum(frame.to_ndarray(), 255 - GRAIN_LEVELS).astype(np.uint8)
+
+
+def main() -> None:
+    """Make those that are not there yet."""
+    for clip in CLIPS:
+        made(clip)
+    print(f"{NUM_CLIPS} clips in {FOLDER}, {sum(clip.seconds for clip in CLIPS)} s")
+
+
+if __name__ == "__main__":
+    main()

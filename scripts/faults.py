@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Kill, starve and damage runs of `vllava batch`, resume them, and count what is in their output.
+
+Each round runs one work list to its end, over a file of its own, with faults on the way:
+
+    kill     the process is killed with SIGKILL at random moments and started again
+    disk     the file may not grow beyond a limit (RLIMIT_FSIZE), which is raised each time the run stops over it
+    broken   one clip in five is broken, and the process is killed as well
+
+At the end every item must have exactly one line, every line must be JSON, and answers must be those of the clip that
+was copied. Exit status 1 if anything else is found.
+
+    python scripts/faults.py batch         # 50 kills over 200 clips, the same with broken ones, 10 full disks
+    python scripts/faults.py batch --kills 5 --clips 20 --kinds kill
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = {
+    "circle-moves-right.mp4": "A red circle moves from left to right.",
+    "ring-moves-up.mp4": "A green ring moves from bottom to top.",
+    "triangle-disappears.mp4": "A pink triangle disappears.",
+    "star-grows.webm": "A yellow star grows.",
+}
+QUESTION = "What happens?"
+BROKEN_EVERY = 5
+KILLS_PER_FILE = 5  # a file that was finished is begun anew, so that kills fall on every part of it
+BYTES_PER_LINE = 1100  # about
+LIMIT_SECONDS = 300.0  # for one process
+LIMITED = """
+import resource, runpy, sys
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+runpy.run_module("videollava_cli", run_name="__main__")
+"""
+KINDS = ("kill", "broken", "disk")
+
+
+@dataclass(slots=True)
+class Count:
+    """What was done to one file, and what is wrong with it."""
+
+    kind: str
+    num_kills: int = 0
+    num_full: int = 0
+    num_processes: int = 0
+    num_lines: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One file to be written under faults: how many clips, which of them broken, how many faults."""
+
+    kind: str
+    number: int
+    num_clips: int
+    num_faults: int
+
+    def is_broken(self, clip: int) -> bool:
+        """Return whether a clip is one of those that cannot be read."""
+        return self.kind == "broken" and clip % BROKEN_EVERY == 0
+
+
+def main() -> int:
+    """Run all rounds, print the counts, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["batch"])
+    parser.add_argument("--clips", type=int, default=200, metavar="N", help="in each work list")
+    parser.add_argument("--kills", type=int, default=50, metavar="N", help="for each of kill and broken")
+    parser.add_argument("--full", type=int, default=10, metavar="N", help="times that the disk is full")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--parallel", type=int, default=2, metavar="N", help="processes at once")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    faults = {"kill": options.kills, "broken": options.kills, "disk": options.full}
+    rounds = list(_rounds(options.clips, {kind: faults[kind] for kind in options.kinds}))
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(options.parallel) as pool:
+        counts = list(pool.map(lambda each: run_round(each, Path(folder), options.seed), rounds))
+    for kind in dict.fromkeys(count.kind for count in counts):
+        _print(kind, [count for count in counts if count.kind == kind])
+    wrong = [text for count in counts for text in count.wrong]
+    print("\n".join(wrong[:20]) or "every item exactly once, every line JSON, every answer right")
+    return 1 if wrong else 0
+
+
+def run_round(each: Round, folder: Path, seed: int) -> Count:
+    """Write one file to its end, with faults on the way; return what was found in it."""
+    place = folder / f"{each.kind}-{each.number}"
+    place.mkdir()
+    make_clips(each, place / "clips")
+    count, out = Count(each.kind), place / "out.jsonl"
+    chance = random.Random(f"{seed} {each.kind} {each.number}")  # noqa: S311 (moments, no secrets)
+    for fault in range(each.num_faults):
+        if each.kind == "disk":
+            _run_on_small_disk(place, count, (fault + 1) * each.num_clips * BYTES_PER_LINE // (each.num_faults + 1))
+        else:
+            _run_and_kill(place, count, chance, each.num_clips * (fault + 1) // (each.num_faults + 1))
+    status = _start(place, count).wait(LIMIT_SECONDS)
+    expected = 4 if each.kind == "broken" else 0
+    if status != expected:
+        count.wrong.append(f"{place.name}: the last run ended with {status}, not {expected}")
+    count.wrong += [f"{place.name}: {text}" for text in check(each, out)]
+    count.num_lines = len(out.read_bytes().splitlines())
+    return count
+
+
+def make_clips(each: Round, folder: Path) -> None:
+    """Link the examples under as many names as there shall be clips."""
+    folder.mkdir()
+    names = list(EXAMPLES)
+    for clip in range(each.num_clips):
+        name = names[clip % len(names)]
+        target = folder / f"{clip:04}-{name}"
+        if each.is_broken(clip):
+            target.write_bytes((ROOT / "examples" / name).read_bytes()[:300] + bytes(100))
+        else:
+            target.symlink_to(ROOT / "examples" / name)
+
+
+def check(each: Round, out: Path) -> Iterator[str]:
+    """Yield what is wrong with a finished file."""
+    content = out.read_bytes()
+    if not content.endswith(b"\n"):
+        yield "the last line has no end"
+    lines = []
+    for number, text in enumerate(content.splitlines(), 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            yield f"line {number} is no JSON: {error}"
+    seen = Counter(Path(line["id"]).name for line in lines)
+    names = list(EXAMPLES)
+    expected = {f"{clip:04}-{names[clip % len(names)]}": clip for clip in range(each.num_clips)}
+    for name in sorted(expected.keys() | seen.keys()):
+        if seen[name] != (name in expected):
+            yield f"{name} is there {seen[name]} times"
+    for line in lines:
+        name = Path(line["id"]).name
+        if each.is_broken(expected.get(name, 1)) != ("error" in line):
+            yield f"{name} should{'' if 'answer' in line else ' not'} have failed"
+        elif "answer" in line and line["answer"] != EXAMPLES[name[5:]]:
+            yield f"{name}: {line['answer']!r}"
+
+
+def _rounds(num_clips: int, faults: dict[str, int]) -> Iterator[Round]:
+    for kind, num_faults in faults.items():
+        for number, first in enumerate(range(0, num_faults, KILLS_PER_FILE)):
+            yield Round(kind, number, num_clips, min(KILLS_PER_FILE, num_faults - first))
+
+
+def _run_and_kill(place: Path, count: Count, chance: random.Random, num_lines: int) -> None:
+    """Start a run and kill it a random while after it has written so many lines in all, or before it writes one."""
+    process, out = _start(place, count), place / "out.jsonl"
+    if chance.random() < 0.2:  # while it loads, opens or repairs the file
+        time.sleep(chance.uniform(0, 4))
+    else:
+        began = time.monotonic()
+        while process.poll() is None and time.monotonic() - began < LIMIT_SECONDS:
+            if out.exists() and out.read_bytes().count(b"\n") >= num_lines:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+        count.num_kills += 1
+    process.wait()
+    if chance.random() < 0.5 and out.exists():  # as if the last write had been cut in two
+        size = out.stat().st_size
+        os.truncate(out, max(0, size - chance.randrange(1, 400)))
+
+
+def _run_on_small_disk(place: Path, count: Count, num_bytes: int) -> None:
+    process = _start(place, count, num_bytes)
+    _, said = process.communicate(timeout=LIMIT_SECONDS)
+    if process.returncode != 1 or b"what it holds is kept" not in said:
+        count.wrong.append(f"{place.name}: a full disk gave {process.returncode} and {said[-200:]!r}")
+    count.num_full += 1
+
+
+def _start(place: Path, count: Count, max_bytes: int | None = None) -> "subprocess.Popen[bytes]":
+    count.num_processes += 1
+    start = ["-m", "videollava_cli"] if max_bytes is None else ["-c", LIMITED, str(max_bytes)]
+    command = [sys.executable, *start, "batch", "clips", "-q", QUESTION, "-m", "tiny"]
+    command += ["--device", "cpu", "-o", "out.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    stderr = subprocess.DEVNULL if max_bytes is None else subprocess.PIPE
+    return subprocess.Popen(command, cwd=place, env=environment, stderr=stderr)
+
+
+def _print(kind: str, counts: list[Count]) -> None:
+    sums = {name: sum(getattr(count, name) for count in counts) for name in ("num_processes", "num_kills", "num_full")}
+    lines = sum(count.num_lines for count in counts)
+    wrong = sum(len(count.wrong) for count in counts)
+    print(
+        f"{kind}: {len(counts)} files, {lines:,} lines, {sums['num_processes']} processes, {sums['num_kills']} killed, "
+        f"{sums['num_full']} stopped by a full disk, {wrong} wrong"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
