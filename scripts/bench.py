@@ -3,13 +3,15 @@
 
 scripts/bench startup
 scripts/bench read
+scripts/bench chat
+scripts/bench questions
 """
 
 import argparse
 
-from benchmarks import read, startup
+from benchmarks import chat, questions, read, startup
 
-TABLES = {"startup": startup, "read": read}
+TABLES = {"startup": startup, "read": read, "chat": chat, "questions": questions}
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ class Geometry:
 # The towers of `wide` take a twentieth of the language model's arithmetic, as those of the 7B do.
 GEOMETRIES = {
     "small": Geometry(),
-    "wide": Geometry(width=1024, num_layers=8, head_size=128, tower_width=384, tower_layers=3),
+    "wide": Geometry(width=512, num_layers=8, head_size=128, tower_width=256, tower_layers=2),
     "mini": Geometry(image_side=2 * PATCH_SIDE),
 }
 

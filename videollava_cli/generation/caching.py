@@ -26,7 +26,7 @@ class GrowingLayer(DynamicLayer):
         """Add the keys and values of new tokens; return those of all."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        length = int(self.get_seq_length())  # type: ignore[no-untyped-call]
+        length = int(self.get_seq_length())
         end = length + key_states.shape[-2]
         if self.rooms is None or end > self.rooms[0].shape[-2]:
             shape = (*key_states.shape[:-2], -(-end // ROOM_TOKENS) * ROOM_TOKENS, key_states.shape[-1])
