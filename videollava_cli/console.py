@@ -71,6 +71,11 @@ class Console:
         if self.is_verbose:
             self._say(text, DIM)
 
+    def report(self, text: str) -> None:
+        """Show on stderr what the user asked to see, as it is."""
+        if sys.stderr is not None:  # closed by the caller, as in `2>&-`
+            print(printable(text), file=sys.stderr, flush=True)  # noqa: T201 (this is the place that prints)
+
     def error(self, text: str) -> None:
         """Say on stderr, in one line, what went wrong."""
         self._say(f"error: {' '.join(text.split())}", BOLD_RED)

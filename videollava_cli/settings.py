@@ -176,6 +176,17 @@ def for_one_answer(settings: Settings, options: Mapping[str, object]) -> Setting
     return Settings(**_overlaid(current, _checked(options, "the options")))
 
 
+def from_text(key: str, text: str) -> object:
+    """Return what a user typed for a setting as a value of its type; `none` unsets what may be unset.
+
+    Raises:
+        UsageError: If it is no such value; whether there is such a setting, `for_one_answer` tells.
+    """
+    if text.lower() == "none" and type(None) in _types().get(key, ()):
+        return None
+    return _parsed(key, text)
+
+
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one layer of settings over another; greedy above means that ways of sampling below are meant no more."""
     dropped = ("top_p", "top_k") if above.get("temperature") == 0 else ()

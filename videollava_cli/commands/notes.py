@@ -1,8 +1,9 @@
-"""What commands say on stderr about the media that they read."""
+"""What commands say on stderr about the media, the engine and its answers."""
 
 from collections.abc import Sequence
 
 from videollava_cli.console import Console
+from videollava_cli.engine import Engine, Usage
 from videollava_cli.media import Clip, Medium
 from videollava_cli.settings import Settings
 
@@ -20,3 +21,22 @@ def tell_about_media(media: Sequence[Medium], settings: Settings, console: Conso
                 console.detail(detail)
             frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in medium.stamps)
             console.detail(f"{medium.name}: frames {frames}")
+
+
+def tell_about_engine(engine: Engine, console: Console) -> None:
+    """Say on what the model runs: with --verbose, or when it is spread over several devices."""
+    console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
+    devices = sorted({str(device) for device in getattr(engine.model, "hf_device_map", {}).values()})
+    if len(devices) > 1:
+        console.notice(
+            f"{engine.settings.model} is too large for one device, so it is spread over {', '.join(devices)}"
+        )
+
+
+def usage_line(usage: Usage) -> str:
+    """Return what an answer took, as one line."""
+    rate = usage.new_tokens / max(usage.prefill_seconds + usage.generate_seconds, 1e-9)
+    return (
+        f"{usage.prompt_tokens:,} prompt tokens, {usage.cached_tokens:,} cached, {usage.new_tokens} new ones, first "
+        f"after {usage.prefill_seconds:.2f} s, {rate:.1f} tokens/s"
+    )

@@ -99,6 +99,10 @@ Config = Annotated[
     _option("Read this file in place of your config.toml.", OUTPUT, "--config", metavar="FILE.toml"),
 ]
 
+Continue = Annotated[
+    bool, _option("Take up the last conversation, its media and settings.", PROMPT, "-c", "--continue")
+]
+NoSave = Annotated[bool, _option("Keep neither the conversation nor the typed lines on disk.", OUTPUT, "--no-save")]
 FromFile = Annotated[
     str | None,
     _option("A file that lists media, one a line; - is stdin.", WORK, "--from-file", metavar="LIST|-"),
