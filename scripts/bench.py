@@ -5,13 +5,14 @@ scripts/bench startup
 scripts/bench read
 scripts/bench chat
 scripts/bench questions
+scripts/bench batch
 """
 
 import argparse
 
-from benchmarks import chat, questions, read, startup
+from benchmarks import batch, chat, questions, read, startup
 
-TABLES = {"startup": startup, "read": read, "chat": chat, "questions": questions}
+TABLES = {"batch": batch, "startup": startup, "read": read, "chat": chat, "questions": questions}
 
 
 def main() -> None:
