@@ -5,13 +5,16 @@ The reference gets the same prompt texts and resized pictures; its prompts then 
 pixel values come from transformers' image processor, its loop is `model.generate`. Resizing is compared by itself, on
 whole pictures. Random weights in the 7B's token geometry, fp32, on the CPU; nf4 weights for the mode of that name.
 
+Then every case is asked turn by turn of an engine that keeps what it ran, of the engine made to forget it, and of
+`model.generate` over the whole prompt; and conversations about the same media are answered together and alone.
+
     python scripts/parity.py            # exit status 1 if anything differs
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,20 +23,29 @@ import numpy as np
 import torch
 from make_checkpoint import make_checkpoint
 from numpy.typing import NDArray
+from parity_cases import Case, make_cases, random_clip, random_image, random_picture, turn_by_turn
 from transformers import VideoLlavaImageProcessor
 
 from videollava_cli.api import load
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
-from videollava_cli.generation import Decoding, Prompts, end_of_answer_ids, generate, image_argument, pad_left
-from videollava_cli.media import Clip, FrameStamp, Image, Medium
+from videollava_cli.generation import (
+    Decoding,
+    Detokenizer,
+    Prompts,
+    end_of_answer_ids,
+    generate,
+    image_argument,
+    pad_left,
+)
+from videollava_cli.media import Clip, Image
 from videollava_cli.preprocessing import pixel_values, shrink_frame, shrink_image
+
+__all__ = ["make_cases", "random_clip", "random_image", "turn_by_turn"]  # beside what is below, for tests
 
 NUM_NEW_TOKENS = 24
 MAX_FRAME_LEVELS = 2  # of 255, between our video frames and the image processor's
-SYSTEM = "You watch closely."
 PICTURE_SIZES = ((240, 320), (320, 240), (224, 224), (97, 131), (720, 1280), (600, 61), (31, 40))  # height, width
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -44,25 +56,16 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One prompt: what it is about and what was said."""
-
-    name: str
-    media: tuple[Medium, ...]
-    conversation: Conversation = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """The ids of both sides for one row."""
+    """The ids of both sides for one row, or their texts."""
 
     name: str
-    ours: list[int]
-    reference: list[int]
+    ours: list[int] | str
+    reference: list[int] | str
 
     @property
     def is_equal(self) -> bool:
-        """Whether both sides gave the same ids."""
+        """Whether both sides gave the same."""
         return self.ours == self.reference
 
 
@@ -73,17 +76,22 @@ def main() -> int:
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         make_checkpoint(Path(folder))
-        outcomes = list(compare_all(Path(folder)))
-    for outcome in outcomes:
-        if options.verbose or not outcome.is_equal:
-            print(f"{'equal  ' if outcome.is_equal else 'DIFFERS'} {outcome.name}: {outcome.ours[:8]}...")
-    num_equal = sum(outcome.is_equal for outcome in outcomes)
-    print(f"equal to model.generate: {num_equal} of {len(outcomes)}")
+        kinds = {
+            "equal to model.generate": list(compare_all(Path(folder))),
+            "cached equal to uncached and to model.generate": list(compare_cached(Path(folder))),
+            "together equal to alone": list(compare_together(Path(folder))),
+        }
+    for title, outcomes in kinds.items():
+        for outcome in outcomes:
+            if options.verbose or not outcome.is_equal:
+                print(f"{'equal  ' if outcome.is_equal else 'DIFFERS'} {outcome.name}: {outcome.ours[:8]!r}...")
+        print(f"{title}: {sum(outcome.is_equal for outcome in outcomes)} of {len(outcomes)}")
+    answers_are_equal = all(outcome.is_equal for outcomes in kinds.values() for outcome in outcomes)
     image_levels, image_values, frame_levels = pixel_differences()
     print(f"images: at most {image_levels}/255 and {image_values:g} in pixel values from VideoLlavaImageProcessor")
     print(f"video frames: at most {frame_levels}/255 from VideoLlavaImageProcessor (bound {MAX_FRAME_LEVELS}/255)")
     pixels_are_right = image_levels == 0 and image_values == 0 and frame_levels <= MAX_FRAME_LEVELS
-    return 0 if num_equal == len(outcomes) and pixels_are_right else 1
+    return 0 if answers_are_equal and pixels_are_right else 1
 
 
 def compare_all(checkpoint: Path) -> Iterator[Outcome]:
@@ -95,53 +103,63 @@ def compare_all(checkpoint: Path) -> Iterator[Outcome]:
         for case in cases:
             yield compare(engine, [case], mode, options)[0]
         if mode == "sampled":
-            continue  # a batch draws its random numbers in another order than its rows alone
+            continue  # for a batch `model.generate` draws all rows' random numbers in turn from one generator
         for first in range(0, len(cases), 4):
             yield from compare(engine, cases[first : first + 4], f"{mode}, batch", options)
 
 
-def make_cases(engine: Engine) -> list[Case]:
-    """Return every kind of prompt about every kind of media, of different lengths."""
-    rng = np.random.default_rng(0)
-    image, second, clip = random_image(engine, rng), random_image(engine, rng), random_clip(engine, rng)
-    media: dict[str, tuple[Medium, ...]] = {
-        "image": (image,),
-        "video": (clip,),
-        "image and video": (image, clip),
-        "video and two images": (clip, second, image),
-    }
-    talks = {
-        "one question": (Turn("What happens?"),),
-        "three turns": (Turn("What moves?", "A red circle."), Turn("Where to?", "Right."), Turn("And then?")),
-        "other scripts": (Turn("größer als 世界 🎬? <video>"),),
-    }
-    return [
-        Case(f"{talk}, {kind}", shown, Conversation.about([m.kind for m in shown], turns, system=system))
-        for kind, shown in media.items()
-        for talk, turns in talks.items()
-        for system in ((SYSTEM,) if talk == "one question" and kind == "video" else (None,))
-    ]
+def compare_cached(checkpoint: Path) -> Iterator[Outcome]:
+    """Ask every case turn by turn of an engine that keeps what it ran, and of what knows nothing of earlier turns."""
+    keeping, forgetful = (load(str(checkpoint), device="cpu") for _ in range(2))
+    asked = [turn for case in make_cases(keeping) for turn in turn_by_turn(case)]
+    for case in [*asked, *reversed(asked)]:
+        cached = engine_text(keeping, case)
+        forgetful.forget()
+        yield Outcome(f"cached against uncached: {case.name}", cached, engine_text(forgetful, case))
+        yield Outcome(f"cached against generate: {case.name}", cached, reference_text(forgetful, case))
 
 
-def random_image(engine: Engine, rng: np.random.Generator) -> Image:
-    """Return an image of smooth random colours, as the reader would shrink it."""
-    return Image("image", shrink_image(random_picture(rng, (300, 400)), engine.checkpoint.pixels))
+def compare_together(checkpoint: Path) -> Iterator[Outcome]:
+    """Answer all conversations about the same media together, with nothing kept and again; and each alone."""
+    engine = load(str(checkpoint), device="cpu")
+    about: dict[tuple[int, ...], list[Case]] = {}
+    for case in [turn for each in make_cases(engine) for turn in turn_by_turn(each)]:
+        about.setdefault(tuple(id(medium) for medium in case.media), []).append(case)
+    for mode, options in MODES.items():
+        if mode == "nf4":
+            continue
+        for cases in about.values():
+            alone = []
+            for case in cases:
+                engine.forget()
+                alone.append(engine_text(engine, case, options))
+            engine.forget()
+            for state in ("nothing kept", "kept"):
+                together = engine_texts(engine, cases, options)
+                names = [f"together, {mode}, {state}: {case.name}" for case in cases]
+                yield from (Outcome(*row) for row in zip(names, together, alone, strict=True))
 
 
-def random_clip(engine: Engine, rng: np.random.Generator) -> Clip:
-    """Return a clip of smooth random colours; frames go through Pillow, so that both sides see the same."""
-    frames = [shrink_image(random_picture(rng, (180, 320)), engine.checkpoint.pixels) for _ in range(8)]
-    return Clip("clip", np.stack(frames), tuple(FrameStamp(i, i / 8) for i in range(8)))
+def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = None) -> str:
+    """Return the text that an engine streams."""
+    return engine_texts(engine, [case], options or {})[0]
 
 
-def random_picture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return uint8 RGB, (H, W, 3): random colours with edges, gradients and noise in them."""
-    height, width = size
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x * rng.uniform(0, 0.3) + y * rng.uniform(0, 0.3) + rng.uniform(0, 6)) for _ in range(3)]
-    picture = 128 + 100 * np.stack(waves, -1) + rng.normal(0, 12, (height, width, 3))
-    picture[:: max(height // 7, 1)] = 255
-    return np.clip(picture, 0, 255).astype(np.uint8)
+def engine_texts(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[str]:
+    """Return the texts that an engine streams when it is asked cases about the same media together."""
+    settings = replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS, **options)
+    texts = [""] * len(cases)
+    for number, chunk in engine.stream_together([case.conversation for case in cases], cases[0].media, settings):
+        texts[number] += chunk.text
+    return texts
+
+
+def reference_text(engine: Engine, case: Case) -> str:
+    """Return the text of what transformers generates, detokenized as ours is."""
+    detokenizer = Detokenizer(engine.tokenizer)
+    ids = reference_ids(engine, [case], {})[0]
+    pieces = [detokenizer.add(token) for token in ids if token not in end_of_answer_ids(engine.model)]
+    return "".join([*pieces, detokenizer.finish()])
 
 
 def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str, Any]) -> list[Outcome]:

@@ -3,7 +3,7 @@
 import parity
 import pytest
 
-SINGLE = [("greedy", range(12)), ("repetition penalty", (0, 3, 6)), ("sampled", (1, 4, 7)), ("nf4", (2, 3, 7))]
+SINGLE = [("greedy", range(13)), ("repetition penalty", (0, 3, 6)), ("sampled", (1, 4, 7)), ("nf4", (2, 3, 7))]
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +33,21 @@ def test_prompts_have_the_token_counts_of_the_7b(small):
     checkpoint = small.checkpoint
 
     assert (checkpoint.tokens_per_video, checkpoint.tokens_per_image, checkpoint.context_length) == (2056, 256, 4096)
+
+
+def test_turns_of_a_conversation_are_answered_on_what_is_kept_as_by_generate(small):
+    small.forget()
+    for case in parity.turn_by_turn(parity.make_cases(small)[12]):
+        assert parity.engine_text(small, case) == parity.reference_text(small, case)
+
+
+@pytest.mark.parametrize("mode", ["greedy", "repetition penalty", "sampled"])
+def test_questions_together_are_answered_as_alone(small, mode):
+    cases = [case for number in (3, 4, 5) for case in parity.turn_by_turn(parity.make_cases(small)[number])]
+    small.forget()
+
+    together = parity.engine_texts(small, cases, parity.MODES[mode])
+
+    for text, case in zip(together, cases, strict=True):
+        small.forget()
+        assert text == parity.engine_text(small, case, parity.MODES[mode])
