@@ -17,7 +17,7 @@ from videollava_cli.engine.features import FeatureStore
 from videollava_cli.engine.prefix import KeptPrefix, prompt_of
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.errors import GenerationError, UsageError
-from videollava_cli.generation import Rest, new_cache, prefill
+from videollava_cli.generation import Rest, image_argument, new_cache, prefill
 from videollava_cli.generation.caching import ROOM_TOKENS, GrowingLayer
 from videollava_cli.preprocessing import pixel_values
 
@@ -162,8 +162,8 @@ def test_towers_run_once_for_a_medium_whatever_comes_before_it(engine, shown):
     assert (len(clips), len(images)) == (1, 1)
 
 
-def test_features_in_place_of_pixel_values_give_the_very_same_logits(mini, shown):
-    for medium, kind in ((shown[0], "pixel_values_videos"), (shown[1], "pixel_values")):
+def test_features_in_place_of_pixel_values_give_the_very_same_keys_and_values(mini, shown):
+    for medium, kind in ((shown[0], "pixel_values_videos"), (shown[1], image_argument(mini.model))):
         conversation = about([medium], "What moves?")
         ids = prompt_ids(prompt_text(conversation, mini.tokenizer), mini.tokenizer, mini.checkpoint)
         lengths = {mini.checkpoint.video_token_id: 40, mini.checkpoint.image_token_id: 4}
@@ -172,9 +172,10 @@ def test_features_in_place_of_pixel_values_give_the_very_same_logits(mini, shown
         pixels = medium.frames if kind == "pixel_values_videos" else medium.pixels
 
         prefill(mini.model, caches[0], Rest(ids, features))
-        values = {kind: pixel_values(pixels, mini.checkpoint.pixels)[None]}
+        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
+        inputs[kind] = pixel_values(pixels, mini.checkpoint.pixels)[None]
         with torch.inference_mode():
-            mini.model(input_ids=torch.tensor([ids]), past_key_values=caches[1], use_cache=True, **values)
+            mini.model(**inputs, past_key_values=caches[1], use_cache=True)
 
         for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):
             assert torch.equal(ours.keys, theirs.keys)
