@@ -146,9 +146,9 @@ def test_nothing_is_prepared_when_nothing_can_be_read():
 def test_reading_ahead_is_bounded():
     scripted = Scripted()
 
-    outcomes_of(pipeline(scripted, batch_size=3), items_of(*map(str, range(100))))
+    outcomes_of(pipeline(scripted, batch_size=10), items_of(*map(str, range(200))))
 
-    assert scripted.most_ahead <= 2 + 2 * 3 + 3  # the readers, what waits, the batch in hand
+    assert scripted.most_ahead <= 2 + 2 * 10 + 10  # the readers, what waits, the batch in hand
 
 
 def test_closing_or_an_error_stops_the_readers():

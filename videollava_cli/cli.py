@@ -20,8 +20,9 @@ from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, Vl
 APP_HELP = "Ask questions about your videos and images with Video-LLaVA."
 APP_EPILOG = """\b
 Answers go to stdout, everything else to stderr.
-Exit status: 0 answered, 1 the model or machine failed, 2 wrong usage or settings,
-             3 media missing or unreadable, 4 batch finished, some items failed,
+Exit status: 0 answered, 1 the model or machine failed,
+             2 wrong usage or settings, 3 media missing or unreadable,
+             4 batch finished, some items failed,
              5 checkpoint not to be had, 130 Ctrl-C.
 Start with:  vllava ask --help
 """

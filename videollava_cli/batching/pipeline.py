@@ -18,6 +18,7 @@ from videollava_cli.media import Medium
 AnswerT = TypeVar("AnswerT")
 
 BATCHES_AHEAD = 2  # of media that were read and wait: one more than the batch in work
+AHEAD_AT_FIRST = 16  # media, while whatever answers is being prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +129,8 @@ class Pipeline(Generic[AnswerT]):
 
     def _read_ahead(self, pool: ThreadPoolExecutor, media: Iterator[tuple[str, Sequence[Item]]]) -> None:
         """Keep the readers busy as long as there is room for what they read."""
-        while len(self._pending) < self.num_readers + BATCHES_AHEAD * max(1, self.pace.batch_size):
+        num_ahead = BATCHES_AHEAD * self.pace.batch_size or AHEAD_AT_FIRST
+        while len(self._pending) < self.num_readers + num_ahead:
             about_one = next(media, None)
             if about_one is None:
                 return
