@@ -80,6 +80,21 @@ def test_answers_together_are_those_given_alone(engine, eager, media, options, a
     assert together == asked_alone(engine, conversations, media, **options)
 
 
+def test_what_fills_a_shorter_prompt_up_is_not_taken_for_said(engine, media):
+    conversations = [about(media, question) for question in QUESTIONS]
+
+    def prefer_id_0(module, args, logits):
+        logits[..., 0] = 1.01 * logits.amax(-1)
+        return logits
+
+    handle = engine.model.lm_head.register_forward_hook(prefer_id_0)
+    together, _ = answers_together(engine, conversations, media, repetition_penalty=1.5)
+    alone = asked_alone(engine, conversations, media, repetition_penalty=1.5)
+    handle.remove()
+
+    assert together == alone
+
+
 def test_answers_together_are_those_of_generate(engine, media):
     conversations = [about(media, question) for question in QUESTIONS]
 
