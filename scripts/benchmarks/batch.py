@@ -26,12 +26,12 @@ QUESTION = "What happens?"
 BATCH, DOCUMENTED, SHELL = "vllava batch", "documented loop", "vllava ask in a loop"
 WIDE = "wide"  # random weights of scripts/make_checkpoint.py, whose answers end with the budget
 MAX_NEW_TOKENS = {"tiny": 512, WIDE: 16}
-COLUMNS = ("model", "side", "clips", "s (min to max)", "clips/s", "ours is", "peak MB", "waits for frames")
+COLUMNS = ("model", "side", "clips", "s (min to max)", "clips/s", "ours is", "CPU s", "peak MB", "waits for frames")
 
 
 @dataclass(slots=True)
 class Row:
-    """One side with one model: seconds and peak memory, in MB of 2^20 bytes, of each run.
+    """One side with one model: seconds, seconds of all processors, and peak memory in MB of 2^20 bytes, of each run.
 
     `waited` is the share of the time, loading aside, in which the model waited for frames; `num_equal` how many answers
     equal the documented loop's.
@@ -41,6 +41,7 @@ class Row:
     side: str
     num_clips: int
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     peak_mb: list[float] = field(default_factory=list)
     waited: list[float] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
@@ -80,7 +81,8 @@ def print_table(options: argparse.Namespace) -> None:
         return
     if not options.json:
         print(
-            f"{machine_line(options.runs)}\n\n| {' | '.join(COLUMNS)} |\n|---|---|--:|--:|--:|--:|--:|--:|", flush=True
+            f"{machine_line(options.runs)}\n\n| {' | '.join(COLUMNS)} |\n|---|---|--:|--:|--:|--:|--:|--:|--:|",
+            flush=True,
         )
     with TemporaryDirectory() as folder:
         for name in options.models:
@@ -129,16 +131,17 @@ def _measure_once(row: Row, place: Place, clips: Sequence[Path], batch_size: str
     out, summary, listed = (place.folder / name for name in ("out.jsonl", "summary.json", "list"))
     began = time.perf_counter()
     if row.side == SHELL:
-        peaks = [_run([*vllava, "ask", str(clip), QUESTION, *common], out) for clip in clips]
+        used = [_run([*vllava, "ask", str(clip), QUESTION, *common], out) for clip in clips]
     elif row.side == BATCH:
         listed.write_bytes(b"".join(os.fsencode(clip) + b"\0" for clip in clips))
         options = ["--from-file", str(listed), "-0", "-q", QUESTION, "--batch-size", batch_size, *common]
-        peaks = [_run([*vllava, "batch", *options, "--json-summary", str(summary)], out)]
+        used = [_run([*vllava, "batch", *options, "--json-summary", str(summary)], out)]
     else:
         documented = [sys.executable, "-m", "benchmarks.documented_loop", place.model, QUESTION, new_tokens]
-        peaks = [_run([*documented, *map(str, clips)], out)]
+        used = [_run([*documented, *map(str, clips)], out)]
     row.seconds.append(time.perf_counter() - began)
-    row.peak_mb.append(max(peaks))
+    row.cpu_seconds.append(sum(cpu_seconds for cpu_seconds, _ in used))
+    row.peak_mb.append(max(peak_mb for _, peak_mb in used))
     if row.side == SHELL:
         return
     row.answers = {line["id"]: line["answer"] for line in map(json.loads, out.read_text().splitlines())}
@@ -149,8 +152,8 @@ def _measure_once(row: Row, place: Place, clips: Sequence[Path], batch_size: str
         row.waited.append(sums["wait_s"] / (sums["seconds"] - sums["load_s"]))
 
 
-def _run(command: list[str], out: Path) -> float:
-    """Run a command whose output goes to a file; return its peak memory in MB.
+def _run(command: list[str], out: Path) -> tuple[float, float]:
+    """Run a command whose output goes to a file; return its seconds of all processors and its peak memory in MB.
 
     Raises:
         SystemExit: If it fails.
@@ -162,7 +165,7 @@ def _run(command: list[str], out: Path) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command[:5])} ... ended with {process.returncode}")
-    return used.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def _print_rows(rows: list[Row], *, as_json: bool) -> None:
@@ -175,7 +178,11 @@ def _print_rows(rows: list[Row], *, as_json: bool) -> None:
             continue
         spread = f"{median(row.seconds):.1f} ({min(row.seconds):.1f} to {max(row.seconds):.1f})"
         cells = [row.model, row.side, f"{row.num_clips:,}", spread, f"{row.clips_per_second:.2f}"]
-        cells += [f"{ratio:.1f} times" if row.side != BATCH else "", f"{max(row.peak_mb):.0f}"]
+        cells += [
+            f"{ratio:.1f} times" if row.side != BATCH else "",
+            f"{median(row.cpu_seconds):.1f}",
+            f"{max(row.peak_mb):.0f}",
+        ]
         cells.append(f"{median(row.waited):.0%}" if row.waited else "")
         print(f"| {' | '.join(cells)} |", flush=True)
     if not as_json and ours.num_equal is not None:
