@@ -19,11 +19,12 @@ SIDE = 48
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path_factory):
-    """Keep the settings of whoever runs the tests out of them, and the tests off the network."""
+    """Keep settings and conversations of whoever runs the tests out of them, and the tests off the network."""
     for name in os.environ:
         if name.startswith("VLLAVA_") or name.lower().endswith("_proxy") or name in ("HF_HUB_OFFLINE", "NO_COLOR"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config-home"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state-home"))
 
 
 @pytest.fixture

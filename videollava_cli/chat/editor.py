@@ -1,7 +1,9 @@
 """Lines that are typed at a terminal, with history, search and completion; the owner of prompt_toolkit."""
 
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -10,7 +12,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import create_input
 from prompt_toolkit.output import create_output
 from prompt_toolkit.styles import Style
@@ -32,14 +34,14 @@ class Editor:
 
     def __init__(self, lines: Path | None, terminal: TextIO | None = None) -> None:
         self._session: PromptSession[str] = PromptSession(
-            history=_history(lines),
+            history=KeptLines(str(lines)) if lines else InMemoryHistory(),
             completer=SlashCompleter(),
             complete_while_typing=Condition(lambda: _is_command_being_typed(self._session.default_buffer.text)),
             # Enter ends a line, but not within three quotes.
             multiline=Condition(lambda: is_open(self._session.default_buffer.text)),
             prompt_continuation=CONTINUATION,
             input=create_input(terminal or sys.stdin),
-            output=create_output(_shown_on(terminal)),
+            output=create_output(_shown_on()),
             style=STYLE,
         )
 
@@ -83,16 +85,24 @@ def _is_command_being_typed(text: str) -> bool:
     return text.startswith("/") and " " not in text and "/" not in text[1:]
 
 
-def _history(lines: Path | None) -> History:
-    return FileHistory(str(lines)) if lines else InMemoryHistory()
+class KeptLines(FileHistory):
+    """The lines that were typed, in a file; what cannot be written there is not missed."""
+
+    def store_string(self, string: str) -> None:
+        """Add a line, without what no Unicode can hold."""
+        with suppress(OSError):
+            super().store_string(string.encode("utf-8", "replace").decode())
 
 
-def _shown_on(terminal: TextIO | None) -> TextIO:
-    """Return where the prompt is drawn: on stdout, else on stderr, whichever is a terminal, else where lines come from.
+def _shown_on() -> TextIO:
+    """Return the terminal on which the prompt is drawn: stdout or stderr if it is one, else the controlling one.
 
     stdout is left alone where it is none: it takes answers only.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.isatty():
             return stream
-    return terminal or sys.stdin
+    try:
+        return open("/dev/tty", "w", encoding="utf-8")
+    except OSError:
+        return open(os.devnull, "w", encoding="utf-8")

@@ -5,6 +5,7 @@ import re
 from typing import BinaryIO
 
 from videollava_cli.chat.slash import QUOTES, is_open
+from videollava_cli.errors import UsageError
 
 LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # what str.splitlines takes for one
 UTF8_MARK = "\ufeff"  # what some editors put at the beginning of a file
@@ -24,6 +25,7 @@ class PipedLines:
 
         Raises:
             EOFError: At the end.
+            UsageError: If the stream cannot be read.
         """
         text = self._line()
         while is_open(text):
@@ -34,7 +36,10 @@ class PipedLines:
         return text
 
     def _line(self) -> str:
-        line = self._stream.readline()
+        try:
+            line = self._stream.readline()
+        except OSError as error:  # such as a stdin that is open for writing only
+            raise UsageError(f"cannot read questions from stdin: {error.strerror or error}") from error
         if not line:
             raise EOFError
         return os.fsdecode(line).removeprefix(UTF8_MARK).rstrip("\r\n")

@@ -196,6 +196,8 @@ class Session:
         """Stream an answer; once there is one, the conversation is the turns before, and this one."""
         given = self._given(asked, before)
         self.given, self.usage = given, None
+        if not given.media:
+            self._tell_once("nothing", "no video or image is shown yet: /video PATH or /image PATH shows one")
         settings = self.settings
         if settings.temperature > 0:
             settings = replace(settings, seed=(settings.seed + self._num_retries) % (1 << 63))

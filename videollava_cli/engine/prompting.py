@@ -49,5 +49,5 @@ def expanded_ids(text: str, tokenizer: "PreTrainedTokenizerBase", checkpoint: Ch
     `VideoLlavaProcessor` makes of a prompt.
     """
     repeats = {checkpoint.placeholder_id(kind): checkpoint.media_tokens(kind) for kind in MediaKind}
-    encoded: list[int] = tokenizer(text)["input_ids"]
+    encoded: list[int] = tokenizer(text, verbose=False)["input_ids"]  # its advice on long texts is not for users
     return [token for token in encoded for _ in range(repeats.get(token, 1))]

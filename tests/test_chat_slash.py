@@ -1,0 +1,162 @@
+"""Typed and piped lines mean what they look like: questions, slash commands, files dragged into the terminal."""
+
+import io
+
+import pytest
+
+from videollava_cli.chat.lines import OneLine, PipedLines
+from videollava_cli.chat.slash import COMMANDS, Dragged, Order, Question, is_open, meaning, to_path
+from videollava_cli.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder with clips of awkward names."""
+    for name in ("clip.mp4", "my clip.mp4", "it's.mp4", 'a "b".mp4', "größe.mp4", "50%20.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", ["", "  ", "\t", "\r"])
+def test_blank_line_means_nothing(line):
+    assert meaning(line) is None
+
+
+@pytest.mark.parametrize(
+    "line", ["What is it?", "a/b or c?", "/home/me/clip.mp4 what is it?", "C:/clip", "--help", "-"]
+)
+def test_line_that_is_nothing_else_is_a_question(line):
+    assert meaning(line) == Question(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "command", "argument"),
+    [
+        ("/media", "/media", ""),
+        ("  /video  my clip.mp4 ", "/video", "my clip.mp4"),
+        ("/set", "/set", ""),
+        ("/set at 0, 1, 2", "/set", "at 0, 1, 2"),
+        ("/system Say  little.", "/system", "Say  little."),
+    ],
+)
+def test_slash_command_takes_what_stands_after_it(line, command, argument):
+    assert meaning(line) == Order(command, argument)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/vidoe clip.mp4", "no command '/vidoe'; did you mean '/video'? /help lists them"),
+        ("/zzz", "no command '/zzz': /help lists them"),
+        ("/", "no command '/': /help lists them"),
+        ("/Help", "no command '/Help'; did you mean '/help'? /help lists them"),
+        ("/video", "/video needs something after it: /video PATH"),
+        ("/undo it", "/undo takes nothing after it, and there is 'it'"),
+    ],
+)
+def test_command_that_is_none_or_is_used_wrong_is_refused(line, message):
+    with pytest.raises(UsageError) as refusal:
+        meaning(line)
+
+    assert str(refusal.value) == message
+
+
+def test_every_command_stands_for_itself():
+    for command in COMMANDS:
+        line = f"{command.name} x" if command.needs == "something" else command.name
+
+        assert meaning(line) == Order(command.name, "x" if command.needs == "something" else "")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["my clip.mp4", "'my clip.mp4'", '"my clip.mp4"', "my\\ clip.mp4", "FILE/my%20clip.mp4", "'FOLDER/my clip.mp4' "],
+)
+def test_path_that_is_dragged_into_the_terminal_shows_the_file(folder, typed):
+    line = typed.replace("FILE", f"file://{folder}").replace("FOLDER", str(folder))
+
+    found = meaning(line)
+
+    assert isinstance(found, Dragged)
+    assert (folder / found.path).samefile(folder / "my clip.mp4")
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("it's.mp4", "it's.mp4"),
+        ("'it'\\''s.mp4'", "it's.mp4"),
+        ("it\\'s.mp4", "it's.mp4"),
+        ('a "b".mp4', 'a "b".mp4'),
+        ("gr\\öße.mp4", "größe.mp4"),
+        ("50%20.mp4", "50%20.mp4"),
+        ("~/clip.mp4", "~/clip.mp4"),
+        ("https://example.org/a%20b.mp4?x=1", "https://example.org/a%20b.mp4?x=1"),
+        ("no where.mp4", "no where.mp4"),
+        ("file://elsewhere/clip.mp4", "file://elsewhere/clip.mp4"),
+        ("a\0b", "a\0b"),
+    ],
+)
+def test_path_after_a_command_is_freed_of_quotes_only_where_no_such_file_is_there(folder, typed, path):
+    assert to_path(typed) == path
+
+
+def test_slash_command_counts_more_than_a_file_of_its_name(folder):
+    assert meaning("/media") == Order("/media", "")
+
+
+def test_three_quotes_make_anything_a_question():
+    assert meaning('"""/exit"""') == Question("/exit")
+    assert meaning('"""\nTwo\nlines?\n"""') == Question("Two\nlines?")
+
+
+@pytest.mark.parametrize(("text", "expected"), [('"""', True), ('"""a\nb', True), ('"""a"""', False), ('a """', False)])
+def test_question_in_three_quotes_is_open_until_they_come_again(text, expected):
+    assert is_open(text) is expected
+
+
+def read_all(content):
+    lines, found = PipedLines(io.BytesIO(content)), []
+    while True:
+        try:
+            found.append(lines.read(""))
+        except EOFError:
+            return found
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"a\nb", ["a", "b"]),
+        (b"\xef\xbb\xbfa\r\n\r\nb\r\n", ["a", "", "b"]),
+        (b'"""a\nb"""\nc\n', ['"""a\nb"""', "c"]),
+        (b'"""a\nb', ['"""a\nb\n"""']),
+        (b"/image \xff.png\n", ["/image \udcff.png"]),
+    ],
+)
+def test_piped_lines_are_read_whatever_ends_them(content, lines):
+    assert read_all(content) == lines
+
+
+def test_question_that_is_no_unicode_gets_question_marks_for_it():
+    assert meaning("What is \udcff?") == Question("What is ??")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "line"),
+    [
+        (["A red", " circle."], "A red circle."),
+        (["\n A", " \n", "\n b", "\r\n"], "A b"),
+        (["A\u2028b\x0bc"], "A b c"),
+        (["A", "  b", " "], "A  b"),
+        (["\n", " "], ""),
+    ],
+)
+def test_answer_of_several_lines_becomes_one(pieces, line):
+    one = OneLine()
+
+    assert "".join(one.add(piece) for piece in pieces) == line
+    assert len(line.splitlines()) <= 1
