@@ -14,6 +14,7 @@ from videollava_cli.commands.batch import BATCH_EXAMPLES, batch
 from videollava_cli.commands.chat import CHAT_EXAMPLES, chat
 from videollava_cli.commands.frames import EXAMPLES as FRAMES_EXAMPLES
 from videollava_cli.commands.frames import frames
+from videollava_cli.commands.ray_option import RayCommand
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
@@ -54,7 +55,7 @@ def common(
 
 
 app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
-app.command(name="batch", epilog=BATCH_EXAMPLES, no_args_is_help=True)(batch)
+app.command(name="batch", cls=RayCommand, epilog=BATCH_EXAMPLES, no_args_is_help=True)(batch)
 app.command(name="chat", epilog=CHAT_EXAMPLES)(chat)
 app.command(name="frames", epilog=FRAMES_EXAMPLES, no_args_is_help=True)(frames)
 

@@ -110,7 +110,7 @@ class Pipeline(Generic[AnswerT]):
                     continue
                 batch = _taken(left, self.pace.batch_size)
                 self._read_ahead(pool, media)
-                yield from self._answered(batch)
+                yield from answered(batch, self.answer, self.pace)
         finally:
             self.stop()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -145,26 +145,27 @@ class Pipeline(Generic[AnswerT]):
         self._pending.remove(first)
         return entries
 
-    def _answered(self, batch: Sequence[Row | Unread]) -> Iterator[list[Outcome[AnswerT]]]:
-        """Yield the outcomes of a batch at once, or in parts if the memory is too small for all of it."""
+
+def answered(
+    entries: Iterable[Row | Unread], answer: Callable[[Sequence[Row]], Sequence[AnswerT | VllavaError]], pace: Pace
+) -> Iterator[list[Outcome[AnswerT]]]:
+    """Yield the outcomes of what was read, in batches of the pace's size, halved when the memory is too small."""
+    left = deque(entries)
+    while left:
+        batch = _taken(left, pace.batch_size)
         rows = [entry for entry in batch if isinstance(entry, Row)]
         began = time.perf_counter()
         try:
-            answers = iter(self.answer(rows) if rows else ())
+            answers = iter(answer(rows) if rows else ())
         except MemoryFullError as error:
-            if len(rows) == 1:
-                answers = iter([error.with_traceback(None)])  # its frames would keep what filled the memory
-            else:
-                self.pace.batch_size = min(self.pace.batch_size, (len(rows) + 1) // 2)
-                answers = None
+            if len(rows) > 1:
+                pace.batch_size = min(pace.batch_size, (len(rows) + 1) // 2)
+                left.extendleft(reversed(batch))
+                continue
+            answers = iter([error.with_traceback(None)])  # its frames would keep what filled the memory
         finally:
-            self.pace.answer_seconds += time.perf_counter() - began
-        if answers is not None:
-            yield [_outcome(entry, next(answers)) if isinstance(entry, Row) else entry for entry in batch]
-            return
-        left = deque(batch)
-        while left:
-            yield from self._answered(_taken(left, self.pace.batch_size))
+            pace.answer_seconds += time.perf_counter() - began
+        yield [_outcome(entry, next(answers)) if isinstance(entry, Row) else entry for entry in batch]
 
 
 def _taken(left: deque[Row | Unread], num_rows: int) -> list[Row | Unread]:

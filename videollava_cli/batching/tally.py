@@ -25,9 +25,9 @@ class Tally:
     began: float = field(default_factory=time.perf_counter)
     _last_path: str | None = None
 
-    def start_clock(self) -> None:
-        """Count the seconds from now on: what came before, such as loading, is no measure of what is to come."""
-        self.began = time.perf_counter()
+    def start_clock(self, seconds_ago: float = 0.0) -> None:
+        """Count the seconds from then on: what came before, such as loading, is no measure of what is to come."""
+        self.began = time.perf_counter() - seconds_ago
 
     def add(self, outcome: Outcome[Any]) -> None:
         """Count what became of an item, in the order in which they were done."""

@@ -12,6 +12,7 @@ from videollava_cli.batching import Item
 from videollava_cli.batching.folders import find_files
 from videollava_cli.batching.lists import STDIN, read_list, read_questions
 from videollava_cli.batching.worklist import Shard, items_about, stamped, without_repetitions
+from videollava_cli.cluster import check_address
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.batch_run import Job, list_items, run
 from videollava_cli.console import Console
@@ -49,6 +50,7 @@ def batch(
     null: opt.Null = False,
     glob: opt.Glob = None,
     shard: opt.Shard = None,
+    ray: opt.Ray = None,
     dry_run: opt.DryRun = False,
     question: opt.Questions = None,
     questions_file: opt.QuestionsFile = None,
@@ -91,7 +93,7 @@ def batch(
     As many clips are read at once as there are processors, one thread each unless --decode-threads says more.
     """
     given = dict(locals())
-    own = {"paths", "from_file", "null", "glob", "shard", "dry_run", "question", "questions_file", "flash_attn"}
+    own = {"paths", "from_file", "null", "glob", "shard", "ray", "dry_run", "question", "questions_file", "flash_attn"}
     own |= {"batch_size", "output", "redo_failed", "overwrite", "unordered", "json_summary", "quiet", "verbose"}
     flags: dict[str, object] = {key: value for key, value in given.items() if key not in {*own, "config"}}
     if flash_attn:
@@ -99,6 +101,8 @@ def batch(
             raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
         flags["attn_implementation"] = "flash_attention_2"
     part = Shard.parse(shard) if shard else None
+    if ray is not None:
+        check_address(ray)
     rows_at_once = parse_batch_size(batch_size)
     check_output(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
     settings = opt.settings_from(flags, config)
@@ -117,6 +121,7 @@ def batch(
         is_ordered=not unordered,
         batch_size=rows_at_once,
         summary=json_summary,
+        ray=ray,
     )
     return list_items(job, console) if dry_run else run(job, console)
 

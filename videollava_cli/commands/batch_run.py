@@ -2,11 +2,11 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from videollava_cli.batching import Item
 from videollava_cli.batching.interrupts import Interrupts
@@ -16,9 +16,10 @@ from videollava_cli.batching.results import Held, Results, read_held
 from videollava_cli.batching.tally import Tally
 from videollava_cli.batching.worklist import by_medium
 from videollava_cli.commands.batch_lines import Sums, line_of, others, write_summary
+from videollava_cli.commands.batch_ray import Spread, plan_of
 from videollava_cli.commands.batch_work import Answering, Reading, find
 from videollava_cli.console import Console
-from videollava_cli.engine.checkpoint import find_checkpoint
+from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.errors import ExitStatus, OutputClosedError, UsageError, VllavaError
 from videollava_cli.media import Clip
 from videollava_cli.progress import Meter, Numbers, meter
@@ -44,6 +45,7 @@ class Job:
     is_ordered: bool
     batch_size: int | None
     summary: Path | None
+    ray: str | None = None
 
     def left(self, held: Held) -> tuple[list[Item], Tally]:
         """Return the items without a line, and the counts to begin with."""
@@ -103,61 +105,81 @@ def run(job: Job, console: Console) -> ExitStatus:
             results = stack.enter_context(Results(job.output, is_fresh=job.is_fresh, redo_failed=job.redo_failed))
         left, tally = job.left(results.held if results else Held())
         interrupts = stack.enter_context(Interrupts(lambda: console.notice(WAITING)))
-        reading = Reading(job.settings, checkpoint)
-        answering = Answering(
-            job.settings, checkpoint, console, common_questions=job.common_questions, batch_size=job.batch_size
-        )
+        answering: Answering | Spread
+        if job.ray:
+            plan = plan_of(job.settings, checkpoint, job.common_questions, job.batch_size)
+            answering = Spread(plan, job.ray, is_ordered=job.is_ordered, begin=tally.start_clock, tell=console.detail)
+        else:
+            answering = Answering(
+                job.settings, checkpoint, console, common_questions=job.common_questions, batch_size=job.batch_size
+            )
         work = _Work(job, console, tally, results, answering, interrupts)
-        pipeline = Pipeline(
-            prepare=work.prepare,
-            read=reading.read,
-            stop=reading.stop,
-            answer=work.answer,
-            num_readers=reading.num_readers,
-            is_ordered=job.is_ordered,
-        )
+        source = answering if isinstance(answering, Spread) else _pipeline(work, answering, checkpoint)
         is_hidden = console.is_quiet or (results is None and sys.stdout is not None and sys.stdout.isatty())
         with meter(is_hidden=is_hidden) as shown:
-            work.do(pipeline, left, shown)
+            work.do(source, left, shown)
     return _status(tally)
+
+
+class _Source(Protocol):
+    """What makes outcomes of items: a pipeline in this process, or many on the nodes of a Ray."""
+
+    @property
+    def pace(self) -> Pace: ...
+
+    def run(self, items: Iterable[Item]) -> "Generator[list[Outcome[Answer]], None, None]": ...
+
+
+def _pipeline(work: "_Work", answering: Answering, checkpoint: Checkpoint) -> "Pipeline[Answer]":
+    """Return what reads and answers in this process."""
+    reading = Reading(work.job.settings, checkpoint)
+
+    def prepare() -> int:
+        """Load the engine; the speed is counted from then on."""
+        batch_size = answering.prepare()
+        work.tally.start_clock()
+        return batch_size
+
+    def answer(rows: Sequence[Row]) -> "Sequence[Answer | UsageError]":
+        """Answer rows; from now on Ctrl-C waits until their lines are written."""
+        work.interrupts.hold()
+        return answering.answer(rows)
+
+    return Pipeline(
+        prepare=prepare,
+        read=reading.read,
+        stop=reading.stop,
+        answer=answer,
+        num_readers=reading.num_readers,
+        is_ordered=work.job.is_ordered,
+    )
 
 
 @dataclass(slots=True)
 class _Work:
-    """A job being done."""
+    """A job being done; `answering` knows how long the engine took to load."""
 
     job: Job
     console: Console
     tally: Tally
     results: Results | None
-    answering: Answering
+    answering: Answering | Spread
     interrupts: Interrupts
     began: float = field(default_factory=time.perf_counter)
     num_new_tokens: int = 0
 
-    def prepare(self) -> int:
-        """Load the engine; the speed is counted from then on."""
-        batch_size = self.answering.prepare()
-        self.tally.start_clock()
-        return batch_size
-
-    def answer(self, rows: Sequence[Row]) -> "Sequence[Answer | UsageError]":
-        """Answer rows; from now on Ctrl-C waits until their lines are written."""
-        self.interrupts.hold()
-        return self.answering.answer(rows)
-
-    def do(self, pipeline: "Pipeline[Answer]", items: Sequence[Item], shown: Meter) -> None:
+    def do(self, source: _Source, items: Sequence[Item], shown: Meter) -> None:
         """Write the lines of items, and tell at the end what it came to, whatever ended it."""
         try:
-            with closing(pipeline.run(items)) as batches:
+            with closing(source.run(items)) as batches:
                 for outcomes in batches:
                     self._write(outcomes, shown)
         except OutputClosedError:  # nobody is there to be told
             raise
         except (KeyboardInterrupt, VllavaError) as error:
-            self._tell_sums(pipeline.pace, is_interrupted=isinstance(error, KeyboardInterrupt))
+            self._tell_sums(source.pace, is_interrupted=isinstance(error, KeyboardInterrupt))
             raise
-        self._tell_sums(pipeline.pace, is_finished=True)
+        self._tell_sums(source.pace, is_finished=True)
 
     def _write(self, outcomes: "Sequence[Outcome[Answer]]", shown: Meter) -> None:
         self.interrupts.hold()

@@ -125,6 +125,15 @@ Shard = Annotated[
     str | None,
     _option("Do the I-th of N parts of the work, chosen by a hash of each path.", WORK, "--shard", metavar="I/N"),
 ]
+Ray = Annotated[
+    str | None,
+    _option(
+        "Spread the work over a Ray: one of its own here, or that at HOST:PORT or auto.",
+        WORK,
+        "--ray",
+        metavar="[ADDRESS]",
+    ),
+]
 DryRun = Annotated[bool, _option("List what would be asked, as JSON lines, and ask nothing.", WORK, "--dry-run")]
 BatchSize = Annotated[
     str | None,

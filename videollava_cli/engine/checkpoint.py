@@ -103,6 +103,14 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
     return sum(path.stat().st_size for path in checkpoint.folder.glob("*.safetensors"))
 
 
+def published_bytes(checkpoint: Checkpoint) -> int:
+    """Return the size of the weights in bytes, as far as the small files or this disk tell."""
+    index = checkpoint.folder / "model.safetensors.index.json"
+    if index.exists():
+        return int(_read_json(index, checkpoint.name).get("metadata", {}).get("total_size", 0))
+    return weight_bytes(checkpoint)
+
+
 def _described(settings: Settings, folder: Path, hub_id: str | None, config: Mapping[str, Any]) -> Checkpoint:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     # Where a key is absent transformers takes its class's default: CLIPVisionConfig, LlamaConfig, VideoLlavaConfig.

@@ -1,0 +1,279 @@
+"""`vllava batch --ray` on two Ray nodes of this machine, and what can be told of it without any."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from videollava_cli import cli
+from videollava_cli.batching import FileStamp, Item, Source
+from videollava_cli.cluster import Actors, Node, Steps, entries_a_block, joined, spread
+from videollava_cli.commands.batch_ray import AnsweringGroups, Group, engines, plan_of, read_group
+from videollava_cli.commands.ray_option import with_address
+from videollava_cli.engine.checkpoint import find_checkpoint
+from videollava_cli.errors import CheckpointError, GenerationError, UsageError
+from videollava_cli.settings import Settings
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+QUESTION = "What happens?"
+ANSWERS = {
+    "circle-moves-right.mp4": "A red circle moves from left to right.",
+    "ring-moves-up.mp4": "A green ring moves from bottom to top.",
+    "triangle-disappears.mp4": "A pink triangle disappears.",
+}
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "memory": 4 << 30, "include_dashboard": False}
+TINY = Settings(model="tiny", checkpoint="bundled:tiny", device="cpu")
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """Start two Ray nodes with a CPU each, which tell nobody and notice soon when one is gone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": soon})
+        cluster.add_node(**NODE)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def copies(folder, number):
+    """Fill a folder with so many copies of clips; return their right answers by path."""
+    folder.mkdir()
+    right = {}
+    for index in range(number):
+        name, answer = list(ANSWERS.items())[index % len(ANSWERS)]
+        shutil.copy(EXAMPLES / name, folder / f"{index:03}.mp4")
+        right[f"{folder.name}/{index:03}.mp4"] = answer
+    return right
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "videollava_cli", "batch", "-m", "tiny", "--device", "cpu", "-q", QUESTION]
+    return subprocess.Popen([*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process, seconds=150):
+    written, said = process.communicate(timeout=seconds)
+    return process.returncode, written, said
+
+
+def lines_of(text):
+    """Return lines without what differs from run to run."""
+    return [{key: value for key, value in json.loads(line).items() if key != "timings"} for line in text.splitlines()]
+
+
+def wait_for_lines(path, number, process):
+    while not path.exists() or path.read_bytes().count(b"\n") < number:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+def test_two_nodes_write_the_lines_that_one_process_writes(two_nodes, folder):
+    copies(folder / "clips", 5)
+    (folder / "clips" / "broken.mp4").write_bytes(b"no video " * 100)
+    (folder / "clips" / "notes.txt").write_text("Dear diary,\n")
+    shutil.copy(EXAMPLES / "triangle.jpg", folder / "clips")
+    asked = ("clips", "nowhere.mp4", "-q", "What color is it?")
+
+    expected = finished(start(*asked))
+    found = finished(start(*asked, "--ray", two_nodes.address, "--verbose"))
+
+    assert lines_of(found[1]) == lines_of(expected[1])
+    assert (found[0], expected[0], len(lines_of(found[1]))) == (4, 4, 16)
+    assert found[2].startswith("vllava: Ray has 2 nodes; engines on 2 CPUs\n")
+    assert "12 answered, 4 failed, 1 file without video or image passed over; " in found[2]
+    assert all(line.startswith("vllava: ") for line in found[2].splitlines())
+
+
+def engine_of(node):
+    """Return the process of an engine on a node, if there is one."""
+    raylet = next(
+        started.process for kind, of_kind in node.all_processes.items() for started in of_kind if kind == "raylet"
+    )
+    workers = psutil.Process(raylet.pid).children(recursive=True)
+    return next((worker for worker in workers if "MapWorker" in " ".join(worker.cmdline())), None)
+
+
+def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle(two_nodes, folder):
+    right = copies(folder / "clips", 60)
+    output = folder / "out.jsonl"
+    node = next(iter(two_nodes.worker_nodes))
+    process = start("clips", "--ray", two_nodes.address, "-o", output, "--batch-size", 1, "--unordered")
+    wait_for_lines(output, 8, process)
+    assert engine_of(node) is not None
+
+    two_nodes.remove_node(node, allow_graceful=False)
+    num_lines_then = output.read_bytes().count(b"\n")
+    status, _, said = finished(process)
+    two_nodes.add_node(**NODE)
+
+    counts = Counter(json.loads(line)["id"] for line in output.read_text().splitlines())
+    answers = {line["id"]: line["answer"] for line in lines_of(output.read_text())}
+    assert num_lines_then < 60
+    assert counts == dict.fromkeys(right, 1)
+    assert answers == right
+    assert status == 0, said
+
+
+def test_file_begun_without_ray_is_gone_on_with_by_a_ray_of_our_own(folder):
+    right = copies(folder / "clips", 4)
+    output = folder / "out.jsonl"
+    finished(start("clips/000.mp4", "clips/001.mp4", "-o", output))
+    begun = output.read_text()
+    output.write_text(begun + '{"id": "clips/00')
+
+    status, _, said = finished(start("clips", "-o", output, "--ray"))
+
+    assert output.read_text().startswith(begun)
+    assert [(line["id"], line["answer"]) for line in lines_of(output.read_text())] == list(right.items())
+    assert (status, said.count("\n")) == (0, 1)
+    assert "2 answered, 2 there before; " in said
+
+
+def test_ctrl_c_stops_the_nodes_and_says_how_to_go_on(two_nodes, folder):
+    copies(folder / "clips", 60)
+    output = folder / "out.jsonl"
+    process = start("clips", "--ray", two_nodes.address, "-o", output, "--batch-size", 1)
+    wait_for_lines(output, 2, process)
+
+    process.send_signal(signal.SIGINT)
+    status, _, said = finished(process, seconds=30)
+
+    num_lines = len(lines_of(output.read_text()))
+    assert status == 130
+    assert f"interrupted at {num_lines} of 60; run the same command to go on: " in said
+    assert "Traceback" not in said
+
+
+def test_entry_that_kills_its_worker_is_given_up_and_the_others_are_done(two_nodes):
+    setting_out = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_batch_ray"
+    code = f"{setting_out}; test_batch_ray.give_up({two_nodes.address!r})"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150, check=False)
+
+    assert found.stdout == "[0, 10, 20, 30, 50, 60, 70]\n", found.stderr
+
+
+def give_up(address):
+    """Multiply numbers by ten; four kills whoever does it."""
+    steps = Steps(first=die_of_four, num_threads=1, make_second=list_maker, entries_a_call=1, actors=Actors(1))
+    with joined(address, 1):
+        print([number for numbers in spread(list(range(8)), steps) for number in numbers])  # noqa: T201
+
+
+def die_of_four(number):
+    if number == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * 10
+
+
+def list_maker():
+    return list
+
+
+@pytest.fixture
+def batch(folder, monkeypatch, capsys):
+    """Run the command in this process; return its exit status and what it said."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vllava", "batch", *arguments, "-q", QUESTION, "-m", "tiny"])
+        return cli.main(), capsys.readouterr().err
+
+    return run
+
+
+def test_missing_package_is_told_with_how_to_install_it(batch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    assert batch("clips", "--ray") == (
+        2,
+        "vllava: error: --ray needs the package ray: pip install 'videollava-cli[ray]'\n",
+    )
+
+
+def test_what_is_no_address_is_refused(batch):
+    status, said = batch("clips", "--ray=ray://head:10001")
+
+    assert (status, said.count("\n")) == (2, 1)
+    assert "--ray is 'ray://head:10001': give HOST:PORT of a `ray start --head`, auto, or nothing at all" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        (["--ray"], ["--ray=local"]),
+        (["--ray", "clips/"], ["--ray=local", "clips/"]),
+        (["--ray", "-o", "x"], ["--ray=local", "-o", "x"]),
+        (["--ray", "head:6379", "clips"], ["--ray", "head:6379", "clips"]),
+        (["--ray", "auto"], ["--ray", "auto"]),
+        (["--ray=auto"], ["--ray=auto"]),
+        (["--", "--ray"], ["--", "--ray"]),
+    ],
+)
+def test_address_may_be_left_out(given, understood):
+    assert with_address(given) == understood
+
+
+def test_engines_are_one_a_gpu_or_one_a_cpu_as_far_as_the_memory_goes():
+    checkpoint = find_checkpoint(TINY)
+    nodes = [Node(8, 2, 64 * GIB), Node(4, 0, 2 * GIB), Node(0, 0, 64 * GIB)]
+
+    assert engines(nodes, replace(TINY, device="auto"), checkpoint) == Actors(2, num_gpus=1)
+    on_cpus = engines(nodes, TINY, checkpoint)
+    assert (on_cpus.count, on_cpus.num_gpus) == (9, 0)
+    with pytest.raises(GenerationError, match=r"no node of Ray has a CPU and 1\.0 GiB for 'tiny'"):
+        engines([Node(8, 0, GIB // 2)], TINY, checkpoint)
+    with pytest.raises(UsageError, match="device is 'cuda' and the nodes of Ray have no GPU"):
+        engines([Node(8, 0, GIB)], replace(TINY, device="cuda"), checkpoint)
+    with pytest.raises(UsageError, match="device is 'cuda:1', and Ray gives each engine its own"):
+        engines(nodes, replace(TINY, device="cuda:1"), checkpoint)
+
+
+def test_blocks_are_small_for_few_clips_and_not_too_many_for_a_million():
+    assert [entries_a_block(*numbers) for numbers in ((4, 2), (64, 2), (1_000_000, 256))] == [1, 8, 16]
+
+
+def plan():
+    return plan_of(TINY, find_checkpoint(TINY), (), None)
+
+
+def test_file_that_a_node_does_not_see_is_an_error_item():
+    item = Item("clips/a.mp4", Source("clips/a.mp4", is_named=False), QUESTION, FileStamp(10, 10))
+
+    (failed,) = read_group(plan(), Group(3, (item,))).entries
+
+    assert failed.item == item
+    assert str(failed.error).startswith("'clips/a.mp4' is not on the node ")
+
+
+def test_node_with_another_version_or_without_the_checkpoint_is_told():
+    item = Item("a.mp4", Source("a.mp4"), QUESTION)
+    other = replace(plan(), version="0.0.1")
+    assert "install the same on every node" in str(read_group(other, Group(0, (item,))).entries)
+
+    local = replace(plan(), settings=replace(TINY, checkpoint="/nowhere/weights"))
+    right = {"clips": EXAMPLES / "triangle.jpg"}
+    named = Item(str(right["clips"]), Source(str(right["clips"])), QUESTION)
+    error = AnsweringGroups(local)([read_group(plan(), Group(0, (named,)))])
+    assert isinstance(error, CheckpointError)
+    assert str(error).startswith("there is no folder '/nowhere/weights' (on the node ")
