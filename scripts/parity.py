@@ -183,7 +183,7 @@ def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> l
     chosen = {key: value for key, value in options.items() if key != "load_4bit"}
     decoding = Decoding((NUM_NEW_TOKENS,) * len(rows), end_of_answer_ids(engine.model), **chosen)
     steps = list(generate(engine.model, prompts, decoding))
-    return [[step[row] for step in steps if step[row] is not None] for row in range(len(rows))]  # type: ignore[misc]
+    return [[step[row] for step in steps if row in step] for row in range(len(rows))]
 
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:

@@ -5,13 +5,14 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from videollava_cli.api import BackgroundReading, load_engine
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.lines import json_medium
 from videollava_cli.commands.notes import tell_about_media
 from videollava_cli.console import Console
 from videollava_cli.conversation import Conversation, Turn
@@ -20,7 +21,7 @@ from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_che
 from videollava_cli.engine.chunks import in_order
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import UsageError
-from videollava_cli.media import Clip, Medium
+from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
@@ -258,7 +259,7 @@ def _limit(asked: Asked, usage: Usage) -> str:
 def _json_line(asked: Asked, text: str, finish_reason: str | None, usage: Usage) -> dict[str, Any]:
     seconds = {**asked.seconds, "prefill_s": usage.prefill_seconds, "generate_s": usage.generate_seconds}
     return {
-        "media": [_json_medium(medium) for medium in asked.media],
+        "media": [json_medium(medium) for medium in asked.media],
         "question": asked.question,
         "prompt": prompt_text(asked.conversation, asked.engine.tokenizer),
         "answer": text,
@@ -269,11 +270,6 @@ def _json_line(asked: Asked, text: str, finish_reason: str | None, usage: Usage)
         "model": asked.engine.settings.model,
         "timings": {name: round(value, 4) for name, value in seconds.items()},
     }
-
-
-def _json_medium(medium: Medium) -> dict[str, Any]:
-    stamps = medium.stamps if isinstance(medium, Clip) else ()
-    return {"path": medium.name, "kind": medium.kind.value, "frames": [asdict(stamp) for stamp in stamps]}
 
 
 def _tell_about(media: Sequence[Medium], engine: Engine, console: Console) -> None:

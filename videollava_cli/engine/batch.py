@@ -16,12 +16,9 @@ from videollava_cli.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from videollava_cli.generation.batches import Fan
-    from videollava_cli.generation.choosing import Decoding
-    from videollava_cli.generation.rows import Prompts
+    from videollava_cli.generation import Decoding, Fan, Prompts
 
-# Beyond these more rows at once give no more answers a second: a GPU is busy; on two cores `tiny` and wider random
-# weights are as fast with 8 rows as with 32 (scripts/bench batch).
+# Beyond these more rows at once give hardly more answers a second. That of a GPU is a guess.
 MAX_GPU_ROWS, MAX_CPU_ROWS = 32, 8
 SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for what allocators waste
 TEXT_TOKENS = 128  # of a question and what stands around it, about
@@ -135,13 +132,12 @@ def _run(engine: Engine, rows: Sequence[_Row], settings: Settings | None) -> Non
     """Generate the answers of rows whose media are of the same kinds."""
     import torch
 
-    from videollava_cli.generation import is_out_of_memory
-    from videollava_cli.generation.batches import generate_rows
+    from videollava_cli.generation import generate, is_out_of_memory
 
     decoding = _decoding(engine, rows, settings or engine.settings)
     began = time.perf_counter()
     try:
-        for step in generate_rows(engine.model, _fan(engine, rows), decoding):
+        for step in generate(engine.model, _fan(engine, rows), decoding):
             seconds = time.perf_counter() - began
             for number, token in step.items():
                 row = rows[number]
@@ -165,7 +161,7 @@ def _run(engine: Engine, rows: Sequence[_Row], settings: Settings | None) -> Non
 def _fan(engine: Engine, rows: Sequence[_Row]) -> "Fan | Prompts":
     """Return what is to be run: whole prompts, or beginnings that rows about the same media share."""
     from videollava_cli.engine.prefix import num_shared
-    from videollava_cli.generation.batches import Fan
+    from videollava_cli.generation import Fan
 
     about: dict[tuple[int, ...], list[_Row]] = {}
     for row in rows:

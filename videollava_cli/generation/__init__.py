@@ -16,11 +16,12 @@ from videollava_cli.generation.model import (
     takes_any_mask,
     video_features,
 )
-from videollava_cli.generation.rows import Prompts, generate, pad_left
+from videollava_cli.generation.rows import Fan, Prompts, generate, pad_left
 
 __all__ = [
     "Decoding",
     "Detokenizer",
+    "Fan",
     "Prompts",
     "Rest",
     "bytes_per_token",

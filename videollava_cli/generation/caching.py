@@ -50,6 +50,13 @@ class GrowingLayer(DynamicLayer):
         assert min(held) >= length, f"{length} tokens are to be kept of {held}"
         self.keys, self.values = self.keys[..., :length, :], self.values[..., :length, :]
 
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep some rows, which may name one several times; the next update makes new storage for them."""
+        assert self.keys is not None
+        assert self.values is not None
+        here = rows.to(self.keys.device)
+        self.keys, self.values, self.rooms = self.keys[here], self.values[here], None
+
 
 def new_cache(config: PretrainedConfig) -> DynamicCache:
     """Return an empty cache for a model of a config, whose layers attend to all that came before."""
@@ -66,6 +73,12 @@ def cut(cache: DynamicCache, length: int) -> None:
     """
     for layer in _layers(cache):
         layer.cut(length)
+
+
+def select_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Keep some rows of every layer of a cache, int64, (B,), which may name one several times."""
+    for layer in _layers(cache):
+        layer.select(rows)
 
 
 def cache_bytes(cache: DynamicCache) -> int:

@@ -1,12 +1,15 @@
-"""The token loop for a left-padded batch of prompts, each with media of its own."""
+"""The token loop for a left-padded batch of prompts about different media.
+
+Media that rows share are run once, and rows that end are dropped.
+"""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, VideoLlavaForConditionalGeneration
+from transformers import VideoLlavaForConditionalGeneration
 
-from videollava_cli.generation.caching import new_cache
+from videollava_cli.generation.caching import new_cache, select_rows
 from videollava_cli.generation.choosing import Chooser, Decoding
 from videollava_cli.generation.model import image_argument
 
@@ -32,36 +35,57 @@ class Prompts:
             raise ValueError("a prompt ends with padding: pad on the left")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fan:
+    """Rows that go on from beginnings, several of them from the same one.
+
+    `beginnings` are run once each. Row number i is `beginnings` number `sources[i]` followed by the ids `rests[i]`, at
+    least one.
+    """
+
+    beginnings: Prompts
+    sources: Sequence[int]
+    rests: Sequence[Sequence[int]]
+
+
 @torch.inference_mode()
 def generate(
-    model: VideoLlavaForConditionalGeneration, prompts: Prompts, decoding: Decoding
-) -> Generator[list[int | None], None, None]:
-    """Generate token ids, one step at a time, exactly as `model.generate` would.
+    model: VideoLlavaForConditionalGeneration, fan: Fan | Prompts, decoding: Decoding
+) -> Generator[dict[int, int], None, None]:
+    """Generate token ids of many rows, one step at a time, exactly as `model.generate` would for each alone.
 
     The loop runs in the calling thread and only as far as it is asked: closing the generator stops the model.
 
+    Args:
+        model: The model.
+        fan: Beginnings and the rows that go on from them, or whole prompts.
+        decoding: How tokens are chosen, with a budget for each row.
+
     Yields:
-        For each row its next token id, end-of-answer ids included; None for a row that has ended.
+        The next token id, end-of-answer ids included, of each row that has not ended.
     """
     chooser = Chooser(decoding, model.device)
-    cache = new_cache(model.config)
-    mask = prompts.attention_mask
-    # A row is filled up with its own last id, which a repetition penalty then counts as said, as it was.
-    said = prompts.input_ids.where(mask.bool(), prompts.input_ids[:, -1:])
-    logits = _prefill(model, prompts, cache)
-    is_open = [True] * len(said)
-    for num_new in range(1, max(decoding.max_new_tokens) + 1):
-        chosen = chooser.choose(range(len(said)), said, logits)
-        step = [token if is_open[row] else None for row, token in enumerate(chosen.tolist())]
-        yield step
-        for row, token in enumerate(step):
-            if token in decoding.eos_token_ids or num_new >= decoding.max_new_tokens[row]:
-                is_open[row] = False
-        if not any(is_open):
+    rows = _Rows(model)
+    logits = rows.run(fan) if isinstance(fan, Prompts) else rows.run_fan(fan)
+    is_open = list(range(len(decoding.max_new_tokens)))
+    num_new = 0
+    while True:
+        num_new += 1
+        chosen = chooser.choose(is_open, rows.said, logits)
+        tokens = dict(zip(is_open, chosen.tolist(), strict=True))
+        yield tokens
+        staying = [
+            place
+            for place, (row, token) in enumerate(tokens.items())
+            if token not in decoding.eos_token_ids and num_new < decoding.max_new_tokens[row]
+        ]
+        if not staying:
             return
-        said = torch.cat([said, chosen[:, None]], dim=1)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = _forward(model, chosen[:, None], mask, cache)
+        if len(staying) < len(is_open):
+            rows.keep(staying)
+            chosen = chosen[staying]
+            is_open = [is_open[place] for place in staying]
+        logits = rows.go_on(chosen[:, None])
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,33 +96,59 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _prefill(model: VideoLlavaForConditionalGeneration, prompts: Prompts, cache: DynamicCache) -> torch.Tensor:
-    """Run the whole prompts with their media; return the last position's logits, (B, vocabulary)."""
-    media: dict[str, torch.Tensor] = {}
-    if prompts.pixel_values is not None:
-        media[image_argument(model)] = prompts.pixel_values
-    if prompts.pixel_values_videos is not None:
-        media["pixel_values_videos"] = prompts.pixel_values_videos
-    return _forward(model, prompts.input_ids, prompts.attention_mask, cache, media)
+class _Rows:
+    """A KV cache of rows padded on the left or in their middle, and what was said in each.
 
+    `mask` is int64, (B, T), 0 at padding; `said` int64, (B, T), padding filled up with an id of the row.
+    """
 
-def _forward(
-    model: VideoLlavaForConditionalGeneration,
-    new_ids: torch.Tensor,
-    mask: torch.Tensor,
-    cache: DynamicCache,
-    media: dict[str, torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """Run new ids behind what the cache holds; return the last position's logits in float32."""
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new_ids.shape[1] :]
-    output = model(
-        input_ids=new_ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        **(media or {}),
-    )
-    logits: torch.Tensor = output.logits[:, -1].float()
-    return logits
+    def __init__(self, model: VideoLlavaForConditionalGeneration) -> None:
+        self.model = model
+        self.cache = new_cache(model.config)
+
+    def run(self, prompts: Prompts) -> torch.Tensor:
+        """Run whole prompts with their media; return the logits behind them, float32, (B, vocabulary)."""
+        media: dict[str, torch.Tensor] = {}
+        if prompts.pixel_values is not None:
+            media[image_argument(self.model)] = prompts.pixel_values
+        if prompts.pixel_values_videos is not None:
+            media["pixel_values_videos"] = prompts.pixel_values_videos
+        self.mask = prompts.attention_mask
+        # A row is filled up with its own last id, which a repetition penalty then counts as said, as it was.
+        self.said = prompts.input_ids.where(self.mask.bool(), prompts.input_ids[:, -1:])
+        return self._forward(prompts.input_ids, media)
+
+    def run_fan(self, fan: Fan) -> torch.Tensor:
+        """Run the beginnings, then the rows behind them; return the logits behind these."""
+        self.run(fan.beginnings)
+        self.keep(fan.sources)
+        ids, mask = pad_left(fan.rests, 0, self.model.device)
+        self.mask = torch.cat([self.mask, mask], dim=1)
+        self.said = torch.cat([self.said, ids.where(mask.bool(), ids[:, -1:])], dim=1)
+        return self._forward(ids)
+
+    def go_on(self, ids: torch.Tensor) -> torch.Tensor:
+        """Run one new id a row, (B, 1); return the logits behind them."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(ids.shape)], dim=1)
+        self.said = torch.cat([self.said, ids], dim=1)
+        return self._forward(ids)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Keep some rows, in the order of their places, which may name one several times."""
+        indices = torch.tensor(places, device=self.mask.device)
+        self.mask, self.said = self.mask[indices], self.said[indices]
+        select_rows(self.cache, indices)
+
+    def _forward(self, ids: torch.Tensor, media: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        positions = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **(media or {}),
+        )
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
