@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from videollava_cli.errors import GenerationError, UsageError, first_line
+from videollava_cli.errors import GenerationError, UsageError
 
 FirstT = TypeVar("FirstT")
 BetweenT = TypeVar("BetweenT")
@@ -24,6 +24,7 @@ ADDRESS = re.compile(r"auto|local|[^\s/]+:\d+")
 ACTOR_CPUS, FIRST_CPUS = 0.001, 0.9
 LOCAL_OBJECT_BYTES = 1 << 30  # what a Ray of our own may hold between steps
 MAX_IN_FLIGHT = 2  # calls of an actor: the one in work, and one whose inputs are fetched meanwhile
+MAX_RETRIES = 3  # of what was in work when its process or node died; Ray Data itself would try for ever
 MAX_LOST_BLOCKS = 16  # tolerated; with more of them something is wrong with the cluster, not with what it works on
 PACKED = "packed"
 
@@ -94,7 +95,9 @@ def joined(address: str, num_processors: int) -> Iterator[list[Node]]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a Ray of our own tells nobody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it warns of what Ray Data does
     import ray
+    from ray._private import worker
 
+    worker._worker_logs_enabled = False  # what a node complains of would come on stdout; as Ray's own debugger does it
     of_our_own: dict[str, Any] = {
         "num_cpus": num_processors,
         "object_store_memory": LOCAL_OBJECT_BYTES,
@@ -107,14 +110,14 @@ def joined(address: str, num_processors: int) -> Iterator[list[Node]]:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address == LOCAL:
-            raise GenerationError(f"cannot start Ray: {first_line(error)}") from error
-        raise UsageError(f"cannot join a Ray at {address!r}: {first_line(error)}") from error
+            raise GenerationError(f"cannot start Ray: {_reason(error)}") from error
+        raise UsageError(f"cannot join a Ray at {address!r}: {_reason(error)}") from error
     try:
         yield [_node(found["Resources"]) for found in ray.nodes() if found["Alive"]]
     except ray.exceptions.RayTaskError:  # a bug of ours, with its traceback
         raise
     except ray.exceptions.RayError as error:
-        raise GenerationError(f"Ray gave up: {first_line(error)}; run the same command to go on") from error
+        raise GenerationError(f"Ray gave up: {_reason(error)}; run the same command to go on") from error
     finally:
         ray.shutdown()
 
@@ -140,6 +143,7 @@ def spread(entries: Sequence[FirstT], steps: Steps[FirstT, BetweenT, LastT]) -> 
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=FIRST_CPUS * steps.num_threads,
+            max_retries=MAX_RETRIES,
         )
         .map_batches(
             _Second,
@@ -150,6 +154,7 @@ def spread(entries: Sequence[FirstT], steps: Steps[FirstT, BetweenT, LastT]) -> 
             num_cpus=ACTOR_CPUS,
             num_gpus=steps.actors.num_gpus or None,
             memory=steps.actors.num_bytes or None,
+            max_task_retries=MAX_RETRIES,
         )
     )
     for row in work.iter_rows():
@@ -196,6 +201,12 @@ def _set_context(*, is_ordered: bool) -> None:
     context.issue_detectors_config.detectors = []
     context.max_errored_blocks = MAX_LOST_BLOCKS
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last line of an error of Ray, where it has the traceback of another process."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines()
+    return lines[-1].strip().rstrip(".") if lines else type(error).__name__
 
 
 @contextmanager
