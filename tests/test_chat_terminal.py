@@ -99,10 +99,8 @@ def test_prompt_edits_completes_searches_and_hints(state, tmp_path):
         terminal.expect(f"Ctrl-D or /exit leaves[\\s\\S]*{PROMPT}")
         say(terminal, shlex.quote(str(tmp_path / "my clip.mp4")), "my clip.mp4' is shown with the next question: a vid")
         terminal.type('"""' + ENTER)
-        terminal.expect("\\.\\.\\. ")
-        terminal.type("What color" + ENTER)
-        terminal.expect("\\.\\.\\. ")
-        say(terminal, 'is it?"""', "\nIt is red\\.\n")
+        terminal.expect("\\.\\.\\.")
+        say(terminal, 'What color is it?"""', "\nIt is red\\.\n")
         terminal.type("\x12red\x7f\x7f\x7fcolor")  # Ctrl-R
         terminal.expect("color")
         terminal.type("\x07")  # Ctrl-G

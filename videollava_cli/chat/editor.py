@@ -36,7 +36,7 @@ class Editor:
         self._session: PromptSession[str] = PromptSession(
             history=KeptLines(str(lines)) if lines else InMemoryHistory(),
             completer=SlashCompleter(),
-            complete_while_typing=Condition(lambda: _is_command_being_typed(self._session.default_buffer.text)),
+            complete_while_typing=False,  # a Tab that comes before the menu would be lost
             # Enter ends a line, but not within three quotes.
             multiline=Condition(lambda: is_open(self._session.default_buffer.text)),
             prompt_continuation=CONTINUATION,
