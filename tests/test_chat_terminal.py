@@ -15,7 +15,7 @@ from terminals import CTRL_C, CTRL_D, ENTER, Terminal
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SLOW = Path(__file__).with_name("slow_chat.py")
 CLIP, TRIANGLE = EXAMPLES / "circle-moves-right.mp4", EXAMPLES / "triangle.jpg"
-PROMPT = r"(?<=\n)\[(\d+)%\] > ?$"
+PROMPT = r"(?<![^\n])\[(\d+)%\] > ?$"
 TINY = ("chat", "-m", "tiny", "--device", "cpu")
 
 
