@@ -5,7 +5,9 @@ import logging
 import os
 import pickle
 import re
+import socket
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ ACTOR_CPUS, FIRST_CPUS = 0.001, 0.9
 LOCAL_OBJECT_BYTES = 1 << 30  # what a Ray of our own may hold between steps
 MAX_IN_FLIGHT = 2  # calls of an actor: the one in work, and one whose inputs are fetched meanwhile
 MAX_RETRIES = 3  # of what was in work when its process or node died; Ray Data itself would try for ever
+REACHED_WITHIN_SECONDS = 10
 MAX_LOST_BLOCKS = 16  # tolerated; with more of them something is wrong with the cluster, not with what it works on
 PACKED = "packed"
 
@@ -105,6 +108,8 @@ def joined(address: str, num_processors: int) -> Iterator[list[Node]]:
         "_node_ip_address": "127.0.0.1",
     }
     options = of_our_own if address == LOCAL else {}
+    if ":" in address:
+        _check_reachable(address)
     try:
         with _silent_stderr():  # of native code: what went wrong, the exception tells
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
@@ -129,15 +134,24 @@ def spread(entries: Sequence[FirstT], steps: Steps[FirstT, BetweenT, LastT]) -> 
     does it is given up after some tries, so a result may be missing.
     """
     import ray
-    from ray.data import ActorPoolStrategy
 
     _set_context(is_ordered=steps.is_ordered)
-    num_cpus = ray.cluster_resources().get("CPU", 1)
+    num_cpus = int(ray.cluster_resources().get("CPU", 1))
     rows = [{PACKED: pickle.dumps(entry)} for entry in entries]
-    num_blocks = -(-len(rows) // entries_a_block(len(rows), int(num_cpus)))
-    work = (
-        ray.data.from_items(rows, override_num_blocks=num_blocks)
-        .map_batches(
+    num_blocks = -(-len(rows) // entries_a_block(len(rows), num_cpus))
+    for row in _planned(ray.data.from_items(rows, override_num_blocks=num_blocks), steps).iter_rows():
+        yield pickle.loads(row[PACKED])  # noqa: S301  # our own workers wrote it
+
+
+def _planned(rows: Any, steps: Steps[Any, Any, Any]) -> Any:
+    """Return a dataset of the results of two steps, of which nothing is done yet."""
+    from ray.data import ActorPoolStrategy
+    from ray.util.annotations import RayDeprecationWarning
+
+    with warnings.catch_warnings():
+        # Ray Data has no other way yet to say how often what died is tried again.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
+        between = rows.map_batches(
             _do_first,
             fn_args=(steps.first,),
             batch_size=None,
@@ -145,7 +159,7 @@ def spread(entries: Sequence[FirstT], steps: Steps[FirstT, BetweenT, LastT]) -> 
             num_cpus=FIRST_CPUS * steps.num_threads,
             max_retries=MAX_RETRIES,
         )
-        .map_batches(
+        return between.map_batches(
             _Second,
             fn_constructor_args=(steps.make_second,),
             batch_size=steps.entries_a_call,
@@ -156,9 +170,6 @@ def spread(entries: Sequence[FirstT], steps: Steps[FirstT, BetweenT, LastT]) -> 
             memory=steps.actors.num_bytes or None,
             max_task_retries=MAX_RETRIES,
         )
-    )
-    for row in work.iter_rows():
-        yield pickle.loads(row[PACKED])  # noqa: S301  # our own workers wrote it
 
 
 def entries_a_block(num_entries: int, num_cpus: int) -> int:
@@ -201,6 +212,15 @@ def _set_context(*, is_ordered: bool) -> None:
     context.issue_detectors_config.detectors = []
     context.max_errored_blocks = MAX_LOST_BLOCKS
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"nobody listens at {address!r}: give the address that `ray start --head` printed") from error
 
 
 def _reason(error: BaseException) -> str:
