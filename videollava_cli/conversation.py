@@ -8,6 +8,7 @@ from typing import Any, Self
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind
 
+SEVERAL_MEDIA = "Video-LLaVA was not trained for several media in one prompt: answers are less accurate"
 PLACEHOLDERS = {MediaKind.VIDEO: "<video>", MediaKind.IMAGE: "<image>"}
 
 

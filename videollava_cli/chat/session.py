@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from videollava_cli.chat.transcript import Said, Source, Transcript
-from videollava_cli.conversation import Conversation, PromptStyle, Turn
+from videollava_cli.conversation import SEVERAL_MEDIA, Conversation, PromptStyle, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind, Medium
@@ -82,9 +82,7 @@ class Session:
         self.media[source] = medium
         self.queued += (source,)
         if len(self.sources) > 1:
-            self._tell_once(
-                "several", "Video-LLaVA was not trained for several media in one prompt: answers are less accurate"
-            )
+            self._tell_once("several", SEVERAL_MEDIA)
 
     def check_room(self, kind: MediaKind) -> None:
         """Refuse another medium if all media alone fill the context; none of them is ever left out.

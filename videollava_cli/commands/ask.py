@@ -13,9 +13,9 @@ import typer
 from videollava_cli.api import BackgroundReading, load_engine
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.lines import json_medium
-from videollava_cli.commands.notes import tell_about_media
+from videollava_cli.commands.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
 from videollava_cli.console import Console
-from videollava_cli.conversation import Conversation, Turn
+from videollava_cli.conversation import SEVERAL_MEDIA, Conversation, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
 from videollava_cli.engine.chunks import in_order
@@ -150,7 +150,10 @@ def answer(request: Request, console: Console) -> None:
         with BackgroundReading(reader, found, checkpoint, sampling) as reading:
             engine, load_seconds = _load(request, found, checkpoint, reading, console)
             media = tuple(reading.result())
-    _tell_about(media, engine, console)
+    tell_about_engine(engine, console)
+    if len(media) > 1:
+        console.notice(SEVERAL_MEDIA)
+    tell_about_media(media, settings, console)
     seconds = {"read_s": find_seconds + reading.seconds, "load_s": load_seconds}
     _answer_all([Asked(question, engine, media, seconds) for question in request.questions], request, console)
 
@@ -240,20 +243,9 @@ def _end_answer(asked: Asked, whole: Chunk, request: Request, console: Console) 
     else:
         console.answer(end if request.is_live else whole.text + end)
         if whole.finish_reason == "length":
-            console.notice(f"the answer was cut off after {usage.new_tokens} tokens{_limit(asked, usage)}")
-    rate = usage.new_tokens / max(usage.prefill_seconds + usage.generate_seconds, 1e-9)
-    console.detail(
-        f"{usage.prompt_tokens:,} prompt tokens, {usage.cached_tokens:,} cached, {usage.new_tokens} new ones, first "
-        f"after {usage.prefill_seconds:.2f} s, {rate:.1f} tokens/s, ended by {whole.finish_reason}"
-    )
-
-
-def _limit(asked: Asked, usage: Usage) -> str:
-    """Say what an answer ran into: the context's end, or the number of tokens that was asked for."""
-    context_length = asked.engine.checkpoint.context_length
-    if usage.prompt_tokens + usage.new_tokens >= context_length:
-        return f", because the context of {context_length:,} is full"
-    return ": give a larger --max-new-tokens"
+            context_length = asked.engine.checkpoint.context_length
+            console.notice(cut_off_line(usage, context_length, "give a larger --max-new-tokens"))
+    console.detail(f"{usage_line(usage)}, ended by {whole.finish_reason}")
 
 
 def _json_line(asked: Asked, text: str, finish_reason: str | None, usage: Usage) -> dict[str, Any]:
@@ -270,16 +262,3 @@ def _json_line(asked: Asked, text: str, finish_reason: str | None, usage: Usage)
         "model": asked.engine.settings.model,
         "timings": {name: round(value, 4) for name, value in seconds.items()},
     }
-
-
-def _tell_about(media: Sequence[Medium], engine: Engine, console: Console) -> None:
-    """Say what the user should know about engine and media before the first answer."""
-    console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
-    devices = sorted({str(device) for device in getattr(engine.model, "hf_device_map", {}).values()})
-    if len(devices) > 1:
-        console.notice(
-            f"{engine.settings.model} is too large for one device, so it is spread over {', '.join(devices)}"
-        )
-    if len(media) > 1:
-        console.notice("Video-LLaVA was not trained for several media in one prompt: answers are less accurate")
-    tell_about_media(media, engine.settings, console)

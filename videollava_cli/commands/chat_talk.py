@@ -10,9 +10,9 @@ from videollava_cli.chat.slash import Dragged, Order, Question, meaning
 from videollava_cli.commands.chat_answers import Answers
 from videollava_cli.commands.chat_keeping import Keeper
 from videollava_cli.commands.chat_orders import Orders
-from videollava_cli.commands.notes import usage_line
+from videollava_cli.commands.notes import cut_off_line, usage_line
 from videollava_cli.console import Console
-from videollava_cli.engine import Chunk, Usage
+from videollava_cli.engine import Chunk
 from videollava_cli.errors import ExitStatus, OutputError, VllavaError
 
 
@@ -154,14 +154,7 @@ class Talk:
         if last.usage is not None:
             self.console.detail(f"{usage_line(last.usage)}, ended by {last.finish_reason}")
             if last.finish_reason == "length":
-                self.console.notice(
-                    f"the answer was cut off after {last.usage.new_tokens} tokens{self._limit(last.usage)}"
-                )
+                context_length = self.session.engine.checkpoint.context_length
+                remedy = f"/set max_new_tokens {2 * last.usage.new_tokens} allows more"
+                self.console.notice(cut_off_line(last.usage, context_length, remedy))
         self.session.tell_of_fullness()
-
-    def _limit(self, usage: Usage) -> str:
-        """Say what an answer ran into: the context's end, or the number of tokens that was asked for."""
-        context_length = self.session.engine.checkpoint.context_length
-        if usage.prompt_tokens + usage.new_tokens >= context_length:
-            return f", because the context of {context_length:,} is full"
-        return f": /set max_new_tokens {2 * usage.new_tokens} allows more"

@@ -40,3 +40,13 @@ def usage_line(usage: Usage) -> str:
         f"{usage.prompt_tokens:,} prompt tokens, {usage.cached_tokens:,} cached, {usage.new_tokens} new ones, first "
         f"after {usage.prefill_seconds:.2f} s, {rate:.1f} tokens/s"
     )
+
+
+def cut_off_line(usage: Usage, context_length: int, remedy: str) -> str:
+    """Say what an answer ran into: the context's end, or the number of tokens that was asked for, and then what to do.
+
+    `context_length` is in tokens.
+    """
+    is_full = usage.prompt_tokens + usage.new_tokens >= context_length
+    why = f", because the context of {context_length:,} is full" if is_full else f": {remedy}"
+    return f"the answer was cut off after {usage.new_tokens} tokens{why}"
