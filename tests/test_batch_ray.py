@@ -80,9 +80,21 @@ def batch(folder, monkeypatch, capsys):
     return run
 
 
-def start(*arguments):
-    command = [sys.executable, "-m", "videollava_cli", "batch", "-m", "tiny", "--device", "cpu", "-q", QUESTION]
-    return subprocess.Popen([*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(folder):
+    """Start the command as a process of its own; none outlives its test."""
+    started = []
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "videollava_cli", "batch", "-m", "tiny", "--device", "cpu", "-q", QUESTION]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([*command, *map(str, arguments)], **pipes))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def finished(process, seconds=150):
@@ -101,7 +113,7 @@ def wait_for_lines(path, number, process):
         time.sleep(0.02)
 
 
-def test_two_nodes_write_the_lines_that_one_process_writes(two_nodes, batch, folder):
+def test_two_nodes_write_the_lines_that_one_process_writes(two_nodes, start, batch, folder):
     copies(folder / "clips", 5)
     (folder / "clips" / "broken.mp4").write_bytes(b"no video " * 100)
     (folder / "clips" / "notes.txt").write_text("Dear diary,\n")
@@ -127,7 +139,7 @@ def engine_of(node):
     return next((worker for worker in workers if "MapWorker" in " ".join(worker.cmdline())), None)
 
 
-def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle(two_nodes, folder):
+def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle(two_nodes, start, folder):
     right = copies(folder / "clips", 40)
     output = folder / "out.jsonl"
     node = next(iter(two_nodes.worker_nodes))
@@ -150,7 +162,7 @@ def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle
     assert (status, written) == (0, ""), said
 
 
-def test_file_begun_without_ray_is_gone_on_with_by_a_ray_of_our_own(batch, folder):
+def test_file_begun_without_ray_is_gone_on_with_by_a_ray_of_our_own(start, batch, folder):
     right = copies(folder / "clips", 4)
     output = folder / "out.jsonl"
     batch("clips/000.mp4", "clips/001.mp4", "-o", output)
@@ -165,7 +177,7 @@ def test_file_begun_without_ray_is_gone_on_with_by_a_ray_of_our_own(batch, folde
     assert "2 answered, 2 there before; " in said
 
 
-def test_ctrl_c_stops_the_nodes_and_says_how_to_go_on(two_nodes, folder):
+def test_ctrl_c_stops_the_nodes_and_says_how_to_go_on(two_nodes, start, folder):
     copies(folder / "clips", 60)
     output = folder / "out.jsonl"
     process = start("clips", "--ray", two_nodes.address, "-o", output, "--batch-size", 1)
