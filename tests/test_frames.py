@@ -206,21 +206,26 @@ def in_terminal(*arguments, replies=(), **environment):
     return shown.decode()
 
 
+def graphics_in_terminal(pattern, photo, replies):
+    """Return what matches a pattern in what is shown; textual-image waits 0.1 s for a reply, which may be late."""
+    for _ in range(5):
+        if found := re.search(pattern, in_terminal(photo, replies=replies)):
+            break
+    return found
+
+
 DEVICE, KITTY = b"\x1b[c", b"a=q,t=d,f=24"  # what a terminal is asked: what it can do, and kitty's own question
 
 
 def test_terminal_with_sixel_is_shown_the_sheet(photo):
-    shown = in_terminal(photo, replies=[(DEVICE, b"\x1b[?62;4;22c")])
-
-    assert re.search(r'\x1bP0;0;0q"1;1;\d+;\d+', shown)
+    assert graphics_in_terminal(r'\x1bP0;0;0q"1;1;\d+;\d+', photo, [(DEVICE, b"\x1b[?62;4;22c")])
 
 
 def test_terminal_with_kittys_graphics_is_shown_the_sheet_in_proportion(photo, tmp_path):
     frames(photo, "-o", tmp_path / "sheet.png")
 
-    shown = in_terminal(photo, replies=[(DEVICE, b"\x1b[?62;22c"), (KITTY, b"\x1b_Gi=1;OK\x1b\\")])
-
-    cells = re.search(r"a=p,i=\d+,c=(\d+),r=(\d+)", shown)
+    replies = [(DEVICE, b"\x1b[?62;22c"), (KITTY, b"\x1b_Gi=1;OK\x1b\\")]
+    cells = graphics_in_terminal(r"a=p,i=\d+,c=(\d+),r=(\d+)", photo, replies)
     with Image.open(tmp_path / "sheet.png") as sheet:
         width, height = sheet.size
     assert int(cells[2]) <= 36
