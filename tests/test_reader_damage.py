@@ -1,5 +1,7 @@
 """Damaged, cut-off and lying videos: the rest is read, the damage told, and what is not wanted not even noticed."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import av
@@ -65,6 +67,30 @@ def test_truncated_video_gives_the_frames_of_its_rest(tmp_path, pixels, name, sh
     clip = read_with(1, reference, pixels, Window())
 
     assert_exact(clip, reference, [k * total // 8 for k in range(8)])
+
+
+TELL_THE_LOG = """
+import sys, av.logging
+from videollava_cli.preprocessing import PixelSettings
+from videollava_cli.reader import MediaReader
+av.logging.set_level(av.logging.ERROR)
+pixels = PixelSettings(48, 48, 1 / 255, (0, 0, 0), (1, 1, 1))
+reader = MediaReader(decode_threads=2)
+for _ in range(100):
+    clip = reader.read(reader.find(sys.argv[1]), pixels)
+print(*(stamp.index for stamp in clip.stamps))
+"""
+
+
+def test_damage_is_survived_where_a_program_has_ffmpeg_tell_its_log(tmp_path, read):
+    path = damage_packet(write_drawn(tmp_path / "clip.mp4", NUM_FRAMES, H264), 37)
+
+    command = [sys.executable, "-c", TELL_THE_LOG, path]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == [str(stamp.index) for stamp in read(path).stamps]
+    assert "NAL" in run.stderr
 
 
 def test_truncated_mp4_with_its_header_in_front_says_that_a_part_is_missing(tmp_path, read):

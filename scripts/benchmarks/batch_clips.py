@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
-import av.logging
 import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -80,7 +79,6 @@ def made(clip: BatchClip) -> Path:
 
 def encode(clip: BatchClip, path: Path) -> None:
     """Draw and encode a clip."""
-    av.logging.set_level(av.logging.ERROR)
     vp9 = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
     key_frames = KEY_FRAMES_EVERY[clip.number % len(KEY_FRAMES_EVERY)]
     options = vp9 if clip.is_vp9 else {"preset": "superfast", "g": str(key_frames)}

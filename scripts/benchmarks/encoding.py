@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.logging
 import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -42,7 +41,6 @@ class Recipe:
 
 def encode(recipe: Recipe, path: Path) -> None:
     """Draw and encode a clip, in the container that the path's suffix names."""
-    av.logging.set_level(av.logging.ERROR)
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder tells errors only
     with av.open(str(path), "w") as container:
         stream = container.add_stream(recipe.codec, rate=FRAMES_PER_SECOND, options=dict(recipe.options))

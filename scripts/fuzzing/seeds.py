@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
-import av.logging
 import numpy as np
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
@@ -61,7 +60,6 @@ FORMATS = {"mpg": "vob", "ts": "mpegts"}  # where FFmpeg's name is not the suffi
 
 def make_seeds() -> dict[str, bytes]:
     """Return all seeds by name; the name's last part is the suffix that the file has."""
-    av.logging.set_level(av.logging.PANIC)
     seeds = {}
     with TemporaryDirectory() as folder:
         for name, video in VIDEOS.items():

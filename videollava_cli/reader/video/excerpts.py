@@ -15,6 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Literal
 
 import av.error
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
@@ -123,9 +124,11 @@ def use_threads(stream: VideoStream, num_threads: int, num_decoders: int = 1) ->
     """Let one of some decoders do its share of the work of so many threads.
 
     It works on several frames at once where the memory allows it, else on slices of one. For several frames it takes
-    a thread more, as FFmpeg's own choice has it, because one of them waits for another.
+    a thread more, as FFmpeg's own choice has it, because one of them waits for another. Where the program has PyAV pass
+    FFmpeg's log on, FFmpeg gets no threads: they would want the interpreter's lock to tell of damage, while whoever
+    closes the decoder holds it and waits for them.
     """
-    share = num_threads // num_decoders
+    share = num_threads // num_decoders if av.logging.get_level() is None else 1
     has_frames = share > 1 and num_decoders * (share + 1) * stream.width * stream.height <= PIXELS_AT_ONCE
     stream.codec_context.thread_type = "AUTO" if has_frames else "SLICE"
     stream.codec_context.thread_count = share + 1 if has_frames else share
