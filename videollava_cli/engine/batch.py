@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from videollava_cli.conversation import Conversation
 from videollava_cli.engine import Engine, FinishReason, Usage
+from videollava_cli.engine.checkpoint import model_size
+from videollava_cli.engine.memory import needed_memory
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.errors import MemoryFullError, UsageError
-from videollava_cli.media import Clip, Image, MediaKind, Medium
+from videollava_cli.media import Clip, Image, Medium
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
 # Beyond these more rows at once give hardly more answers a second. That of a GPU is a guess.
 MAX_GPU_ROWS, MAX_CPU_ROWS = 32, 8
 SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for what allocators waste
-TEXT_TOKENS = 128  # of a question and what stands around it, about
-# Numbers a token that a layer's work takes at once, in hidden sizes and sizes of the inner layer.
-HIDDEN_SIZES, INNER_SIZES = 12, 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,18 +100,9 @@ def answer_batch(
 
 def num_fitting_rows(engine: Engine) -> int:
     """Return how many questions, each about a clip, are worth answering at once, and fit the memory, by an estimate."""
-    from videollava_cli.generation.model import bytes_per_token
-
-    config = engine.model.config.get_text_config()
-    at_once = HIDDEN_SIZES * config.hidden_size + INNER_SIZES * config.intermediate_size
-    kind = max(MediaKind, key=engine.checkpoint.media_tokens)
-    num_prompt_tokens = engine.checkpoint.media_tokens(kind) + TEXT_TOKENS
-    num_tokens = min(num_prompt_tokens + engine.settings.max_new_tokens, engine.checkpoint.context_length)
-    # Each step writes a layer's keys and values anew, longer by one, while the old ones are still there.
-    num_bytes = num_tokens * bytes_per_token(engine.model) * (1 + 1 / config.num_hidden_layers)
-    num_bytes += num_prompt_tokens * at_once * engine.model.dtype.itemsize
+    need = needed_memory(model_size(engine.checkpoint), engine.settings, engine.model.dtype.itemsize * 8)
     limit = MAX_CPU_ROWS if engine.model.device.type == "cpu" else MAX_GPU_ROWS
-    return max(1, min(limit, int(SHARE_OF_MEMORY * free_bytes(engine.model.device) / num_bytes)))
+    return max(1, min(limit, int(SHARE_OF_MEMORY * free_bytes(engine.model.device) / need.answer)))
 
 
 def free_bytes(device: "torch.device") -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from videollava_cli.engine.memory import ModelSize, TextShape
 from videollava_cli.errors import CheckpointError, UsageError, first_line
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
@@ -36,6 +37,7 @@ class Checkpoint:
     tokens_per_image: int
     tokens_per_video: int
     pixels: PixelSettings
+    shape: TextShape
 
     def media_tokens(self, kind: MediaKind) -> int:
         """Return how many tokens a medium of a kind takes in the prompt."""
@@ -111,6 +113,13 @@ def published_bytes(checkpoint: Checkpoint) -> int:
     return weight_bytes(checkpoint)
 
 
+def model_size(checkpoint: Checkpoint) -> ModelSize:
+    """Return what the checkpoint's need of memory follows from."""
+    clip_tokens = max(checkpoint.media_tokens(kind) for kind in MediaKind)
+    num_bytes = max(published_bytes(checkpoint), weight_bytes(checkpoint))  # an index need not tell
+    return ModelSize(num_bytes, checkpoint.shape, clip_tokens, checkpoint.context_length)
+
+
 def _described(settings: Settings, folder: Path, hub_id: str | None, config: Mapping[str, Any]) -> Checkpoint:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     # Where a key is absent transformers takes its class's default: CLIPVisionConfig, LlamaConfig, VideoLlavaConfig.
@@ -126,6 +135,7 @@ def _described(settings: Settings, folder: Path, hub_id: str | None, config: Map
         tokens_per_image=patches if drops_class_token else patches + 1,
         tokens_per_video=(patches + 1) * NUM_FRAMES,  # videos keep the class token of each frame
         pixels=replace(PixelSettings.from_config(_image_processor(folder, settings.model)), fit=Fit(settings.fit)),
+        shape=TextShape.from_config(text),
     )
 
 

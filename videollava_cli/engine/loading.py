@@ -12,16 +12,13 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
 
-from videollava_cli.engine.checkpoint import Checkpoint, weight_bytes
+from videollava_cli.engine.checkpoint import Checkpoint, model_size
+from videollava_cli.engine.memory import needed_memory
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
 from videollava_cli.generation import is_out_of_memory
 from videollava_cli.settings import Settings
 
 FLASH_ATTENTION = "flash_attention_2"
-# Beside the weights: the KV cache of a clip (1,028 MiB in fp16 for the 7B) and the activations of its prefill.
-RESERVED_BYTES = 1536 << 20
-CHECKPOINT_BITS = 16  # a weight, as published
-QUANTIZED_BITS = {"load_4bit": 4.5, "load_8bit": 8.5}  # a weight, with its share of the scales
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -159,20 +156,8 @@ def _device_map(
     if device.type != "cuda" or settings.device.startswith("cuda:"):
         return {"": device}
     free, _ = torch.cuda.mem_get_info(device)
-    needed = needed_bytes(weight_bytes(checkpoint), settings, torch.finfo(dtype).bits)
-    return "auto" if needed > free else {"": device}
-
-
-def needed_bytes(weights: int, settings: Settings, bits: int) -> int:
-    """Return how much memory a checkpoint takes on a device, with what answering about a clip adds.
-
-    Args:
-        weights: Size of the weight files in bytes.
-        settings: Whether they are quantized.
-        bits: Of a number in the model's format, where they are not.
-    """
-    quantized = [number for key, number in QUANTIZED_BITS.items() if getattr(settings, key)]
-    return int(weights * (quantized[0] if quantized else bits) / CHECKPOINT_BITS) + RESERVED_BYTES
+    needed = needed_memory(model_size(checkpoint), settings, torch.finfo(dtype).bits)
+    return "auto" if needed.total > free else {"": device}
 
 
 def _quantization(settings: Settings) -> Any:
