@@ -3,7 +3,9 @@
 
 `small` has the 7B's token geometry (224 px, patch 14, 257 tokens a frame, 2,056 a clip, 4,096 positions) with
 narrow layers; `wide` has it too, and layers wide enough that their arithmetic takes the time, as in the 7B; `mini` is
-narrow and has frames of 28 px, 40 tokens a clip, 4 an image. The tokenizer is trained on the spot.
+narrow and has frames of 28 px, 40 tokens a clip, 4 an image. `7b` is the published checkpoint's own geometry, in fp16
+and as many shards (14.7 GB, and little more memory while it is made), and `1b` a seventh of it in the same shape
+(2 GB). The tokenizer is trained on the spot.
 
     python scripts/make_checkpoint.py small /tmp/small
 """
@@ -16,11 +18,11 @@ from typing import Any
 import torch
 from tiny_world.architecture import NUM_FRAMES, train_tokenizer
 from transformers import (
+    AutoModelForImageTextToText,
     CLIPVisionConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
     VideoLlavaConfig,
-    VideoLlavaForConditionalGeneration,
     VideoLlavaImageProcessor,
 )
 
@@ -31,25 +33,67 @@ CONTEXT_LENGTH = 4096
 CORPUS = ("USER: What happens in this video? ASSISTANT: A red circle moves, größer als 世界 🎬.",) * 20
 # Wide enough that greedy answers of random weights vary from token to token, so that equality means something.
 INITIALIZER_RANGE = 0.3
+# Of LanguageBind/Video-LLaVA-7B-hf: ids up to <pad>, 32002, and rows of its embeddings (config.json, vocab_size).
+NUM_IDS, NUM_ROWS = 32003, 32064
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Sizes of a stack of layers; `inner` is the width between the two halves of a layer's MLP."""
+
+    width: int
+    count: int
+    head_size: int
+    inner: int
+
+    def as_config(self) -> dict[str, Any]:
+        """Return the sizes as transformers' configurations name them."""
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.count,
+            "num_attention_heads": self.width // self.head_size,
+            # Wider layers get smaller weights, so that what they give is as large.
+            "initializer_range": INITIALIZER_RANGE * (64 / self.width) ** 0.5,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes of a checkpoint: of the language model, of the towers, and a frame's side in pixels."""
+    """Sizes of a checkpoint: the language model, each of the two towers, a frame's side in pixels, the files.
 
-    width: int = 64
-    num_layers: int = 2
-    head_size: int = 32
-    tower_width: int = 64
-    tower_layers: int = 2
+    `num_rows` is that of the embeddings; without it there is one for each token of the tokenizer.
+    """
+
+    text: Layers = Layers(width=64, count=2, head_size=32, inner=128)
+    tower: Layers = Layers(width=64, count=2, head_size=32, inner=128)
     image_side: int = IMAGE_SIDE
+    num_rows: int | None = None
+    dtype: torch.dtype = torch.float32
+    max_shard_size: str = "50GB"
 
 
-# The towers of `wide` take a twentieth of the language model's arithmetic, as those of the 7B do.
 GEOMETRIES = {
     "small": Geometry(),
-    "wide": Geometry(width=512, num_layers=8, head_size=128, tower_width=256, tower_layers=2),
+    # Its towers take a twentieth of the language model's arithmetic, as those of the 7B do.
+    "wide": Geometry(text=Layers(512, 8, 128, 1024), tower=Layers(256, 2, 128, 512)),
     "mini": Geometry(image_side=2 * PATCH_SIDE),
+    "1b": Geometry(
+        text=Layers(width=2048, count=16, head_size=128, inner=5504),
+        tower=Layers(width=512, count=12, head_size=64, inner=2048),
+        num_rows=NUM_ROWS,
+        dtype=torch.float16,
+        max_shard_size="720MB",
+    ),
+    # Vicuna-7B and CLIP ViT-L/14, as LanguageBind/Video-LLaVA-7B-hf has them (config.json, text_config, vision_config);
+    # its shards are of 4.98, 4.95 and 4.81 GB.
+    "7b": Geometry(
+        text=Layers(width=4096, count=32, head_size=128, inner=11008),
+        tower=Layers(width=1024, count=24, head_size=64, inner=4096),
+        num_rows=NUM_ROWS,
+        dtype=torch.float16,
+        max_shard_size="5GB",
+    ),
 }
 
 
@@ -65,35 +109,55 @@ def main() -> None:
 
 
 def make_checkpoint(folder: Path, *, geometry: str = "small", seed: int = 0) -> None:
-    """Write config, random fp32 weights, tokenizer and image processor settings into a folder."""
+    """Write config, random weights, tokenizer and image processor settings into a folder.
+
+    The weights are in memory once, in the format that they have on disk.
+
+    Args:
+        folder: Where to; made if need be.
+        geometry: A name of `GEOMETRIES`.
+        seed: Of the weights.
+    """
+    shape = GEOMETRIES[geometry]
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(CORPUS, vocab_size=512, context_length=CONTEXT_LENGTH)
-    model = VideoLlavaForConditionalGeneration(_config(tokenizer, GEOMETRIES[geometry]))
+    tokenizer = make_tokenizer(geometry)
+    config = config_for(tokenizer, geometry)
+    model = AutoModelForImageTextToText.from_config(config, dtype=shape.dtype)  # type: ignore[no-untyped-call]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     with quiet_libraries():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=shape.max_shard_size)
     tokenizer.save_pretrained(folder)
-    side = GEOMETRIES[geometry].image_side
-    size, crop_size = {"shortest_edge": side}, {"height": side, "width": side}
+    size, crop_size = {"shortest_edge": shape.image_side}, {"height": shape.image_side, "width": shape.image_side}
     VideoLlavaImageProcessor(size=size, crop_size=crop_size).save_pretrained(folder)
 
 
-def _config(tokenizer: PreTrainedTokenizerFast, geometry: Geometry) -> VideoLlavaConfig:
-    num_patches = (geometry.image_side // PATCH_SIDE) ** 2
+def make_config(geometry: str) -> VideoLlavaConfig:
+    """Return the configuration of a named geometry; nothing is written, and no weights are made."""
+    return config_for(make_tokenizer(geometry), geometry)
+
+
+def make_tokenizer(geometry: str) -> PreTrainedTokenizerFast:
+    """Train the tokenizer of a named geometry, in well under a second; large ones have the 7B's ids."""
+    is_filled = GEOMETRIES[geometry].num_rows is not None
+    return train_tokenizer(
+        CORPUS, vocab_size=NUM_IDS if is_filled else 512, context_length=CONTEXT_LENGTH, is_filled=is_filled
+    )
+
+
+def config_for(tokenizer: PreTrainedTokenizerFast, geometry: str) -> VideoLlavaConfig:
+    """Return the configuration of a named geometry with the token ids of a tokenizer."""
+    shape = GEOMETRIES[geometry]
+    num_patches = (shape.image_side // PATCH_SIDE) ** 2
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=shape.num_rows or len(tokenizer),
         max_position_embeddings=CONTEXT_LENGTH,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        **_layers(geometry.width, geometry.num_layers, geometry.head_size),
+        **shape.text.as_config(),
     )
     return VideoLlavaConfig(  # type: ignore[call-arg]  # its attribute map takes the newer names
-        vision_config=CLIPVisionConfig(
-            image_size=geometry.image_side,
-            patch_size=PATCH_SIDE,
-            **_layers(geometry.tower_width, geometry.tower_layers, geometry.head_size),
-        ),
+        vision_config=CLIPVisionConfig(image_size=shape.image_side, patch_size=PATCH_SIDE, **shape.tower.as_config()),
         text_config=text,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
@@ -104,17 +168,6 @@ def _config(tokenizer: PreTrainedTokenizerFast, geometry: Geometry) -> VideoLlav
         initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=False,
     )
-
-
-def _layers(width: int, num_layers: int, head_size: int) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": width // head_size,
-        # Wider layers get smaller weights, so that what they give is as large.
-        "initializer_range": INITIALIZER_RANGE * (64 / width) ** 0.5,
-    }
 
 
 if __name__ == "__main__":

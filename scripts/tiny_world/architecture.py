@@ -67,9 +67,16 @@ def make_image_processor() -> VideoLlavaImageProcessor:
 
 
 def train_tokenizer(
-    corpus: Iterable[str], *, vocab_size: int = 1024, context_length: int = CONTEXT_LENGTH
+    corpus: Iterable[str],
+    *,
+    vocab_size: int = 1024,
+    context_length: int = CONTEXT_LENGTH,
+    is_filled: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Train a byte-fallback BPE tokenizer laid out like Llama's: specials, bytes, pieces, placeholders."""
+    """Train a byte-fallback BPE tokenizer laid out like Llama's: specials, bytes, pieces, placeholders.
+
+    Where the corpus has fewer pieces than the vocabulary holds, `is_filled` adds words that no text is encoded to.
+    """
     draft = Tokenizer(models.BPE())
     draft.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     num_pieces = vocab_size - len(FIRST_TOKENS) - len(LAST_TOKENS)
@@ -77,8 +84,10 @@ def train_tokenizer(
     draft.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=num_pieces, initial_alphabet=alphabet, show_progress=False)
     )
+    pieces = _by_id(draft)
+    fillers = [f"▁word{number}" for number in range(num_pieces - len(pieces))] if is_filled else []
     model = models.BPE(
-        vocab=_numbered([*FIRST_TOKENS, *_by_id(draft), *LAST_TOKENS]),
+        vocab=_numbered([*FIRST_TOKENS, *pieces, *fillers, *LAST_TOKENS]),
         merges=_merges(draft),
         unk_token="<unk>",
         byte_fallback=True,
