@@ -90,7 +90,7 @@ def batch(
 
     Folders are searched to their bottom; what is a video or an image is told by content, and the rest is passed over.
     What fails gets a line that says why. With -o the same command, run again, goes on where it was stopped.
-    As many clips are read at once as there are processors, one thread each unless --decode-threads says more.
+    As many clips are read at once as there are processors, which they share; --decode-threads gives each its own.
     """
     given = dict(locals())
     own = {"paths", "from_file", "null", "glob", "shard", "ray", "dry_run", "question", "questions_file", "flash_attn"}

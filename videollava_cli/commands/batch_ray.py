@@ -257,7 +257,7 @@ def _without_pixels(medium: Medium) -> Medium:
 def _reading(plan: Plan) -> Reading:
     """Return what reads media in this process."""
     _check_node(plan)
-    return Reading(plan.settings, plan.checkpoint)
+    return Reading(plan.settings, plan.checkpoint, plan.settings.decode_threads or 1)
 
 
 def _check_node(plan: Plan) -> None:

@@ -24,6 +24,7 @@ from videollava_cli.errors import ExitStatus, OutputClosedError, UsageError, Vll
 from videollava_cli.media import Clip
 from videollava_cli.progress import Meter, Numbers, meter
 from videollava_cli.reader import MediaReader
+from videollava_cli.reader.limits import num_processors
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class _Source(Protocol):
 
 def _pipeline(work: "_Work", answering: Answering, checkpoint: Checkpoint) -> "Pipeline[Answer]":
     """Return what reads and answers in this process."""
-    reading = Reading(work.job.settings, checkpoint)
+    reading = Reading(work.job.settings, checkpoint, num_processors())
 
     def prepare() -> int:
         """Load the engine; the speed is counted from then on."""

@@ -16,9 +16,8 @@ from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import MediaError, UsageError
-from videollava_cli.media import MediaKind
-from videollava_cli.reader import Found, MediaReader
-from videollava_cli.reader.limits import num_processors
+from videollava_cli.media import NUM_FRAMES, MediaKind
+from videollava_cli.reader import Found, MediaReader, Turns
 from videollava_cli.reader.sizes import num_pixels
 from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
@@ -36,17 +35,21 @@ MAX_READERS = 32
 class Reading:
     """Read media in several threads; `stop` ends all of them within a frame.
 
+    By default all media share the processors: each is decoded by as many threads as it has use for, which take turns.
+
     Args:
-        settings: How many threads decode one medium, one by default, and which frames are taken.
+        settings: How many threads decode one medium, without taking turns, and which frames are taken.
         checkpoint: Into what form frames are brought.
+        num_processors: How many to use.
     """
 
-    def __init__(self, settings: Settings, checkpoint: Checkpoint) -> None:
+    def __init__(self, settings: Settings, checkpoint: Checkpoint, num_processors: int) -> None:
         self._settings = settings
         self._pixels = checkpoint.pixels
         self._sampling = sampling_from(settings.start, settings.end, settings.moments)
-        self.num_threads = settings.decode_threads or 1
-        self.num_readers = max(1, min(MAX_READERS, num_processors() // self.num_threads))
+        self._turns = None if settings.decode_threads else Turns(num_processors)
+        self.num_threads = settings.decode_threads or min(NUM_FRAMES, num_processors)
+        self.num_readers = max(1, min(MAX_READERS, num_processors // (settings.decode_threads or 1)))
         self._budget = Budget(PIXELS_AT_ONCE)
         self._importing = Lock()
         self._known = Lock()
@@ -65,7 +68,8 @@ class Reading:
             with self._importing:
                 import torch  # noqa: F401  # for shrinking
             try:
-                with self._budget.share(num_pixels(found) * self.num_threads):
+                num_decoders = self.num_threads if found.form == "video" else 1
+                with self._budget.share(num_pixels(found) * num_decoders):
                     medium = reader.read(found, self._pixels, self._sampling)
             except MediaError as error:
                 return [Failed(item, error) for item in items]
@@ -82,7 +86,8 @@ class Reading:
     @contextmanager
     def _reader(self) -> Iterator[MediaReader]:
         """Give a reader for one medium, so that what it fetches goes away with it."""
-        with MediaReader(offline=self._settings.offline, decode_threads=self.num_threads) as reader:
+        offline = self._settings.offline
+        with MediaReader(offline=offline, decode_threads=self.num_threads, turns=self._turns) as reader:
             with self._known:
                 self._readers.add(reader)
                 if self._is_stopped:

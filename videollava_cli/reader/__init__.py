@@ -13,6 +13,7 @@ from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.reader.limits import num_processors
 from videollava_cli.reader.shrink import ReadingStopped, Shrink
 from videollava_cli.reader.sources import to_file
+from videollava_cli.reader.turns import Turns
 from videollava_cli.sampling import Sampling, Window
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     FinalForm = Callable[[NDArray[np.uint8], PixelSettings, Resize], NDArray[np.uint8]]
 
-__all__ = ["Found", "MediaReader", "ReadingStopped"]
+__all__ = ["Found", "MediaReader", "ReadingStopped", "Turns"]
 
 SIGNATURE_BYTES = 4096  # enough for every brand that an ISO file says it is compatible with
 STILL_SIGNATURES = (
@@ -67,11 +68,13 @@ class MediaReader:
     Args:
         offline: Fetch nothing.
         decode_threads: How many threads may decode a video; by default as many as this process may use processors.
+        turns: Of processors, if other readers work at the same time and take them too.
     """
 
-    def __init__(self, *, offline: bool = False, decode_threads: int | None = None) -> None:
+    def __init__(self, *, offline: bool = False, decode_threads: int | None = None, turns: Turns | None = None) -> None:
         self.offline = offline
         self.decode_threads = decode_threads or num_processors()
+        self.turns = turns
         self._scratch: TemporaryDirectory[str] | None = None
         self._stopped = Event()
 
@@ -140,7 +143,8 @@ class MediaReader:
             from videollava_cli.reader.video import read_clip
             from videollava_cli.reader.video.excerpts import VideoFile
 
-            return read_clip(VideoFile(found.path, found.name, shrink, self.decode_threads), sampling or Window())
+            file = VideoFile(found.path, found.name, shrink, self.decode_threads, self.turns)
+            return read_clip(file, sampling or Window())
         from videollava_cli.reader.stills import read_animation, read_image
 
         if found.form == "animation":

@@ -6,9 +6,9 @@ releases the interpreter's lock while it decodes.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -22,6 +22,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from videollava_cli.reader.shrink import Shrink
+from videollava_cli.reader.turns import Turns
 from videollava_cli.reader.video.containers import Clock, opened, video_stream
 from videollava_cli.reader.video.packets import disposable_by
 from videollava_cli.reader.video.survey import Start, SurpriseError, Survey
@@ -45,12 +46,21 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A file, what the user calls it, how its frames are shrunk, and with how many threads it may be decoded."""
+    """A file, what the user calls it, how its frames are shrunk, and with how many threads it may be decoded.
+
+    With `turns`, which other readings take too, these are threads of ours alone, each with a decoder: FFmpeg's own
+    would not wait for their turn.
+    """
 
     path: Path
     name: str
     shrink: Shrink
     num_threads: int
+    turns: Turns | None = None
+
+    def turn(self, is_wanted: Callable[[], bool] = lambda: True) -> AbstractContextManager[bool]:
+        """Wait for a turn as long as it is wanted; give whether it was had."""
+        return self.turns.turn(is_wanted) if self.turns else nullcontext(True)
 
 
 def decode_excerpts(
@@ -77,13 +87,15 @@ def decode_excerpts(
         stream = video_stream(container, file.name)
         in_memory = max(1, PIXELS_AT_ONCE // max(1, stream.width * stream.height))
         costs = [group[-1] - start.rank + 1 for start, group in groups.items()]
-        num_workers = _num_workers(costs, min(file.num_threads, in_memory)) if seek else 1
+        num_threads = min(file.num_threads, in_memory)
+        num_workers = min(num_threads, len(costs)) if file.turns else _num_workers(costs, num_threads)
+        num_workers = num_workers if seek else 1
         in_order = _longest_first(groups) if seek else deque(groups.items())
         task = _Task(file, survey, in_order, seek=seek, num_workers=num_workers)
-        use_threads(stream, file.num_threads, num_workers)
+        use_threads(stream, file, num_workers)
         with ThreadPoolExecutor(num_workers, thread_name_prefix="decoder") as pool:
             others = [pool.submit(_open_and_work, task) for _ in range(num_workers - 1)]
-            pictures = _work(task, container, stream)
+            pictures = _work(task, lambda: _Decoder(task, container, stream))
             for other in others:
                 pictures |= other.result()
     return pictures
@@ -120,15 +132,16 @@ def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
     return np.ascontiguousarray(np.rot90(rgb, (round(frame.rotation / 90)) % 4)) if frame.rotation else rgb
 
 
-def use_threads(stream: VideoStream, num_threads: int, num_decoders: int = 1) -> None:
-    """Let one of some decoders do its share of the work of so many threads.
+def use_threads(stream: VideoStream, file: VideoFile, num_decoders: int = 1) -> None:
+    """Let one of some decoders do its share of the work of the file's threads.
 
     It works on several frames at once where the memory allows it, else on slices of one. For several frames it takes
     a thread more, as FFmpeg's own choice has it, because one of them waits for another. Where the program has PyAV pass
     FFmpeg's log on, FFmpeg gets no threads: they would want the interpreter's lock to tell of damage, while whoever
     closes the decoder holds it and waits for them.
     """
-    share = num_threads // num_decoders if av.logging.get_level() is None else 1
+    is_alone = file.turns is None and av.logging.get_level() is None
+    share = file.num_threads // num_decoders if is_alone else 1
     has_frames = share > 1 and num_decoders * (share + 1) * stream.width * stream.height <= PIXELS_AT_ONCE
     stream.codec_context.thread_type = "AUTO" if has_frames else "SLICE"
     stream.codec_context.thread_count = share + 1 if has_frames else share
@@ -145,6 +158,10 @@ class _Task:
     num_workers: int
     given_up: Event = field(default_factory=Event)
 
+    def turn(self) -> AbstractContextManager[bool]:
+        """Wait for a turn as long as there are groups to decode; give whether it was had."""
+        return self.file.turn(lambda: bool(self.groups) and not self.given_up.is_set())
+
     def check(self) -> None:
         """Leave if told to stop, or if another thread could not go on."""
         self.file.shrink.check()
@@ -153,20 +170,30 @@ class _Task:
 
 
 def _open_and_work(task: _Task) -> dict[int, Picture]:
-    with opened(task.file.path, task.file.name) as container:
-        stream = video_stream(container, task.file.name)
-        use_threads(stream, task.file.num_threads, task.num_workers)
-        return _work(task, container, stream)
+    with ExitStack() as stack:
+
+        def open_decoder() -> _Decoder:
+            """Open a container of this thread's own."""
+            container = stack.enter_context(opened(task.file.path, task.file.name))
+            stream = video_stream(container, task.file.name)
+            use_threads(stream, task.file, task.num_workers)
+            return _Decoder(task, container, stream)
+
+        return _work(task, open_decoder)
 
 
-def _work(task: _Task, container: InputContainer, stream: VideoStream) -> dict[int, Picture]:
+def _work(task: _Task, open_decoder: "Callable[[], _Decoder]") -> dict[int, Picture]:
     """Decode groups while there are any; return their pictures by rank."""
-    decoder = _Decoder(task, container, stream)
+    decoder: _Decoder | None = None
     pictures: dict[int, Picture] = {}
     try:
         while task.groups:
-            start, ranks = task.groups.popleft()
-            pictures |= decoder.decode_group(start, ranks)
+            with task.turn() as is_had:
+                if not is_had:
+                    break
+                start, ranks = task.groups.popleft()
+                decoder = decoder or open_decoder()
+                pictures |= decoder.decode_group(start, ranks)
     except IndexError:  # another thread took the last group
         pass
     except av.error.FFmpegError as error:

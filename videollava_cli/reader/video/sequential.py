@@ -52,9 +52,9 @@ def promised_seconds(file: VideoFile) -> list[float]:
 def decode_all(file: VideoFile, wanted: set[int]) -> Decoded:
     """Decode all frames, and keep those whose ranks are wanted."""
     decoded = Decoded()
-    with opened(file.path, file.name, is_thorough=True) as container:
+    with file.turn(), opened(file.path, file.name, is_thorough=True) as container:
         stream = video_stream(container, file.name)
-        use_threads(stream, file.num_threads)
+        use_threads(stream, file)
         clock = Clock(container, stream)
         decoded.num_in_header = stream.frames if container.format.name == "avi" else 0
         for frame in _frames(container, stream, decoded):
