@@ -17,7 +17,8 @@ HIDDEN_SIZES, INNER_SIZES = 12, 3
 class TextShape:
     """The sizes of a language model that its memory depends on.
 
-    The defaults are those of transformers' LlamaConfig, which the 7B's config.json leaves out and relies on.
+    The defaults are the 7B's: those of transformers' LlamaConfig, which its config.json leaves out and relies on, and
+    its vocabulary.
     """
 
     num_layers: int = 32
@@ -25,6 +26,7 @@ class TextShape:
     inner_size: int = 11008
     num_key_value_heads: int = 32
     head_size: int = 128
+    vocabulary_size: int = 32064
 
     @classmethod
     def from_config(cls, text: Mapping[str, Any]) -> "TextShape":
@@ -42,6 +44,7 @@ class TextShape:
             inner_size=int(text.get("intermediate_size", 11008)),
             num_key_value_heads=int(text.get("num_key_value_heads") or heads),
             head_size=int(text.get("head_dim") or hidden // heads),
+            vocabulary_size=int(text.get("vocab_size", 32000)),
         )
 
     def cache_bytes(self, num_tokens: int, bits: int) -> int:
@@ -87,16 +90,19 @@ class Need:
         return self.weights + self.cache + self.activations
 
 
-def weights_in_memory(published: int, settings: Settings, bits: int) -> int:
+def weights_in_memory(size: ModelSize, settings: Settings, bits: int) -> int:
     """Return what weights take in memory, in bytes.
 
     Args:
-        published: Size of the weight files in bytes.
+        size: Of the checkpoint.
         settings: Whether they are quantized.
-        bits: Of a number in the model's format, where they are not.
+        bits: Of a number in the model's format, which weights have that are not quantized.
     """
-    quantized = [number for key, number in QUANTIZED_BITS.items() if getattr(settings, key)]
-    return int(published * (quantized[0] if quantized else bits) / CHECKPOINT_BITS)
+    quantized_bits = next((number for key, number in QUANTIZED_BITS.items() if getattr(settings, key)), bits)
+    # transformers quantizes neither the embeddings nor the output layer.
+    num_kept = 2 * size.shape.vocabulary_size * size.shape.hidden_size
+    num_others = max(size.published_bytes * 8 // CHECKPOINT_BITS - num_kept, 0)
+    return int(num_others * quantized_bits + num_kept * bits) // 8
 
 
 def needed_memory(size: ModelSize, settings: Settings, bits: int) -> Need:
@@ -110,7 +116,7 @@ def needed_memory(size: ModelSize, settings: Settings, bits: int) -> Need:
     num_prompt_tokens = min(size.clip_tokens + TEXT_TOKENS, size.context_length)
     num_tokens = min(num_prompt_tokens + settings.max_new_tokens, size.context_length)
     return Need(
-        weights=weights_in_memory(size.published_bytes, settings, bits),
+        weights=weights_in_memory(size, settings, bits),
         cache=size.shape.cache_bytes(num_tokens, bits),
         activations=size.shape.activation_bytes(num_prompt_tokens, bits),
     )
