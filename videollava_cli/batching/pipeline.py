@@ -18,7 +18,7 @@ from videollava_cli.media import Medium
 AnswerT = TypeVar("AnswerT")
 
 BATCHES_AHEAD = 2  # of media that were read and wait: one more than the batch in work
-AHEAD_AT_FIRST = 16  # media, while whatever answers is being prepared
+AHEAD_AT_FIRST = 32  # media, while whatever answers is being prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
