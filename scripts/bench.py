@@ -2,6 +2,7 @@
 """Measure how fast vllava is against something known, both sides in one run, in turn.
 
 scripts/bench startup
+scripts/bench ask
 scripts/bench read
 scripts/bench chat
 scripts/bench questions
@@ -10,9 +11,9 @@ scripts/bench batch
 
 import argparse
 
-from benchmarks import batch, chat, questions, read, startup
+from benchmarks import ask, batch, chat, questions, read, startup
 
-TABLES = {"batch": batch, "startup": startup, "read": read, "chat": chat, "questions": questions}
+TABLES = {"ask": ask, "batch": batch, "startup": startup, "read": read, "chat": chat, "questions": questions}
 
 
 def main() -> None:

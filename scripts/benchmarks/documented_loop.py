@@ -11,12 +11,10 @@ import sys
 import time
 from typing import Any
 
-import av
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import VideoLlavaImageProcessor
 
+from benchmarks.documented_reader import read_clip
 from videollava_cli.api import load
 
 
@@ -31,7 +29,7 @@ def main() -> None:
     ids = encoded["input_ids"]
     for path in clips:
         began = time.perf_counter()
-        frames = _read(path)
+        frames = read_clip(path)
         read = time.perf_counter()
         pixels: Any = image_processor(list(frames), return_tensors="pt")
         with torch.inference_mode():
@@ -45,28 +43,6 @@ def main() -> None:
         answer = engine.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
         seconds = {"read_s": read - began, "answer_s": time.perf_counter() - read}
         print(json.dumps({"id": path, "answer": answer, **seconds}), flush=True)
-
-
-def _read(path: str) -> NDArray[np.uint8]:
-    """Return eight frames, as `read_video_pyav` of the documentation does: uint8 RGB, (8, H, W, 3)."""
-    total_frames = _num_frames(path)
-    with av.open(path) as container:
-        indices = np.arange(0, total_frames, total_frames / 8).astype(int)
-        wanted = []
-        container.seek(0)
-        for i, frame in enumerate(container.decode(video=0)):
-            if i > indices[-1]:
-                break
-            if i >= indices[0] and i in indices:
-                wanted.append(frame)
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in wanted])
-
-
-def _num_frames(path: str) -> int:
-    """Return the number in the header, or where there is none, as in WebM, where the documented reader fails, ours."""
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
 
 
 if __name__ == "__main__":
