@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
-from transformers import DynamicCache, PretrainedConfig
+from transformers import PretrainedConfig
 
-from videollava_cli.generation import cache_bytes, cut, new_cache
+from videollava_cli.generation import GrowingCache, cache_bytes, cut, new_cache
 from videollava_cli.media import Clip, Medium
 
 Key = int | bytes  # a token id, or at a media token the digest of the medium
@@ -75,7 +75,7 @@ class KeptPrefix:
     """
 
     def __init__(self) -> None:
-        self._cache: DynamicCache | None = None
+        self._cache: GrowingCache | None = None
         self._keys: list[Key] = []
 
     @property
@@ -83,7 +83,7 @@ class KeptPrefix:
         """Return how much memory is held, in bytes."""
         return cache_bytes(self._cache) if self._cache is not None else 0
 
-    def take(self, keys: Sequence[Key], config: PretrainedConfig) -> DynamicCache:
+    def take(self, keys: Sequence[Key], config: PretrainedConfig) -> GrowingCache:
         """Hand over the cache, cut to the keys it has in common with the given ones.
 
         Args:
@@ -98,7 +98,7 @@ class KeptPrefix:
         cut(cache, length)
         return cache
 
-    def put(self, cache: DynamicCache, keys: Sequence[Key]) -> None:
+    def put(self, cache: GrowingCache, keys: Sequence[Key]) -> None:
         """Keep a cache, cut to its first places, whose keys are given; no keys keep nothing."""
         self.forget()
         if keys:

@@ -15,6 +15,7 @@ from videollava_cli.generation import (
     Decoding,
     Detokenizer,
     Rest,
+    Steps,
     bytes_per_token,
     end_of_answer_ids,
     generate_behind,
@@ -32,7 +33,10 @@ BRANCHES_BYTES = 2 << 30
 
 
 class Runner:
-    """A model, and what was kept of the last run: a KV cache and the features of recent media."""
+    """A model, and what was kept of the last run: a KV cache and the features of recent media.
+
+    `steps` is how its steps are run; None as is best for the device.
+    """
 
     def __init__(
         self, model: "VideoLlavaForConditionalGeneration", tokenizer: "PreTrainedTokenizerBase", checkpoint: Checkpoint
@@ -42,6 +46,7 @@ class Runner:
         self.checkpoint = checkpoint
         self.prefix = KeptPrefix()
         self.features = FeatureStore()
+        self.steps: Steps | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -121,7 +126,7 @@ class Runner:
                 prefill(self.model, cache, self._rest(together[0], reused, shared))
                 run = shared_keys
             rests = [self._rest(prompt, len(run), len(prompt.ids)) for prompt in together]
-            with closing(generate_behind(self.model, cache, rests, decoding)) as steps:
+            with closing(generate_behind(self.model, cache, rests, decoding, self.steps)) as steps:
                 for step in steps:
                     if len(together) == 1:
                         run = [*together[0].keys, *answers[0].tokens]

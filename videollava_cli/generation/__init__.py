@@ -4,10 +4,12 @@ Knows `model.forward` and token ids; nothing of files, prompts' text or the term
 """
 
 from videollava_cli.generation.branches import Rest, generate_behind, prefill
-from videollava_cli.generation.caching import cache_bytes, cut, new_cache, storage_bytes
+from videollava_cli.generation.caching import GrowingCache, cache_bytes, cut, new_cache, storage_bytes
 from videollava_cli.generation.choosing import Decoding
 from videollava_cli.generation.detokenizing import Detokenizer
 from videollava_cli.generation.model import (
+    Steps,
+    best_steps,
     bytes_per_token,
     end_of_answer_ids,
     image_argument,
@@ -22,8 +24,11 @@ __all__ = [
     "Decoding",
     "Detokenizer",
     "Fan",
+    "GrowingCache",
     "Prompts",
     "Rest",
+    "Steps",
+    "best_steps",
     "bytes_per_token",
     "cache_bytes",
     "cut",

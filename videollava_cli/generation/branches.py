@@ -6,13 +6,17 @@ nor read once a branch: a step reads it once for all of them.
 """
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, VideoLlavaForConditionalGeneration
+from transformers import VideoLlavaForConditionalGeneration
 
-from videollava_cli.generation.choosing import Chooser, Decoding
-from videollava_cli.generation.model import embed
+from videollava_cli.generation.caching import GrowingCache, reserve
+from videollava_cli.generation.choosing import Decoding
+from videollava_cli.generation.fixed import FixedLanes, Start, room_for
+from videollava_cli.generation.loop import write
+from videollava_cli.generation.model import Steps, best_steps, embed
 
 PREFIX = -1  # whose token it is that every branch sees
 
@@ -30,7 +34,7 @@ class Rest:
 
 
 @torch.inference_mode()
-def prefill(model: VideoLlavaForConditionalGeneration, cache: DynamicCache, rest: Rest) -> None:
+def prefill(model: VideoLlavaForConditionalGeneration, cache: GrowingCache, rest: Rest) -> None:
     """Run what the cache does not hold of a prompt, and add it to the cache."""
     row = _Row(model, cache, num_branches=1)
     row.run(embed(model, rest.ids[row.num_shared :], rest.features), [len(rest.ids) - row.num_shared])
@@ -38,58 +42,74 @@ def prefill(model: VideoLlavaForConditionalGeneration, cache: DynamicCache, rest
 
 @torch.inference_mode()
 def generate_behind(
-    model: VideoLlavaForConditionalGeneration, cache: DynamicCache, rests: Sequence[Rest], decoding: Decoding
+    model: VideoLlavaForConditionalGeneration,
+    cache: GrowingCache,
+    rests: Sequence[Rest],
+    decoding: Decoding,
+    steps: Steps | None = None,
 ) -> Generator[list[int | None], None, None]:
     """Generate token ids of prompts that all begin with what the cache holds, one step at a time.
 
     Each prompt is given what `model.generate` would give it alone. The loop runs in the calling thread and only as
-    far as it is asked. What it runs is added to the cache: for one prompt its rest and then each id but the last,
-    for several their tokens mixed.
+    far as it is asked, or a step further where starting one costs nothing. What it runs is added to the cache: for one
+    prompt its rest and then its ids, perhaps without the last; for several their tokens mixed.
 
     Args:
         model: The model; for several prompts its attention takes any mask.
         cache: Keys and values of the shared beginning, of one row; empty, or shorter than every prompt.
         rests: The prompts.
         decoding: How tokens are chosen, with a budget for each prompt.
+        steps: How steps are run; by default as is best for the model's device.
 
     Yields:
         For each prompt its next token id, end-of-answer ids included; None for one that has ended.
     """
+    is_fixed = (steps or best_steps(model)) is Steps.FIXED
     row = _Row(model, cache, num_branches=len(rests))
     new = [rest.ids[row.num_shared :] for rest in rests]
     features = [feature for rest in rests for feature in rest.features]
-    chooser = Chooser(decoding, model.device)
-    said = _filled_up([rest.ids for rest in rests], model.device)
+    num_steps = max(decoding.max_new_tokens) - 1
+    if is_fixed:
+        reserve(cache, room_for(row.num_shared + sum(map(len, new)), len(rests), num_steps))
     logits = row.run(embed(model, [token for ids in new for token in ids], features), [len(ids) for ids in new])
-    is_open = list(range(len(rests)))
-    num_new = 0
-    while True:
-        num_new += 1
-        chosen = chooser.choose(is_open, said, logits)
-        tokens = dict(zip(is_open, chosen.tolist(), strict=True))
-        yield [tokens.get(branch) for branch in range(len(rests))]
-        goes_on = [
-            token not in decoding.eos_token_ids and num_new < decoding.max_new_tokens[branch]
-            for branch, token in tokens.items()
-        ]
-        is_open = [branch for branch, goes in zip(is_open, goes_on, strict=True) if goes]
-        if not is_open:
-            return
-        staying = torch.tensor(goes_on, device=said.device)
-        said = torch.cat([said, chosen[:, None]], dim=1)[staying]
-        counts = [int(branch in is_open) for branch in range(len(rests))]
-        logits = row.run(embed(model, [tokens[branch] for branch in is_open], ()), counts)
+    said = _filled_up([rest.ids for rest in rests], model.device)
+    lanes = FixedLanes(model, cache, row.start(num_steps)) if is_fixed else row
+    with closing(write(lanes, said, logits, decoding)) as written:
+        for tokens in written:
+            yield [tokens.get(branch) for branch in range(len(rests))]
 
 
 class _Row:
-    """A KV cache of one row: whose token is where, and what each may see."""
+    """A KV cache of one row that grows by each step: whose token is where, and what each may see."""
 
-    def __init__(self, model: VideoLlavaForConditionalGeneration, cache: DynamicCache, *, num_branches: int) -> None:
+    drop_share = 1.0
+    runs_ahead = False
+
+    def __init__(self, model: VideoLlavaForConditionalGeneration, cache: GrowingCache, *, num_branches: int) -> None:
         self.model = model
         self.cache = cache
         self.num_shared = int(cache.get_seq_length())
         self.lengths = [self.num_shared] * num_branches
+        self.is_open = list(range(num_branches))
         self.owners = torch.full((self.num_shared,), PREFIX, device=model.device)
+
+    def go_on(self, ids: torch.Tensor) -> torch.Tensor:
+        """Run one new id of each open branch, (branches,); return the logits behind them."""
+        counts = [int(branch in self.is_open) for branch in range(len(self.lengths))]
+        return self.run(self.model.get_input_embeddings()(ids), counts)
+
+    def keep(self, places: torch.Tensor) -> None:
+        """Keep some branches open, int64, in the order of their places."""
+        self.is_open = [self.is_open[place] for place in places.tolist()]
+
+    def finish(self) -> None:
+        """Leave the cache as it is: it grew all along."""
+
+    def start(self, num_steps: int) -> Start:
+        """Return where the branches stand, for steps of one shape."""
+        branches = torch.arange(len(self.lengths), device=self.owners.device)
+        seen = (self.owners == PREFIX) | (self.owners == branches[:, None])
+        return Start(seen[None], torch.tensor([self.lengths], device=self.owners.device), num_steps)
 
     def run(self, embedded: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Run new tokens, those of the first branch first.

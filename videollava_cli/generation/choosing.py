@@ -28,11 +28,16 @@ class Decoding:
     repetition_penalty: float = 1.0
     seed: int = 0
 
+    def goes_on(self, answer: int, token: int, num_new: int) -> bool:
+        """Return whether an answer goes on behind a token, of which it has so many new ones by now."""
+        return token not in self.eos_token_ids and num_new < self.max_new_tokens[answer]
+
 
 class Chooser:
     """Choose next tokens with transformers' own logits processors, in the order of `model.generate`.
 
     Each row draws from a generator of its own, so that a row's tokens do not depend on which rows are beside it.
+    Nothing here waits for the device.
     """
 
     def __init__(self, decoding: Decoding, device: torch.device) -> None:
@@ -61,7 +66,8 @@ class Chooser:
         if self.is_greedy:
             return scores.argmax(-1)
         shares = scores.softmax(-1)
-        drawn = (
-            torch.multinomial(share, 1, generator=self.generators[row]) for row, share in zip(rows, shares, strict=True)
-        )
-        return torch.cat(list(drawn))
+        # How `torch.multinomial` draws one number, to the last bit; itself it waits for the device to check the shares.
+        waits = torch.empty_like(shares)
+        for row, wait in zip(rows, waits, strict=True):
+            wait.exponential_(generator=self.generators[row])
+        return (shares / waits).argmax(-1)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -9,6 +10,17 @@ from transformers import VideoLlavaForConditionalGeneration
 
 # These take any mask of (queries, keys); Flash-Attention 2 and its kin take padding only.
 MASKABLE_ATTENTION = frozenset({"sdpa", "eager"})
+
+
+class Steps(Enum):
+    """How steps are run: on a cache that grows by each, or in one shape that can be recorded on a CUDA card.
+
+    Growing steps read no room in vain and drop what has ended at once: right for a CPU, where nothing is gained by
+    recording.
+    """
+
+    GROWING = auto()
+    FIXED = auto()
 
 
 def image_argument(model: VideoLlavaForConditionalGeneration) -> str:
@@ -70,6 +82,18 @@ def embed(
 def takes_any_mask(model: VideoLlavaForConditionalGeneration) -> bool:
     """Return whether the language model's attention takes any mask, as branches beside each other need."""
     return model.config.get_text_config()._attn_implementation in MASKABLE_ATTENTION
+
+
+def best_steps(model: VideoLlavaForConditionalGeneration) -> Steps:
+    """Return how steps are best run on a model.
+
+    Fixed, if it is on one CUDA card, its attention takes a mask of ours, and no layer asks the host how to go on, as
+    those of 8 bits do (bitsandbytes looks for outliers).
+    """
+    placement = getattr(model, "hf_device_map", {})
+    is_on_one_card = model.device.type == "cuda" and len(set(map(str, placement.values()))) <= 1
+    is_8bit = getattr(model, "is_loaded_in_8bit", False)
+    return Steps.FIXED if is_on_one_card and takes_any_mask(model) and not is_8bit else Steps.GROWING
 
 
 def bytes_per_token(model: VideoLlavaForConditionalGeneration) -> int:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from transformers import VideoLlavaForConditionalGeneration
 
-from videollava_cli.generation.caching import new_cache, select_rows
-from videollava_cli.generation.choosing import Chooser, Decoding
-from videollava_cli.generation.model import image_argument
+from videollava_cli.generation.caching import new_cache, reserve, select_rows
+from videollava_cli.generation.choosing import Decoding
+from videollava_cli.generation.fixed import FixedLanes, Start, room_for
+from videollava_cli.generation.loop import write
+from videollava_cli.generation.model import Steps, best_steps, image_argument
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,42 +52,32 @@ class Fan:
 
 @torch.inference_mode()
 def generate(
-    model: VideoLlavaForConditionalGeneration, fan: Fan | Prompts, decoding: Decoding
+    model: VideoLlavaForConditionalGeneration, fan: Fan | Prompts, decoding: Decoding, steps: Steps | None = None
 ) -> Generator[dict[int, int], None, None]:
     """Generate token ids of many rows, one step at a time, exactly as `model.generate` would for each alone.
 
-    The loop runs in the calling thread and only as far as it is asked: closing the generator stops the model.
+    The loop runs in the calling thread and only as far as it is asked, or a step further where starting one costs
+    nothing: closing the generator stops the model.
 
     Args:
         model: The model.
         fan: Beginnings and the rows that go on from them, or whole prompts.
         decoding: How tokens are chosen, with a budget for each row.
+        steps: How steps are run; by default as is best for the model's device.
 
     Yields:
         The next token id, end-of-answer ids included, of each row that has not ended.
     """
-    chooser = Chooser(decoding, model.device)
-    rows = _Rows(model)
+    steps = steps or best_steps(model)
+    num_steps = max(decoding.max_new_tokens) - 1
+    rows = _Rows(model, num_steps if steps is Steps.FIXED else 0)
     logits = rows.run(fan) if isinstance(fan, Prompts) else rows.run_fan(fan)
-    is_open = list(range(len(decoding.max_new_tokens)))
-    num_new = 0
-    while True:
-        num_new += 1
-        chosen = chooser.choose(is_open, rows.said, logits)
-        tokens = dict(zip(is_open, chosen.tolist(), strict=True))
-        yield tokens
-        staying = [
-            place
-            for place, (row, token) in enumerate(tokens.items())
-            if token not in decoding.eos_token_ids and num_new < decoding.max_new_tokens[row]
-        ]
-        if not staying:
-            return
-        if len(staying) < len(is_open):
-            rows.keep(staying)
-            chosen = chosen[staying]
-            is_open = [is_open[place] for place in staying]
-        logits = rows.go_on(chosen[:, None])
+    said = rows.said
+    if steps is Steps.FIXED:
+        start = Start(rows.mask.bool()[:, None], rows.mask.sum(-1, keepdim=True), num_steps)
+        yield from write(FixedLanes(model, rows.cache, start), said, logits, decoding)
+    else:
+        yield from write(rows, said, logits, decoding)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,14 +89,19 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -
 
 
 class _Rows:
-    """A KV cache of rows padded on the left or in their middle, and what was said in each.
+    """A KV cache of rows padded on the left or in their middle, which grows by each step.
 
-    `mask` is int64, (B, T), 0 at padding; `said` int64, (B, T), padding filled up with an id of the row.
+    `mask` is int64, (B, T), 0 at padding; `said` int64, (B, T), what the prompts say, padding filled up with an id of
+    the row.
     """
 
-    def __init__(self, model: VideoLlavaForConditionalGeneration) -> None:
+    drop_share = 1.0
+    runs_ahead = False
+
+    def __init__(self, model: VideoLlavaForConditionalGeneration, num_fixed_steps: int) -> None:
         self.model = model
         self.cache = new_cache(model.config)
+        self.num_fixed_steps = num_fixed_steps
 
     def run(self, prompts: Prompts) -> torch.Tensor:
         """Run whole prompts with their media; return the logits behind them, float32, (B, vocabulary)."""
@@ -121,25 +118,29 @@ class _Rows:
     def run_fan(self, fan: Fan) -> torch.Tensor:
         """Run the beginnings, then the rows behind them; return the logits behind these."""
         self.run(fan.beginnings)
-        self.keep(fan.sources)
+        sources = torch.tensor(fan.sources, device=self.model.device)
+        self.keep(sources)
         ids, mask = pad_left(fan.rests, 0, self.model.device)
         self.mask = torch.cat([self.mask, mask], dim=1)
-        self.said = torch.cat([self.said, ids.where(mask.bool(), ids[:, -1:])], dim=1)
+        self.said = torch.cat([self.said[sources], ids.where(mask.bool(), ids[:, -1:])], dim=1)
         return self._forward(ids)
 
     def go_on(self, ids: torch.Tensor) -> torch.Tensor:
-        """Run one new id a row, (B, 1); return the logits behind them."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(ids.shape)], dim=1)
-        self.said = torch.cat([self.said, ids], dim=1)
-        return self._forward(ids)
+        """Run one new id a row, (B,); return the logits behind them."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], dim=1)
+        return self._forward(ids[:, None])
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Keep some rows, in the order of their places, which may name one several times."""
-        indices = torch.tensor(places, device=self.mask.device)
-        self.mask, self.said = self.mask[indices], self.said[indices]
-        select_rows(self.cache, indices)
+    def keep(self, places: torch.Tensor) -> None:
+        """Keep some rows, int64, in the order of their places, which may name one several times."""
+        self.mask = self.mask[places]
+        select_rows(self.cache, places)
+
+    def finish(self) -> None:
+        """Leave the cache as it is: it grew all along."""
 
     def _forward(self, ids: torch.Tensor, media: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        if self.num_fixed_steps:
+            reserve(self.cache, room_for(self.mask.shape[-1], 1, self.num_fixed_steps))
         positions = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         output = self.model(
             input_ids=ids,
