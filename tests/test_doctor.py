@@ -196,6 +196,22 @@ def test_card_that_torch_cannot_use_is_told_with_what_to_do(cuda, advice):
     assert advice in text
 
 
+@pytest.mark.parametrize(("device", "mark"), [("cuda", Mark.PROBLEM), ("cpu", Mark.NOTE)])
+def test_gpu_that_is_busy_is_a_problem_unless_the_processors_are_to_work(device, mark):
+    def busy(_index):
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy\nCompile with ...")
+
+    torch_of_it = fake_torch(has_cuda=True)
+    torch_of_it.cuda.mem_get_info = busy
+    settings = settings_of(model="tiny")
+
+    graphics = machine.look_at_graphics(torch_of_it)
+
+    findings = find(facts_of(settings, graphics=graphics, device=device), settings)
+    text = "not usable: CUDA error: all CUDA-capable devices are busy; see nvidia-smi, or --device cpu"
+    assert said(findings, "Machine", "GPU") == (mark, text)
+
+
 def test_folder_that_is_not_there_yet_has_the_room_of_its_disk(tmp_path):
     disk = machine.look_at_disk(tmp_path / "not" / "there")
 
@@ -287,12 +303,14 @@ def test_checkpoint_of_unknown_size_has_unknown_room():
 
 def test_checkpoint_that_is_not_there_would_be_downloaded():
     settings = settings_of()
+    facts = facts_of(settings, card(24))
 
-    findings = find(facts_of(settings, card(24)), settings)
+    findings = find(facts, settings)
 
     text = "not there: 14.7 GB would be downloaded, and the disk has room; the network was not tried"
     assert said(findings, "Checkpoints", "7b") == (Mark.NOTE, text)
-    assert reason_against(findings) is None
+    verdict = last_line(facts, findings, settings)
+    assert verdict == "vllava ask with 7b would work here, once its checkpoint is downloaded"
 
 
 def test_full_disk_keeps_a_checkpoint_from_being_downloaded():
@@ -310,7 +328,7 @@ def test_offline_a_checkpoint_must_be_there():
 
     assert said(findings, "Checkpoints", "7b")[0] is Mark.PROBLEM
     assert said(findings, "Checkpoints", "7b-4bit")[0] is Mark.NOTE
-    assert "--offline forbids a download" in reason_against(findings)
+    assert "offline none is downloaded" in reason_against(findings)
 
 
 def test_checkpoint_in_the_cache_is_told_with_its_folder(cache):
@@ -475,9 +493,10 @@ def test_failed_self_test_is_a_problem(answer, reason):
 
 def test_report_is_readable_in_80_columns_and_ends_with_the_verdict(capsys):
     settings = settings_of()
-    findings = find(facts_of(settings, card(8), ram_gib=4), settings)
+    facts = facts_of(settings, card(8), ram_gib=4)
+    findings = find(facts, settings)
 
-    show(findings, last_line(findings, settings), Console())
+    show(findings, last_line(facts, findings, settings), Console())
 
     *lines, verdict = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80

@@ -72,5 +72,5 @@ def doctor(
     if json_object:
         console.answer(json.dumps(doctor_report.json_report(facts, findings, settings), ensure_ascii=False) + "\n")
     else:
-        doctor_report.show(findings, doctor_report.last_line(findings, settings), console)
+        doctor_report.show(findings, doctor_report.last_line(facts, findings, settings), console)
     return ExitStatus.ANSWERED if reason_against(findings) is None else ExitStatus.FAILED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from videollava_cli import __version__
 from videollava_cli.console import Console, printable
-from videollava_cli.doctor.facts import Facts, Finding, Mark
+from videollava_cli.doctor.facts import Facts, Finding, Mark, State
 from videollava_cli.doctor.findings import reason_against
 from videollava_cli.settings import Settings
 
@@ -20,11 +20,13 @@ STYLES = {Mark.OK: "green", Mark.NOTE: "yellow", Mark.PROBLEM: "bold red"}
 SHOWN_SETTINGS = ("model", "checkpoint", "revision", "offline", "device", "dtype", "load_4bit", "load_8bit")
 
 
-def last_line(findings: Sequence[Finding], settings: Settings) -> str:
+def last_line(facts: Facts, findings: Sequence[Finding], settings: Settings) -> str:
     """Return whether the default command would work, in a line."""
     command = f"vllava ask with {settings.model}"
-    reason = reason_against(findings)
-    return f"{command} would work here" if reason is None else f"{command} would not work here: {reason}"
+    if reason := reason_against(findings):
+        return f"{command} would not work here: {reason}"
+    is_there = facts.models[0].state is State.WHOLE
+    return f"{command} would work here{'' if is_there else ', once its checkpoint is downloaded'}"
 
 
 def json_report(facts: Facts, findings: Sequence[Finding], settings: Settings) -> dict[str, Any]:

@@ -60,12 +60,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Graphics:
-    """GPUs as torch sees them, and as NVIDIA's driver does; `torch_cuda` is None for a torch without CUDA."""
+    """GPUs as torch sees them, and as NVIDIA's driver does; `torch_cuda` is None for a torch without CUDA.
+
+    `problem` is what torch said when it was asked about a GPU that it counts.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     torch_cuda: str | None = None
     driver: str | None = None
     cards: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,11 @@ def _about_machine(facts: Facts) -> Iterator[Finding]:
         yield Finding(MACHINE, "memory", Mark.OK, memory_size(computer.memory_bytes) + free)
     if facts.device is None:
         return
-    yield from _about_graphics(facts.graphics)
+    if facts.graphics.problem:
+        mark = Mark.NOTE if facts.device == "cpu" else Mark.PROBLEM
+        yield Finding(MACHINE, "GPU", mark, f"not usable: {facts.graphics.problem}; see nvidia-smi, or --device cpu")
+    else:
+        yield from _about_graphics(facts.graphics)
     if facts.settings_problem:
         yield Finding(MACHINE, "settings", Mark.PROBLEM, facts.settings_problem)
     else:

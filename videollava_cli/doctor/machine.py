@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from videollava_cli.doctor.facts import Computer, Disk, Gpu, Graphics
+from videollava_cli.errors import first_line
 from videollava_cli.reader.limits import num_processors
 
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version,name,memory.total", "--format=csv,noheader")
@@ -94,7 +95,10 @@ def look_at_graphics(torch: ModuleType) -> Graphics:
         torch: The package.
     """
     driver, cards = ask_driver()
-    return Graphics(tuple(_gpus(torch)), torch.version.cuda, driver, cards)
+    try:
+        return Graphics(tuple(_gpus(torch)), torch.version.cuda, driver, cards)
+    except RuntimeError as error:  # a GPU that is there and busy, or sick
+        return Graphics((), torch.version.cuda, driver, cards, first_line(error))
 
 
 def _gpus(torch: ModuleType) -> Iterator[Gpu]:

@@ -30,7 +30,7 @@ def _files_in_words(model: Model, disk: Disk, *, is_offline: bool) -> tuple[Mark
     if model.state is State.PARTLY:
         there = f"there in part, without {', '.join(model.missing)}"
     if is_offline:
-        return Mark.PROBLEM, f"{there}, and --offline forbids a download: run once without it, or try -m tiny"
+        return Mark.PROBLEM, f"{there}, and offline none is downloaded: run once without --offline, or try -m tiny"
     if model.missing_bytes is None:
         return Mark.NOTE, f"{there}: it would be downloaded, and its size is not known here"
     amount = gigabytes(model.missing_bytes)
