@@ -93,11 +93,20 @@ def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
 
 def missing_shards(checkpoint: Checkpoint) -> list[str]:
     """Return the names of weight files that are not on this disk."""
-    index = checkpoint.folder / "model.safetensors.index.json"
+    return [path.name for path in weight_files(checkpoint.folder) if not path.exists()]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that a checkpoint's weights are in, sorted, whether or not they are on this disk.
+
+    Raises:
+        CheckpointError: If the index of its shards cannot be read.
+    """
+    index = folder / "model.safetensors.index.json"
     shards = {"model.safetensors"}
     if index.exists():
-        shards = set(_read_json(index, checkpoint.name)["weight_map"].values())
-    return sorted(shard for shard in shards if not (checkpoint.folder / shard).exists())
+        shards = set(_read_json(index, str(folder))["weight_map"].values())
+    return [folder / shard for shard in sorted(shards)]
 
 
 def weight_bytes(checkpoint: Checkpoint) -> int:

@@ -5,15 +5,24 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
 
-from videollava_cli.engine.checkpoint import Checkpoint, model_size
+from videollava_cli.engine.checkpoint import Checkpoint, model_size, weight_files
 from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.weights import Target, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
 from videollava_cli.generation import is_out_of_memory
 from videollava_cli.settings import Settings
@@ -82,23 +91,47 @@ def load_model(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForCondi
         GenerationError: If they do not fit the memory.
     """
     check_machine(settings)
+    dtype = choose_dtype(settings.dtype, choose_device(settings.device))
+    return _load_folder(checkpoint, settings, Source(checkpoint.folder, dtype, _quantization(settings)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A folder of weights, the format they are read in (None: as stored), and how they are quantized on the way."""
+
+    folder: Path
+    dtype: torch.dtype | None
+    quantization: transformers.BitsAndBytesConfig | None
+
+
+def _load_folder(checkpoint: Checkpoint, settings: Settings, source: Source) -> VideoLlavaForConditionalGeneration:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": _device_map(checkpoint, settings, device, dtype),
+        "quantization_config": source.quantization,
+        "attn_implementation": settings.attn_implementation,
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
     with _loading_errors(checkpoint, device), quiet_libraries():
-        loaded: Any = VideoLlavaForConditionalGeneration.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            device_map=_device_map(checkpoint, settings, device, dtype),
-            quantization_config=_quantization(settings),
-            attn_implementation=settings.attn_implementation,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        loaded: Any
+        if options["device_map"] == "auto":  # accelerate reads the files itself
+            loaded = VideoLlavaForConditionalGeneration.from_pretrained(source.folder, **options)
+        else:
+            config = VideoLlavaConfig.from_pretrained(source.folder, local_files_only=True)
+            with stored_tensors(weight_files(source.folder), Target(device, source.dtype)) as tensors:
+                loaded = VideoLlavaForConditionalGeneration.from_pretrained(
+                    None, config=config, state_dict=tensors, **options
+                )
     model, report = loaded  # with output_loading_info
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"the weights of {checkpoint.name!r} are incomplete: {missing[0]} is missing")
     assert isinstance(model, VideoLlavaForConditionalGeneration)
+    if (source.folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(source.folder, local_files_only=True)
     model.train(mode=False)
     return model
 

@@ -1,0 +1,74 @@
+"""Weights on their way from files to memory: the numbers, and that no second copy is made."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from videollava_cli.engine.weights import CPU_BLOCK_BYTES, Target, stored_tensors
+
+CPU = torch.device("cpu")
+SHAPES = [(), (0, 3), (7,), (CPU_BLOCK_BYTES // 2,), (3, CPU_BLOCK_BYTES // 2 + 1), (1 << 20, 2)]
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from videollava_cli.engine.weights import Target, stored_tensors
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+before = status("VmRSS")
+with stored_tensors([Path(sys.argv[1])], Target(torch.device("cpu"), torch.float32)) as tensors:
+    kept = [tensor[...] for tensor in tensors.values()]
+print((status("VmHWM") - before) / sum(tensor.nbytes for tensor in kept))
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write random half-precision numbers in many shapes, and whole ones."""
+    tensors = {str(number): torch.randn(shape).half() for number, shape in enumerate(SHAPES)}
+    save_file({**tensors, "ids": torch.arange(9)}, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors", tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None])
+def test_numbers_are_those_that_torch_converts_to(file, dtype):
+    path, tensors = file
+
+    with stored_tensors([path], Target(CPU, dtype)) as stored:
+        read = {name: tensor[...] for name, tensor in stored.items()}
+
+    assert torch.equal(read.pop("ids"), torch.arange(9))
+    for name, tensor in tensors.items():
+        assert read[name].dtype == (dtype or torch.float16)
+        assert torch.equal(read[name], tensor.to(dtype or torch.float16))
+
+
+def test_shape_and_format_are_told_before_anything_is_read(file):
+    with stored_tensors([file[0]], Target(CPU, torch.float32)) as stored:
+        assert (stored["4"].get_dtype(), stored["4"].get_shape()) == ("F16", [3, CPU_BLOCK_BYTES // 2 + 1])
+
+
+def test_file_that_is_cut_short_while_it_is_read_is_told(file):
+    path, _ = file
+    with stored_tensors([path], Target(CPU, torch.float32)) as stored:
+        with path.open("r+b") as opened:
+            opened.truncate(1000)
+
+        with pytest.raises(OSError, match="ends early"):
+            [tensor[...] for tensor in stored.values()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_converting_takes_no_more_memory_than_its_outcome(tmp_path):
+    save_file({str(n): torch.randn(1 << 24).half() for n in range(3)}, tmp_path / "model.safetensors")
+
+    run = [sys.executable, "-c", PEAK, str(tmp_path / "model.safetensors")]
+    done = subprocess.run(run, capture_output=True, check=True, text=True)
+
+    assert 0.9 < float(done.stdout) <= 1.10
