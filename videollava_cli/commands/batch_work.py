@@ -18,6 +18,7 @@ from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_tex
 from videollava_cli.errors import MediaError, UsageError
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.reader import Found, MediaReader, Turns
+from videollava_cli.reader.limits import give_back_large_blocks
 from videollava_cli.reader.sizes import num_pixels
 from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
@@ -44,6 +45,7 @@ class Reading:
     """
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint, num_processors: int) -> None:
+        give_back_large_blocks()
         self._settings = settings
         self._pixels = checkpoint.pixels
         self._sampling = sampling_from(settings.start, settings.end, settings.moments)
@@ -175,4 +177,4 @@ class Answering:
             text = prompt_text(one_question([kind], question, self.settings), tokenizer)
             prompt_ids(text, tokenizer, self.checkpoint)
         fetch_weights(self.checkpoint, offline=self.settings.offline)
-        return load_engine(self.settings, self.checkpoint, tokenizer)
+        return load_engine(self.settings, self.checkpoint, tokenizer, tell=self.console.notice)
