@@ -2,7 +2,7 @@
 
 Clips are drawn when they are first wanted and kept in build/bench/batch: 240p to 1080p, 5 to 60 s, H.264 and VP9.
 Seconds are those of whole processes, loading included; the sides take turns. For the shell loop some of the clips are
-asked, for `many` all of them over and over under other names.
+asked, for `--many` all of them over and over under other names, and for `--large` a clip of 8K.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from make_checkpoint import make_checkpoint
 
-from benchmarks.batch_clips import CLIPS, made
+from benchmarks.batch_clips import CLIPS, LARGE_CLIP, made
 from benchmarks.machine import ROOT, machine_line
 
 QUESTION = "What happens?"
@@ -69,6 +69,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, default=len(CLIPS), metavar="N", help="the first N of the 64")
     parser.add_argument("--shell-clips", type=int, default=4, metavar="N", help="asked in the shell loop; 0: none")
     parser.add_argument("--many", type=int, default=1024, metavar="N", help="clips of one long run with tiny; 0: none")
+    parser.add_argument(
+        "--large", type=int, default=12, metavar="N", help="8K clips of one more run with tiny; 0: none"
+    )
     parser.add_argument("--batch-size", default="auto", metavar="N|auto")
     parser.add_argument("--json", action="store_true", help="one object a row, with every single run")
     parser.add_argument("--make-clips", action="store_true", help="make the clips and measure nothing")
@@ -107,20 +110,24 @@ def measure(place: Place, clips: Sequence[Path], options: argparse.Namespace) ->
                 _measure_once(row, place, asked, options.batch_size)
     ours.num_equal = sum(documented.answers.get(clip) == answer for clip, answer in ours.answers.items())
     rows = [row for row in (ours, documented, shell) if row.seconds]
-    if options.many and place.name == "tiny":
-        rows.append(_measure_many(place, clips, options))
+    if place.name != "tiny":
+        return rows
+    if options.many:
+        rows.append(_measure_links(Row(place.name, BATCH, options.many), place, clips, options.batch_size))
+    if options.large:
+        row = Row(place.name, f"{BATCH}, 8K", options.large)
+        rows.append(_measure_links(row, place, [made(LARGE_CLIP)], options.batch_size))
     return rows
 
 
-def _measure_many(place: Place, clips: Sequence[Path], options: argparse.Namespace) -> Row:
-    folder = place.folder / "many"
-    folder.mkdir(exist_ok=True)
-    for number in range(options.many):
-        clip = clips[number % len(clips)]
-        (folder / f"{number:05}{clip.suffix}").symlink_to(clip)
-    row = Row(place.name, BATCH, options.many)
-    print(f"{row.model}, {row.side}, {options.many} clips", file=sys.stderr)
-    _measure_once(row, place, sorted(folder.iterdir()), options.batch_size)
+def _measure_links(row: Row, place: Place, clips: Sequence[Path], batch_size: str) -> Row:
+    """Ask once about so many links to the clips."""
+    print(f"{row.model}, {row.side}, {row.num_clips} clips", file=sys.stderr)
+    with TemporaryDirectory(dir=place.folder) as folder:
+        for number in range(row.num_clips):
+            clip = clips[number % len(clips)]
+            Path(folder, f"{number:05}{clip.suffix}").symlink_to(clip)
+        _measure_once(row, place, sorted(Path(folder).iterdir()), batch_size)
     return row
 
 
@@ -132,7 +139,7 @@ def _measure_once(row: Row, place: Place, clips: Sequence[Path], batch_size: str
     began = time.perf_counter()
     if row.side == SHELL:
         used = [_run([*vllava, "ask", str(clip), QUESTION, *common], out) for clip in clips]
-    elif row.side == BATCH:
+    elif row.side.startswith(BATCH):
         listed.write_bytes(b"".join(os.fsencode(clip) + b"\0" for clip in clips))
         options = ["--from-file", str(listed), "-0", "-q", QUESTION, "--batch-size", batch_size, *common]
         used = [_run([*vllava, "batch", *options, "--json-summary", str(summary)], out)]
@@ -147,7 +154,7 @@ def _measure_once(row: Row, place: Place, clips: Sequence[Path], batch_size: str
     row.answers = {line["id"]: line["answer"] for line in map(json.loads, out.read_text().splitlines())}
     if len(row.answers) != len(clips):
         raise SystemExit(f"{row.side} answered {len(row.answers)} of {len(clips)}")
-    if row.side == BATCH:
+    if row.side.startswith(BATCH):
         sums = json.loads(summary.read_text())
         row.waited.append(sums["wait_s"] / (sums["seconds"] - sums["load_s"]))
 
@@ -179,7 +186,7 @@ def _print_rows(rows: list[Row], *, as_json: bool) -> None:
         spread = f"{median(row.seconds):.1f} ({min(row.seconds):.1f} to {max(row.seconds):.1f})"
         cells = [row.model, row.side, f"{row.num_clips:,}", spread, f"{row.clips_per_second:.2f}"]
         cells += [
-            f"{ratio:.1f} times" if row.side != BATCH else "",
+            f"{ratio:.1f} times" if row.side in (DOCUMENTED, SHELL) else "",
             f"{median(row.cpu_seconds):.1f}",
             f"{max(row.peak_mb):.0f}",
         ]

@@ -28,6 +28,7 @@ BITS_PER_PIXEL = 0.11  # of each frame: 2.5 Mbit/s at 720p, as ordinary video ha
 KEY_FRAMES_EVERY = (24, 48, 250)  # frames: phones and cameras, streaming, x264 left alone; VP9 has its own, 128
 # Width and height in pixels: what phones, cameras and the web give.
 SIZES = ((640, 360), (1280, 720), (320, 240), (360, 640), (854, 480), (1920, 1080), (640, 480), (426, 240))
+LARGEST_DRAWN = 1920  # pixels: wider pictures are drawn smaller and enlarged
 DRAWING = 2  # raise it when the drawing changes
 
 
@@ -61,7 +62,22 @@ class BatchClip:
         return f"{self.number:02}-{form}-{self.size[1]}p-{self.seconds}s.{'webm' if self.is_vp9 else 'mp4'}"
 
 
+class LargeClip(BatchClip):
+    """A second of 8K, with pictures between others, as phones make it."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return 7680, 4320
+
+    @property
+    def seconds(self) -> int:
+        """Its length, in seconds."""
+        return 1
+
+
 CLIPS = tuple(BatchClip(number) for number in range(NUM_CLIPS))
+LARGE_CLIP = LargeClip(NUM_CLIPS)
 
 
 def made(clip: BatchClip) -> Path:
@@ -114,8 +130,10 @@ def _pictures(clip: BatchClip) -> Iterator[NDArray[np.uint8]]:
 
 
 def _drawn(scene: Scene, step: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    rgb = render_clip(scene, np.array([(step + 0.5) / NUM_STEPS]), size)[0]
-    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+    height, width = size
+    smaller = -(-width // LARGEST_DRAWN)
+    rgb = render_clip(scene, np.array([(step + 0.5) / NUM_STEPS]), (height // smaller, width // smaller))[0]
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(width, height, "yuv420p")
     return np.minimum(frame.to_ndarray(), 255 - GRAIN_LEVELS).astype(np.uint8)
 
 
