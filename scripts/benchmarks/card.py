@@ -1,0 +1,110 @@
+"""What a device can do at most, measured on it: bytes and products a second; and what generating asks of it."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import VideoLlavaForConditionalGeneration
+
+from videollava_cli.generation import bytes_per_token
+from videollava_cli.media import NUM_FRAMES
+
+GIB = 1 << 30
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
+    """Return how long a device takes for some work: the median of three times so many repeats, after warming up."""
+    times = []
+    for run in range(4):
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        _wait(device)
+        if run:
+            times.append((time.perf_counter() - began) / repeats)
+    return median(times)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Return how many bytes a second the device's memory moves when a large buffer is copied, read and written."""
+    source = torch.ones(_large(device), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / seconds_of(lambda: target.copy_(source), device)
+
+
+def read_rate(device: torch.device) -> float:
+    """Return how many bytes a second are read when a large buffer is summed up."""
+    buffer = torch.ones(_large(device) // 4, dtype=torch.float32, device=device)
+    return buffer.nbytes / seconds_of(buffer.sum, device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return how many floating point operations a second large products of matrices reach, two for each product."""
+    side = 8192 if device.type == "cuda" else 512
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / seconds_of(lambda: left @ right, device)
+
+
+def upload_rates(device: torch.device) -> dict[str, float]:
+    """Return how many bytes a second go from the host to a card, from memory of each kind: the bound for loading."""
+    target = torch.empty(GIB, dtype=torch.uint8, device=device)
+    kinds = {"pageable": torch.ones(GIB, dtype=torch.uint8), "pinned": torch.ones(GIB, dtype=torch.uint8).pin_memory()}
+    return {
+        name: GIB / seconds_of(lambda source=source: target.copy_(source, non_blocking=True), device, repeats=2)  # type: ignore[misc]
+        for name, source in kinds.items()
+    }
+
+
+def step_bytes(model: VideoLlavaForConditionalGeneration, num_rows: int, num_tokens: float) -> float:
+    """Return what a decode step must read at least: each weight of the language model once, and the KV cache.
+
+    Args:
+        model: The model.
+        num_rows: How many answers are written at once.
+        num_tokens: How many tokens each row has in the cache.
+    """
+    weights = weight_bytes(model.model.language_model.layers) + weight_bytes(model.lm_head)
+    return weights + num_rows * num_tokens * bytes_per_token(model)
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Return how much memory a module's parameters take, in bytes, with the scales of quantized ones."""
+    states = (getattr(parameter, "quant_state", None) for parameter in module.parameters())
+    scales = sum(int(state.absmax.nbytes) for state in states if state is not None)
+    return scales + sum(parameter.nbytes for parameter in module.parameters())
+
+
+def prefill_flops(model: VideoLlavaForConditionalGeneration, num_tokens: int) -> float:
+    """Return the floating point operations of a clip's prefill: two for each weight and token, and attention's.
+
+    As Kaplan et al. 2020 (arXiv 2001.08361, table 1) count them, with attention's products of queries and keys, and
+    of weights and values, over half of the pairs where it is causal. The towers' patch embedding (a thousandth) and
+    the logits of one token are left out.
+    """
+    text: Any = model.config.get_text_config()
+    vision: Any = model.config.vision_config
+    num_patches = (vision.image_size // vision.patch_size) ** 2 + 1
+    shown = NUM_FRAMES * num_patches
+    products = 2 * num_tokens * _num_weights(model.model.language_model)
+    products += 2 * shown * (_num_weights(model.model.video_tower) + _num_weights(model.model.multi_modal_projector))
+    causal = 4 * num_tokens**2 * text.hidden_size * text.num_hidden_layers / 2
+    full = 4 * num_patches**2 * NUM_FRAMES * vision.hidden_size * vision.num_hidden_layers
+    return float(products + causal + full)
+
+
+def _num_weights(module: nn.Module) -> int:
+    return sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
+
+
+def _large(device: torch.device) -> int:
+    """Return the size of a buffer that no cache holds, in bytes."""
+    return 4 * GIB if device.type == "cuda" else GIB // 8
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
