@@ -17,6 +17,14 @@ hypothesis.settings.load_profile("suite")
 SIDE = 48
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_home(tmp_path_factory):
+    """Keep quantized weights of the tests out of the cache of whoever runs them, and of one run out of the next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache-home"))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path_factory):
     """Keep settings and conversations of whoever runs the tests out of them, and the tests off the network."""

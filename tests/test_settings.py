@@ -139,6 +139,7 @@ def test_environment_switches_understand_the_usual_words(presets, text, value):
         ("VLLAVA_SYSTEM", "12", "system", "12"),
         ("VLLAVA_DEVICE", "cuda:1", "device", "cuda:1"),
         ("VLLAVA_FIT", "pad", "fit", "pad"),
+        ("VLLAVA_CACHE", "off", "cache", False),
         ("VLLAVA_AT", "1,2,3,4,5,6,7,8", "at", "1,2,3,4,5,6,7,8"),
         ("VLLAVA_DECODE_THREADS", "3", "decode_threads", 3),
     ],

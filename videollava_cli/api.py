@@ -1,8 +1,9 @@
 """Engine and reader put together, for commands and for Python programs; knows nothing of terminals or options."""
 
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from videollava_cli.engine import Engine
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
+from videollava_cli.engine.quantized import QuantizedStore
 from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import Sampling
@@ -29,6 +31,8 @@ def presets_folder() -> Path:
 def load(model: str = "7b", **options: object) -> Engine:
     """Load a checkpoint for use from Python; config file and environment do not count here.
 
+    4-bit weights are kept in `$XDG_CACHE_HOME/vllava` unless `cache=False`.
+
     Args:
         model: A preset, a hub id or a local folder.
         options: Settings by the names they have in a config file, such as `load_4bit=True` or `device="cpu"`.
@@ -44,10 +48,29 @@ def load(model: str = "7b", **options: object) -> Engine:
     return load_engine(settings, checkpoint)
 
 
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder of quantized checkpoints: `$XDG_CACHE_HOME/vllava/quantized`.
+
+    A path there that is not absolute does not count, as XDG has it.
+    """
+    home = environment.get("XDG_CACHE_HOME", "")
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "vllava" / "quantized"
+
+
 def load_engine(
-    settings: Settings, checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase | None" = None
+    settings: Settings,
+    checkpoint: Checkpoint,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """Load the weights of a checkpoint that is on this disk, and its tokenizer unless it was loaded before.
+
+    Args:
+        settings: How to load it; with `cache`, 4-bit weights are kept on disk for the next time.
+        checkpoint: What to load.
+        tokenizer: Its tokenizer, if it was loaded before.
+        tell: Called with what the user should know about weights that are kept.
 
     Raises:
         UsageError: If the machine cannot do what the settings ask.
@@ -62,7 +85,8 @@ def load_engine(
             return reader.read(reader.find(source), checkpoint.pixels, sampling)
 
     tokenizer = tokenizer or load_tokenizer(checkpoint)
-    return Engine(load_model(checkpoint, settings), tokenizer, checkpoint, settings, read)
+    store = QuantizedStore(cache_folder(os.environ), tell) if settings.cache else None
+    return Engine(load_model(checkpoint, settings, store), tokenizer, checkpoint, settings, read)
 
 
 class BackgroundReading:

@@ -13,6 +13,7 @@ import typer
 from videollava_cli import __version__
 from videollava_cli.commands.ask import EXAMPLES, ask
 from videollava_cli.commands.batch import BATCH_EXAMPLES, batch
+from videollava_cli.commands.cache import cache
 from videollava_cli.commands.chat import CHAT_EXAMPLES, chat
 from videollava_cli.commands.doctor import EXAMPLES as DOCTOR_EXAMPLES
 from videollava_cli.commands.doctor import doctor
@@ -62,6 +63,7 @@ def common(
 
 app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
 app.command(name="batch", cls=RayCommand, epilog=BATCH_EXAMPLES, no_args_is_help=True)(batch)
+app.add_typer(cache, name="cache")
 app.command(name="chat", epilog=CHAT_EXAMPLES)(chat)
 app.command(name="doctor", epilog=DOCTOR_EXAMPLES)(doctor)
 app.command(name="frames", epilog=FRAMES_EXAMPLES, no_args_is_help=True)(frames)

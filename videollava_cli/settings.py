@@ -44,6 +44,7 @@ class Settings:
     dtype: str = "auto"
     load_4bit: bool = False
     load_8bit: bool = False
+    cache: bool = True
     attn_implementation: str | None = None
     max_new_tokens: int = 512
     temperature: float = 0.0

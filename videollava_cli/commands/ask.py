@@ -74,6 +74,7 @@ def ask(
     dtype: opt.Dtype = None,
     load_4bit: opt.Load4bit = None,
     load_8bit: opt.Load8bit = None,
+    cache: opt.Cache = None,
     flash_attn: opt.FlashAttn = False,
     attn_implementation: opt.AttnImplementation = None,
     max_new_tokens: opt.MaxNewTokens = None,
@@ -203,7 +204,7 @@ def _load(
     reading.raise_if_failed()
     clock.lap()
     with console.status(f"Loading {request.settings.model}"):
-        engine = load_engine(request.settings, checkpoint, tokenizer)
+        engine = load_engine(request.settings, checkpoint, tokenizer, tell=console.notice)
     return engine, seconds + clock.lap()
 
 

@@ -63,6 +63,7 @@ def batch(
     dtype: opt.Dtype = None,
     load_4bit: opt.Load4bit = None,
     load_8bit: opt.Load8bit = None,
+    cache: opt.Cache = None,
     flash_attn: opt.FlashAttn = False,
     attn_implementation: opt.AttnImplementation = None,
     batch_size: opt.BatchSize = None,

@@ -57,6 +57,7 @@ def chat(
     dtype: opt.Dtype = None,
     load_4bit: opt.Load4bit = None,
     load_8bit: opt.Load8bit = None,
+    cache: opt.Cache = None,
     flash_attn: opt.FlashAttn = False,
     attn_implementation: opt.AttnImplementation = None,
     max_new_tokens: opt.MaxNewTokens = None,

@@ -60,7 +60,7 @@ def begin(beginning: Beginning, console: Console) -> Session:
                 fetch_weights(checkpoint, offline=settings.offline)
             reading.raise_if_failed()
             with console.status(f"Loading {settings.model}"):
-                engine = load_engine(settings, checkpoint, tokenizer)
+                engine = load_engine(settings, checkpoint, tokenizer, tell=console.notice)
             media = reading.result()
     tell_about_engine(engine, console)
     if media:

@@ -37,6 +37,9 @@ Load4bit = Annotated[
 Load8bit = Annotated[
     bool | None, _option("Load the weights as 8-bit integers (GPU only).", MODEL, "--load-8bit/--no-load-8bit")
 ]
+Cache = Annotated[
+    bool | None, _option("Keep 4-bit weights on disk for next time (default), or do not.", MODEL, "--cache/--no-cache")
+]
 FlashAttn = Annotated[bool, _option("Same as --attn-implementation flash_attention_2.", MODEL, "--flash-attn")]
 AttnImplementation = Annotated[str | None, _option("eager, sdpa or flash_attention_2.", MODEL, "--attn-implementation")]
 Questions = Annotated[

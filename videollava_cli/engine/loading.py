@@ -1,6 +1,7 @@
 """Loading weights: device, number format, quantization, attention; knows transformers, nothing of prompts."""
 
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -22,12 +23,14 @@ from transformers import (
 
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, weight_files
 from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.quantized import QuantizedStore, identity_of, is_keepable
 from videollava_cli.engine.weights import Target, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
 from videollava_cli.generation import is_out_of_memory
 from videollava_cli.settings import Settings
 
 FLASH_ATTENTION = "flash_attention_2"
+MAX_SHARD_SIZE = "2GB"  # of kept weights: one shard at a time comes back from a GPU to be written
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -82,8 +85,16 @@ def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
         raise UsageError(f"Flash-Attention 2 needs float16 or bfloat16, and dtype is {dtype}: give --dtype float16")
 
 
-def load_model(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
+def load_model(
+    checkpoint: Checkpoint, settings: Settings, store: QuantizedStore | None = None
+) -> VideoLlavaForConditionalGeneration:
     """Load weights that are on this disk: safetensors only, no code from the checkpoint.
+
+    Args:
+        checkpoint: What to load.
+        settings: Where to, in which format.
+        store: Where 4-bit weights are kept from one time to the next; None to quantize every time. 8-bit ones are not
+            kept: a GPU makes them about as fast as it would read them.
 
     Raises:
         UsageError: If the machine cannot do what the settings ask.
@@ -91,8 +102,38 @@ def load_model(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForCondi
         GenerationError: If they do not fit the memory.
     """
     check_machine(settings)
+    if store is not None and settings.load_4bit and is_keepable(checkpoint):
+        return _load_kept(checkpoint, settings, store)
+    return _load_anew(checkpoint, settings)
+
+
+def _load_anew(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
     return _load_folder(checkpoint, settings, Source(checkpoint.folder, dtype, _quantization(settings)))
+
+
+def _load_kept(checkpoint: Checkpoint, settings: Settings, store: QuantizedStore) -> VideoLlavaForConditionalGeneration:
+    """Load 4-bit weights that were kept, or make and keep them."""
+    device = choose_device(settings.device)
+    dtype, quantization = choose_dtype(settings.dtype, device), _quantization(settings)
+    assert quantization is not None
+    way = json.dumps(quantization.to_dict(), sort_keys=True, default=str)
+    identity = identity_of(checkpoint, dtype=str(dtype), device=device.type, quantization=way)
+    folder = store.folder_of(checkpoint, identity)
+    if store.find(folder):
+        try:
+            return _load_folder(checkpoint, settings, Source(folder, None, None))
+        except CheckpointError as error:  # made wrongly, or removed meanwhile
+            store.discard(folder, str(error))
+    model = _load_anew(checkpoint, settings)
+    with quiet_libraries():
+        manifest = {
+            "model": checkpoint.hub_id or checkpoint.name,
+            "what": f"4-bit {str(dtype).removeprefix('torch.')}",
+            "identity": identity,
+        }
+        store.keep(folder, manifest, lambda draft: model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE))
+    return model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
