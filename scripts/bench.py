@@ -9,6 +9,7 @@ scripts/bench questions
 scripts/bench batch
 scripts/bench generate
 scripts/bench gpu
+scripts/bench load
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-TABLES = ("ask", "batch", "startup", "read", "chat", "questions", "generate", "gpu")
+TABLES = ("ask", "batch", "startup", "read", "chat", "questions", "generate", "gpu", "load")
 ROOT = Path(__file__).resolve().parents[1]
 
 
