@@ -63,7 +63,7 @@ def test_gpu_without_bitsandbytes_says_so(monkeypatch):
 
 
 def test_neither_table_needs_what_a_lent_machine_lacks():
-    forbidden = "av", "bitsandbytes", "typer", "rich", "prompt_toolkit", "textual_image"
+    forbidden = "av", "bitsandbytes", "prompt_toolkit", "textual_image"
     code = f"""
 import sys
 sys.path[:0] = ["scripts", "."]

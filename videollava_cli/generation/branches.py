@@ -64,11 +64,11 @@ def generate_behind(
     Yields:
         For each prompt its next token id, end-of-answer ids included; None for one that has ended.
     """
-    is_fixed = (steps or best_steps(model)) is Steps.FIXED
+    num_steps = max(decoding.max_new_tokens) - 1
+    is_fixed = num_steps > 0 and (steps or best_steps(model)) is Steps.FIXED
     row = _Row(model, cache, num_branches=len(rests))
     new = [rest.ids[row.num_shared :] for rest in rests]
     features = [feature for rest in rests for feature in rest.features]
-    num_steps = max(decoding.max_new_tokens) - 1
     if is_fixed:
         reserve(cache, room_for(row.num_shared + sum(map(len, new)), len(rests), num_steps))
     logits = row.run(embed(model, [token for ids in new for token in ids], features), [len(ids) for ids in new])

@@ -4,13 +4,13 @@ A lane is a row of a batch, or a branch of one row: it gets one new token a step
 ids, positions, places and mask, is in tensors on the device, and the step itself moves them on. Attention reads the
 whole room and a mask hides what is not written, or not the lane's own.
 
-Room is made for `STEPS_OF_ROOM` further steps at a time, because reading it in vain costs: of the 7B a token of a lane
-is 0.5 MiB, 256 of them 1 % of the weights' 13.5 GB, which are read at each step anyway; more room for a batch of 32
-would cost a third. New room is recorded anew, which takes as long as about ten steps: 4 % of 256.
+Room is made for `STEPS_OF_ROOM` further steps at a time. Reading it in vain costs: of the 7B in fp16 a token of a lane
+is 0.5 MiB, so 256 of them are 0.13 GB a step, beside the 13.5 GB of weights that each step reads, and for 32 lanes
+4.3 GB. New room must be recorded anew, which is expected to take as long as about ten steps: 4 % of 256.
 
 Lanes that have ended are run along until no more than half are open (`DROP_SHARE`). Dropping one means recording anew,
-and for rows of a batch copying the others' keys and values; a lane that runs along costs its reading of them only. So
-at most half of that reading is in vain, and N lanes are recorded at most log2(N) times more.
+and for rows of a batch copying the others' keys and values; running one along costs the reading of its own, nothing of
+the weights. So at most half of the cache is read in vain, and N lanes are recorded at most log2(N) times more.
 """
 
 from dataclasses import dataclass

@@ -68,16 +68,12 @@ def generate(
     Yields:
         The next token id, end-of-answer ids included, of each row that has not ended.
     """
-    steps = steps or best_steps(model)
     num_steps = max(decoding.max_new_tokens) - 1
-    rows = _Rows(model, num_steps if steps is Steps.FIXED else 0)
+    is_fixed = num_steps > 0 and (steps or best_steps(model)) is Steps.FIXED
+    rows = _Rows(model, num_steps if is_fixed else 0)
     logits = rows.run(fan) if isinstance(fan, Prompts) else rows.run_fan(fan)
-    said = rows.said
-    if steps is Steps.FIXED:
-        start = Start(rows.mask.bool()[:, None], rows.mask.sum(-1, keepdim=True), num_steps)
-        yield from write(FixedLanes(model, rows.cache, start), said, logits, decoding)
-    else:
-        yield from write(rows, said, logits, decoding)
+    lanes = FixedLanes(model, rows.cache, rows.start(num_steps)) if is_fixed else rows
+    yield from write(lanes, rows.said, logits, decoding)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,6 +133,10 @@ class _Rows:
 
     def finish(self) -> None:
         """Leave the cache as it is: it grew all along."""
+
+    def start(self, num_steps: int) -> Start:
+        """Return where the rows stand, for steps of one shape."""
+        return Start(self.mask.bool()[:, None], self.mask.sum(-1, keepdim=True), num_steps)
 
     def _forward(self, ids: torch.Tensor, media: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         if self.num_fixed_steps:
