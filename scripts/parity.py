@@ -8,6 +8,9 @@ whole pictures. Random weights in the 7B's token geometry, fp32, on the CPU; nf4
 Then every case is asked turn by turn of an engine that keeps what it ran, of the engine made to forget it, and of
 `model.generate` over the whole prompt; and conversations about the same media are answered together and alone.
 
+Steps of one shape, which a CUDA card records, are held against `model.generate` as well, batched, in every mode, and
+answer conversations together.
+
     python scripts/parity.py            # exit status 1 if anything differs
 """
 
@@ -34,6 +37,7 @@ from videollava_cli.generation import (
     Decoding,
     Detokenizer,
     Prompts,
+    Steps,
     end_of_answer_ids,
     generate,
     image_argument,
@@ -80,6 +84,7 @@ def main() -> int:
             "equal to model.generate": list(compare_all(Path(folder))),
             "cached equal to uncached and to model.generate": list(compare_cached(Path(folder))),
             "together equal to alone": list(compare_together(Path(folder))),
+            "fixed steps equal to growing ones and to model.generate": list(compare_fixed(Path(folder))),
         }
     for title, outcomes in kinds.items():
         for outcome in outcomes:
@@ -140,6 +145,32 @@ def compare_together(checkpoint: Path) -> Iterator[Outcome]:
                 yield from (Outcome(*row) for row in zip(names, together, alone, strict=True))
 
 
+def compare_fixed(checkpoint: Path) -> Iterator[Outcome]:
+    """Answer with steps of one shape: batches of different lengths, and conversations about the same media."""
+    engine = load(str(checkpoint), device="cpu")
+    cases = make_cases(engine)
+    for mode, options in MODES.items():
+        if mode == "nf4":
+            continue
+        for first in range(0, len(cases), 4):
+            several = cases[first : first + 4]
+            ours = our_ids(engine, several, options, Steps.FIXED)
+            is_drawn_alike = mode != "sampled"  # as above
+            others = (
+                reference_ids(engine, several, options)
+                if is_drawn_alike
+                else our_ids(engine, several, options, Steps.GROWING)
+            )
+            names = [f"fixed, {mode}, batch: {case.name}" for case in several]
+            yield from (Outcome(*row) for row in zip(names, ours, others, strict=True))
+    asked = [turn for case in (cases[4], cases[12]) for turn in turn_by_turn(case)]
+    alone = [engine_text(engine, case) for case in asked]
+    engine.forget()
+    engine._runner.steps = Steps.FIXED
+    for case, text in zip(asked, alone, strict=True):
+        yield Outcome(f"fixed, turn by turn: {case.name}", engine_text(engine, case), text)
+
+
 def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = None) -> str:
     """Return the text that an engine streams."""
     return engine_texts(engine, [case], options or {})[0]
@@ -170,7 +201,9 @@ def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str,
     return [Outcome(*row) for row in zip(names, ours, reference, strict=True)]
 
 
-def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
+def our_ids(
+    engine: Engine, cases: Sequence[Case], options: dict[str, Any], steps: Steps | None = None
+) -> list[list[int]]:
     """Return the ids that our loop generates for a batch of cases, end-of-answer ids included."""
     texts = [prompt_text(case.conversation, engine.tokenizer) for case in cases]
     rows = [prompt_ids(text, engine.tokenizer, engine.checkpoint) for text in texts]
@@ -182,8 +215,8 @@ def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> l
     prompts = Prompts(*pad_left(rows, pad_id, engine.model.device), *tensors)
     chosen = {key: value for key, value in options.items() if key != "load_4bit"}
     decoding = Decoding((NUM_NEW_TOKENS,) * len(rows), end_of_answer_ids(engine.model), **chosen)
-    steps = list(generate(engine.model, prompts, decoding))
-    return [[step[row] for step in steps if row in step] for row in range(len(rows))]
+    tokens = list(generate(engine.model, prompts, decoding, steps))
+    return [[step[row] for step in tokens if row in step] for row in range(len(rows))]
 
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
