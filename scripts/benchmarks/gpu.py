@@ -21,6 +21,7 @@ from transformers import VideoLlavaForConditionalGeneration
 from transformers import __version__ as transformers_version
 
 from benchmarks import card, nf4
+from benchmarks.attention import attention_seconds
 from benchmarks.loops import (
     Row,
     Side,
@@ -35,6 +36,7 @@ from benchmarks.loops import (
 from benchmarks.machine import machine_line
 from videollava_cli.engine.loading import choose_device
 from videollava_cli.generation import Steps
+from videollava_cli.generation.caching import rounded_up
 
 NUM_EQUAL = 256  # tokens that fixed and growing steps are compared over
 MAX_EAGER_ROWS = 8  # eager attention has all scores of a prefill in memory: 40 GB for 32 clips
@@ -98,6 +100,7 @@ def measure_card(device: torch.device, options: argparse.Namespace) -> Iterator[
     model = make_model(options.geometry, device, dtype)
     yield Fact("weights", card.weight_bytes(model) / card.GIB, "GiB")
     yield from _generating("fp16" if dtype is torch.float16 else "fp32", model, limits, options)
+    yield from _attention(model, options)
     yield from _equality(make_workload(model, options.geometry, 1, NUM_EQUAL))
     if not nf4.is_there():
         yield Fact("nf4", None, "not measured: bitsandbytes is not installed")
@@ -148,6 +151,16 @@ def _equality(workload: Workload) -> Iterator[Fact]:
         return
     yield Fact(name, difference.at_token, "tokens")
     yield Fact("gap of the two logits at the first difference", difference.gap, "steps of the number format")
+
+
+def _attention(model: VideoLlavaForConditionalGeneration, options: argparse.Namespace) -> Iterator[Fact]:
+    """Measure one layer's attention at a step behind a clip."""
+    text = model.config.get_text_config()
+    heads = text.num_attention_heads, text.hidden_size // text.num_attention_heads
+    room = rounded_up(model.config.video_seq_length + options.new_tokens)
+    for batch in options.batches:
+        for way, seconds in attention_seconds(batch, heads, room, model.device).items():
+            yield Fact(f"attention of one layer, {batch} at once, {room} keys, {way}", seconds * 1e6, "us")
 
 
 def _nf4_layers(model: VideoLlavaForConditionalGeneration) -> Iterator[Fact]:
