@@ -27,6 +27,24 @@ with stored_tensors([Path(sys.argv[1])], Target(torch.device("cpu"), torch.float
 print((status("VmHWM") - before) / sum(tensor.nbytes for tensor in kept))
 """
 
+HOLES = """
+from pathlib import Path
+import torch
+from videollava_cli.engine.heap import returning_blocks
+
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+torch.ones(1 << 20).sum()
+before, kept = resident(), []
+with returning_blocks():
+    for number in range(64):
+        dropped = torch.ones((2 + number % 3) << 20)
+        kept.append(torch.ones(100_000))
+        del dropped
+print((resident() - before) / sum(tensor.nbytes for tensor in kept))
+"""
+
 
 @pytest.fixture
 def file(tmp_path):
@@ -72,3 +90,10 @@ def test_converting_takes_no_more_memory_than_its_outcome(tmp_path):
     done = subprocess.run(run, capture_output=True, check=True, text=True)
 
     assert 0.9 < float(done.stdout) <= 1.10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_tensors_that_are_dropped_leave_no_holes_between_those_that_stay():
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, check=True, text=True)
+
+    assert float(done.stdout) < 1.3

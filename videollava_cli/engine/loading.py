@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, weight_files
+from videollava_cli.engine.heap import returning_blocks
 from videollava_cli.engine.memory import needed_memory
 from videollava_cli.engine.quantized import QuantizedStore, identity_of, is_keepable
 from videollava_cli.engine.weights import Target, stored_tensors
@@ -108,8 +109,9 @@ def load_model(
 
 
 def _load_anew(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
-    dtype = choose_dtype(settings.dtype, choose_device(settings.device))
-    return _load_folder(checkpoint, settings, Source(checkpoint.folder, dtype, _quantization(settings)))
+    dtype, quantization = choose_dtype(settings.dtype, choose_device(settings.device)), _quantization(settings)
+    with returning_blocks() if quantization else nullcontext():
+        return _load_folder(checkpoint, settings, Source(checkpoint.folder, dtype, quantization))
 
 
 def _load_kept(checkpoint: Checkpoint, settings: Settings, store: QuantizedStore) -> VideoLlavaForConditionalGeneration:
