@@ -1,11 +1,14 @@
 """Steps of one shape, as a CUDA card records and replays them: on a CPU the same tokens as of steps that grow."""
 
+import inspect
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from conversations import about, answer, answers_together, noise_clip, noise_image, reference_answer, settings_for
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from videollava_cli.engine.prompting import prompt_ids
 from videollava_cli.generation import (
@@ -69,6 +72,49 @@ def small_rooms(monkeypatch):
     """Make new room every few steps."""
     monkeypatch.setattr(caching, "ROOM_TOKENS", 8)
     monkeypatch.setattr(fixed, "STEPS_OF_ROOM", 3)
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph is on a card: the operations on tensors that some work was, done again on the same tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        """Do the operations again, in order."""
+        made = {}
+
+        def now(value):
+            return made.get(id(value), value)
+
+        for function, args, kwargs, result in self.operations:
+            again = function(*tree_map(now, args), **tree_map(now, kwargs))
+            made |= {id(old): new for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True)}
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """Record steps on tapes, each of which is replayed without a line of Python of the model."""
+    tapes = []
+
+    def record(work, device):
+        step = inspect.getclosurevars(work).nonlocals["self"]
+        before = [tensor.clone() for tensor in (step.mask, step.positions, step.places)]
+        with Tape() as tape:
+            work()
+        for tensor, value in zip((step.mask, step.positions, step.places), before, strict=True):
+            tensor.copy_(value)  # recording does none of the work
+        tapes.append(tape)
+        return tape
+
+    monkeypatch.setattr(graphs, "record", record)
+    return tapes
 
 
 @contextmanager
@@ -251,6 +297,32 @@ def test_recording_serves_the_next_answers_in_the_same_room(engine, media, monke
     assert len(recordings) == 1
     assert text == reference_answer(engine, about(media, "What moves?"), media)
     assert again == reference_answer(engine, about([media[0]], "Where to?"), [media[0]])
+
+
+def test_replayed_operations_write_rows_and_branches_as_growing_steps_do(mini, small_rooms, tapes):
+    rows = [ids_of(mini, question) for question in QUESTIONS]
+    decoding = Decoding((30, 12, 30, 30, 4, 30), LONG_AS_ASKED)
+    prompts = Prompts(*pad_left(rows, 0, CPU))
+
+    growing, fixed_ids = (collected(generate(mini.model, prompts, decoding, steps), 6) for steps in Steps)
+    branches_growing, branches = (behind(mini.model, [1, 5], rows, decoding, steps) for steps in Steps)
+
+    assert len(tapes) > 4  # room ran out, lanes were dropped
+    assert (fixed_ids, branches) == (growing, branches_growing)
+
+
+def test_replayed_operations_answer_turn_after_turn(engine, media, tapes):
+    conversations = [about(media, question) for question in QUESTIONS[:3]]
+
+    with forward_shapes(engine.model) as shapes:
+        answers = [answer(engine, conversation, media, max_new_tokens=12)[0] for conversation in conversations]
+
+    assert len(tapes) == 1
+    assert len(shapes) < 8  # three prompts, warming up, recording
+    for text, conversation in zip(answers, conversations, strict=True):
+        engine.forget()
+        engine._runner.steps = Steps.GROWING
+        assert answer(engine, conversation, media, max_new_tokens=12)[0] == text
 
 
 def test_turns_are_answered_on_what_is_kept_as_by_growing_steps(engine, media):
