@@ -104,6 +104,8 @@ def _aside(device: torch.device) -> Iterator[None]:
         return
     stream, current = _side_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    current.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:  # also behind an interrupt: what was started still writes to the cache
+        current.wait_stream(stream)
