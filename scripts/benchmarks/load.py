@@ -89,7 +89,7 @@ def print_table(options: argparse.Namespace) -> None:
     for row in rows.values():
         print(row.cells(largest))
     for name, seconds in reading.items():
-        print(f"| {name} | {spread(seconds)} | | | |")
+        print(f"| {name} | {spread(seconds)} | | | | |")
     print(
         f"\nquantizing takes {sums['quantizing_over_kept']:.1f} times as long as loading what was kept; "
         f"{sums['same_tokens']} of {sums['tokens']} tokens are the same"
