@@ -30,7 +30,7 @@ print((status("VmHWM") - before) / sum(tensor.nbytes for tensor in kept))
 HOLES = """
 from pathlib import Path
 import torch
-from videollava_cli.engine.heap import returning_blocks
+from videollava_cli.heap import returning_blocks
 
 def resident():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])

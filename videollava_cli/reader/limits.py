@@ -1,17 +1,13 @@
 """How large pictures and streams may be, and what may be used on them; knows sizes, nothing of formats."""
 
-import ctypes
 import os
 import shutil
-import sys
 from typing import BinaryIO, Protocol
 
 from videollava_cli.errors import MediaError
 
 MAX_BYTES = 8 << 30  # of a download or of stdin
 COPY_BYTES = 1 << 20
-LARGE_BLOCK_BYTES = 4 << 20  # a third of a picture of 1080p in RGB, or the brightness of one of 4K
-M_MMAP_THRESHOLD = -3  # its number in glibc's malloc.h
 MAX_ASPECT = 2000  # longer to shorter side: bringing the shorter one to 224 pixels makes the longer one 448,000
 
 
@@ -49,16 +45,6 @@ def copy_bounded(stream: Readable, file: BinaryIO, name: str) -> int:
             raise MediaError(f"no disk space left in {os.path.dirname(file.name)!r} for {name}")
         file.write(block)
     return total
-
-
-def give_back_large_blocks() -> None:
-    """Have the C library give memory back as soon as a large picture is freed, where it is glibc.
-
-    By itself it keeps freed blocks of up to 32 MiB, in an arena for each of several threads: reading some 8K clips took
-    up to three times the memory of reading one (`scripts/bench batch`, the row of 8K). See mallopt(3).
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def num_processors() -> int:

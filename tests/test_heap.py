@@ -8,9 +8,9 @@ import pytest
 # Blocks of 8 MiB, each with another behind it that stays: so they cannot be given back from the heap's end.
 FREE_BLOCKS = """
 import ctypes, sys
-from videollava_cli.reader.limits import give_back_large_blocks
+from videollava_cli.heap import give_back_pictures
 if sys.argv[1] == "give back":
-    give_back_large_blocks()
+    give_back_pictures()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096

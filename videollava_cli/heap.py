@@ -1,0 +1,58 @@
+"""The C library's heap where much is made and dropped; knows glibc, nothing of tensors or pictures.
+
+glibc keeps what is freed, up to 32 MiB a block and in an arena for each of several threads, and gives it back from a
+heap's end only. What is larger than its threshold for mmap it gives back at once. See mallopt(3).
+"""
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+SMALLEST_BYTES = 1 << 20
+PICTURE_BYTES = 4 << 20  # two thirds of a picture of 1080p in RGB, or half the brightness of one of 4K
+LARGEST_BYTES = 32 << 20  # as far as glibc itself raises its threshold (DEFAULT_MMAP_THRESHOLD_MAX)
+
+
+class _Heap:
+    """The threshold for mmap that holds now; where the C library is another than glibc, nothing is changed."""
+
+    threshold = LARGEST_BYTES
+
+    def __init__(self) -> None:
+        self._mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+
+    def set(self, threshold: int) -> None:
+        """Set the threshold, in bytes, and with it that for giving back a heap's end, as glibc does."""
+        self.threshold = threshold
+        if self._mallopt:
+            self._mallopt(M_MMAP_THRESHOLD, threshold)
+            self._mallopt(M_TRIM_THRESHOLD, 2 * threshold)
+
+
+_heap = _Heap()
+
+
+def give_back_pictures() -> None:
+    """Have the memory of large pictures go back to the system when they are freed, from now on.
+
+    Several threads that decode leave freed pictures in several arenas: some 8K clips took up to three times the memory
+    of one (`scripts/bench batch`, the row of 8K).
+    """
+    _heap.set(PICTURE_BYTES)
+
+
+@contextmanager
+def returning_blocks() -> Iterator[None]:
+    """Have blocks of a mebibyte and more go back to the system when they are freed, as long as this lasts.
+
+    Quantizing makes short-lived tensors of many mebibytes between small ones that stay. In glibc's heap the holes that
+    they leave come to more than the quantized weights themselves. Answering, afterwards, reuses its memory.
+    """
+    before = _heap.threshold
+    _heap.set(SMALLEST_BYTES)
+    try:
+        yield
+    finally:
+        _heap.set(before)
