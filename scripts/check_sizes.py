@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Check the style's size limits in the package: lines of modules and functions, parameters of functions.
 
-A function's lines are those of its body after the docstring. A Typer command, the function named like its module
-in `commands/`, may take any number of parameters: they are its options.
+A function's lines are those of its body after the docstring. A Typer command, the function named like its module or
+folder in `commands/`, may take any number of parameters: they are its options.
 """
 
 import ast
@@ -55,7 +55,8 @@ def _violations(path: Path, text: str, functions: list[Function]) -> Iterator[st
         where = f"{_shown(path)}:{function.lineno}: {function.name}"
         if (count := num_body_lines(function)) > MAX_FUNCTION_LINES:
             yield f"{where} has {count} lines, at most {MAX_FUNCTION_LINES} are allowed"
-        is_command = path.parent.name == "commands" and function.name == path.stem
+        name = path.parent.name if path.stem == "command" else path.stem
+        is_command = "commands" in path.parts and function.name == name
         is_free = is_command or function.name in FOREIGN_SIGNATURES
         if not is_free and (count := num_parameters(function)) > MAX_PARAMETERS:
             yield f"{where} has {count} parameters, at most {MAX_PARAMETERS} are allowed"

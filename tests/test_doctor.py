@@ -16,7 +16,7 @@ import torch
 
 from videollava_cli import __version__
 from videollava_cli.api import presets_folder
-from videollava_cli.commands.doctor_report import json_report, last_line, show
+from videollava_cli.commands.doctor.report import json_report, last_line, show
 from videollava_cli.console import Console
 from videollava_cli.doctor import examine, libraries, machine
 from videollava_cli.doctor.facts import (

@@ -14,7 +14,7 @@ from videollava_cli.batching.lists import STDIN, read_list, read_questions
 from videollava_cli.batching.worklist import Shard, items_about, stamped, without_repetitions
 from videollava_cli.cluster import check_address
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.batch_run import Job, list_items, run
+from videollava_cli.commands.batch.run import Job, list_items, run
 from videollava_cli.console import Console
 from videollava_cli.conversation import Turn
 from videollava_cli.errors import ExitStatus, UsageError

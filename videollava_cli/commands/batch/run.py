@@ -15,9 +15,9 @@ from videollava_cli.batching.records import as_text, digest, error_record, ident
 from videollava_cli.batching.results import Held, Results, read_held
 from videollava_cli.batching.tally import Tally
 from videollava_cli.batching.worklist import by_medium
-from videollava_cli.commands.batch_lines import Sums, line_of, others, write_summary
-from videollava_cli.commands.batch_ray import Spread, plan_of
-from videollava_cli.commands.batch_work import Answering, Reading, find
+from videollava_cli.commands.batch.lines import Sums, line_of, others, write_summary
+from videollava_cli.commands.batch.spread import Spread, plan_of
+from videollava_cli.commands.batch.work import Answering, Reading, find
 from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.errors import ExitStatus, OutputClosedError, UsageError, VllavaError

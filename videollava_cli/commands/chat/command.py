@@ -11,10 +11,10 @@ from videollava_cli.chat.lines import PipedLines
 from videollava_cli.chat.store import StateFolder, read_transcript
 from videollava_cli.chat.transcript import Transcript
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.chat_answers import Answers, JsonAnswers, LineAnswers, LiveAnswers
-from videollava_cli.commands.chat_keeping import Keeper
-from videollava_cli.commands.chat_start import Beginning, begin
-from videollava_cli.commands.chat_talk import Lines, Outlet, Talk
+from videollava_cli.commands.chat.answers import Answers, JsonAnswers, LineAnswers, LiveAnswers
+from videollava_cli.commands.chat.keeping import Keeper
+from videollava_cli.commands.chat.start import Beginning, begin
+from videollava_cli.commands.chat.talk import Lines, Outlet, Talk
 from videollava_cli.console import Console
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer

@@ -54,7 +54,7 @@ def doctor(
     """
     given = dict(locals())
     # What looks at the machine is imported here: other commands start without it.
-    from videollava_cli.commands import doctor_report
+    from videollava_cli.commands.doctor import report
     from videollava_cli.doctor import examine
     from videollava_cli.doctor.findings import find, reason_against
 
@@ -70,7 +70,7 @@ def doctor(
         facts = examine(settings, is_tested=self_test)
     findings = find(facts, settings)
     if json_object:
-        console.answer(json.dumps(doctor_report.json_report(facts, findings, settings), ensure_ascii=False) + "\n")
+        console.answer(json.dumps(report.json_report(facts, findings, settings), ensure_ascii=False) + "\n")
     else:
-        doctor_report.show(findings, doctor_report.last_line(facts, findings, settings), console)
+        report.show(findings, report.last_line(facts, findings, settings), console)
     return ExitStatus.ANSWERED if reason_against(findings) is None else ExitStatus.FAILED

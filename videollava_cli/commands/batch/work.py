@@ -16,9 +16,9 @@ from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.errors import MediaError, UsageError
+from videollava_cli.heap import give_back_pictures
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.reader import Found, MediaReader, Turns
-from videollava_cli.reader.limits import give_back_large_blocks
 from videollava_cli.reader.sizes import num_pixels
 from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
@@ -45,7 +45,7 @@ class Reading:
     """
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint, num_processors: int) -> None:
-        give_back_large_blocks()
+        give_back_pictures()
         self._settings = settings
         self._pixels = checkpoint.pixels
         self._sampling = sampling_from(settings.start, settings.end, settings.moments)

@@ -9,7 +9,7 @@ from videollava_cli.chat.showing import STDIN, read_again, read_medium
 from videollava_cli.chat.slash import COMMANDS, Order, to_path
 from videollava_cli.chat.store import check_target, read_transcript, write_transcript
 from videollava_cli.chat.transcript import Said, Source
-from videollava_cli.commands.chat_frames import frame_times, show_frames
+from videollava_cli.commands.chat.frames import frame_times, show_frames
 from videollava_cli.commands.notes import tell_about_media, usage_line
 from videollava_cli.console import Console
 from videollava_cli.errors import OutputError, UsageError

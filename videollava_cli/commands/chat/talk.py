@@ -7,9 +7,9 @@ from typing import Protocol
 
 from videollava_cli.chat.session import Session
 from videollava_cli.chat.slash import Dragged, Order, Question, meaning
-from videollava_cli.commands.chat_answers import Answers
-from videollava_cli.commands.chat_keeping import Keeper
-from videollava_cli.commands.chat_orders import Orders
+from videollava_cli.commands.chat.answers import Answers
+from videollava_cli.commands.chat.keeping import Keeper
+from videollava_cli.commands.chat.orders import Orders
 from videollava_cli.commands.notes import cut_off_line, usage_line
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk

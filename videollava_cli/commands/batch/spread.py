@@ -14,7 +14,7 @@ from videollava_cli.batching import Item
 from videollava_cli.batching.pipeline import Failed, NoMedia, Outcome, Pace, Row, Unread, answered
 from videollava_cli.batching.worklist import by_medium
 from videollava_cli.cluster import Actors, Node, Steps, joined, spread
-from videollava_cli.commands.batch_work import Answering, Reading
+from videollava_cli.commands.batch.work import Answering, Reading
 from videollava_cli.console import Console
 from videollava_cli.engine.batch import MAX_CPU_ROWS, MAX_GPU_ROWS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes

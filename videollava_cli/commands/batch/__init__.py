@@ -1,0 +1,1 @@
+"""`vllava batch`: options, the run over all items, where its lines go, and Ray."""

@@ -1,0 +1,1 @@
+"""`vllava chat`: options, how it starts, what is said, and the slash commands."""

@@ -1,0 +1,1 @@
+"""`vllava doctor`: options, and how findings are printed."""
