@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Run one table and print it; only its own module is imported, so that it needs no more than it uses."""
-    sys.path.insert(0, str(ROOT))  # where vllava is not installed, as on a machine lent for an hour
+    sys.path.insert(0, str(ROOT))  # where vllava is not installed, as on a rented one with a card
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = parser.add_subparsers(dest="table", required=True)
     modules = {name: import_module(f"benchmarks.{name}") for name in TABLES if name in sys.argv[1:2]}
