@@ -526,6 +526,29 @@ def test_marks_have_colours_in_a_terminal_unless_it_wants_none(monkeypatch, is_c
     assert ("\x1b" in shown) == is_colored
 
 
+@pytest.mark.parametrize(
+    ("made", "mark", "expected"),
+    [
+        ([], "ok", "nothing yet, in "),
+        (["model-4bit-0123"], "note", ", 1 unfinished or damaged: see vllava cache"),
+        (["a.unfinished", "b.unfinished"], "note", ", 2 unfinished or damaged: see vllava cache"),
+    ],
+)
+def test_kept_weights_are_counted(tmp_path, made, mark, expected):
+    for name in made:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(1000))
+    settings = settings_of(model="tiny")
+    kept = machine.look_at_kept_weights(tmp_path)
+
+    [finding] = [
+        each for each in find(replace(facts_of(settings), kept=kept), settings) if each.subject == "4-bit kept"
+    ]
+
+    assert (finding.mark.value, kept.number, kept.num_bytes) == (mark, len(made), 1000 * len(made))
+    assert expected in finding.text
+
+
 def test_json_adds_up_and_tells_every_finding():
     settings = settings_of()
     facts = facts_of(settings, card(24), self_test=SelfTest(QUESTION, EXPECTED, EXPECTED, 1.0))

@@ -1,9 +1,11 @@
 """A check-up of this machine: finds out what there is, and what the default command would meet; prints nothing."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from videollava_cli.api import cache_folder
 from videollava_cli.doctor import libraries, machine
 from videollava_cli.doctor.facts import Facts, Gpu
 from videollava_cli.doctor.models import examine_model, find_place, models_to_examine
@@ -25,7 +27,8 @@ def examine(settings: Settings, *, is_tested: bool) -> Facts:
         UsageError: If the settings name no device.
     """
     software = libraries.look_at_software()
-    facts = Facts(software, machine.look_at_computer(), machine.look_at_disk(_cache_folder(settings)))
+    kept = machine.look_at_kept_weights(cache_folder(os.environ))
+    facts = Facts(software, machine.look_at_computer(), machine.look_at_disk(_cache_folder(settings)), kept)
     return facts if software.problems else _examine_further(facts, settings, is_tested=is_tested)
 
 

@@ -98,6 +98,16 @@ class Disk:
     free_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The folder of quantized weights that are kept, how many there are, how many of no use, and the bytes of all."""
+
+    folder: str
+    number: int
+    num_unusable: int
+    num_bytes: int
+
+
 class State(StrEnum):
     """How much of a checkpoint is on this disk; a broken one is there, and no use."""
 
@@ -178,6 +188,7 @@ class Facts:
     software: Software
     computer: Computer
     disk: Disk
+    kept: Kept | None = None
     device: str | None = None
     dtype: str | None = None
     settings_problem: str | None = None

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from videollava_cli.doctor.facts import Computer, Disk, Gpu, Graphics
+from videollava_cli.doctor.facts import Computer, Disk, Gpu, Graphics, Kept
+from videollava_cli.engine.quantized import entries
 from videollava_cli.errors import first_line
 from videollava_cli.reader.limits import num_processors
 
@@ -77,6 +78,13 @@ def _quota(group: Path) -> int | None:
         return max(1, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
         return None
+
+
+def look_at_kept_weights(folder: Path) -> Kept:
+    """Find out what is kept of quantized weights; their sizes are compared, their content is not read."""
+    found = entries(folder)
+    num_unusable = sum(entry.state != "kept" for entry in found)
+    return Kept(str(folder), len(found), num_unusable, sum(entry.num_bytes for entry in found))
 
 
 def look_at_disk(folder: Path) -> Disk:

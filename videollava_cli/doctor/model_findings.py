@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from videollava_cli.doctor.facts import Disk, Facts, Finding, Fit, Mark, Model, State
+from videollava_cli.doctor.facts import Disk, Facts, Finding, Fit, Kept, Mark, Model, State
 from videollava_cli.doctor.sizes import gigabytes, memory_size
 from videollava_cli.engine.memory import Need
 from videollava_cli.settings import Settings
@@ -14,11 +14,23 @@ def checkpoint_findings(facts: Facts, settings: Settings) -> Iterator[Finding]:
     """Yield where checkpoints are kept, and what is there of each."""
     disk = facts.disk
     yield Finding(FILES, "cache", Mark.OK, f"{disk.folder}, {gigabytes(disk.free_bytes)} free")
+    if facts.kept:
+        yield _kept_in_words(facts.kept)
     for model in facts.models:
         mark, text = _files_in_words(model, disk, is_offline=settings.offline)
         if mark is Mark.PROBLEM and model.name != settings.model:
             mark = Mark.NOTE
         yield Finding(FILES, model.name, mark, text)
+
+
+def _kept_in_words(kept: Kept) -> Finding:
+    if not kept.number:
+        return Finding(FILES, "4-bit kept", Mark.OK, f"nothing yet, in {kept.folder}")
+    text = f"{kept.number} in {kept.folder}, {gigabytes(kept.num_bytes)}"
+    if not kept.num_unusable:
+        return Finding(FILES, "4-bit kept", Mark.OK, text)
+    unusable = f"{kept.num_unusable} unfinished or damaged: see vllava cache"
+    return Finding(FILES, "4-bit kept", Mark.NOTE, f"{text}, {unusable}")
 
 
 def _files_in_words(model: Model, disk: Disk, *, is_offline: bool) -> tuple[Mark, str]:
