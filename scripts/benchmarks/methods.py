@@ -43,19 +43,12 @@ def read_documented(path: str, num_threads: int) -> Frames:
     import av
     from transformers import VideoLlavaImageProcessor
 
+    from benchmarks.documented_reader import frames_of
+
     with av.open(path) as container:
         if num_threads == 1:
             container.streams.video[0].codec_context.thread_count = 1
-        total_frames = container.streams.video[0].frames
-        indices = np.arange(0, total_frames, total_frames / 8).astype(int)
-        wanted = []
-        container.seek(0)
-        for i, frame in enumerate(container.decode(video=0)):
-            if i > indices[-1]:
-                break
-            if i >= indices[0] and i in indices:
-                wanted.append(frame)
-        clip = np.stack([frame.to_ndarray(format="rgb24") for frame in wanted])
+        clip = frames_of(container, container.streams.video[0].frames)
     shrunk: Any = VideoLlavaImageProcessor()(list(clip), do_rescale=False, do_normalize=False, return_tensors="np")
     return np.ascontiguousarray(next(iter(shrunk.values())).transpose(0, 2, 3, 1).astype(np.uint8))
 
