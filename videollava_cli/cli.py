@@ -99,7 +99,7 @@ def main() -> int:
 def _collect_seldom() -> None:
     """Keep the garbage collector from going through torch's and transformers' objects over and over.
 
-    There is hardly any garbage among them: collecting takes an eighth of their import, and a second of the exit.
+    There is hardly any garbage among them, and collecting slows their import and the exit down.
     """
     gc.set_threshold(COLLECTED_AFTER)
     atexit.register(gc.freeze)

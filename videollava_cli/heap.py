@@ -45,8 +45,8 @@ _heap = _Heap()
 def give_back_pictures() -> None:
     """Have the memory of large pictures go back to the system when they are freed, from now on.
 
-    Several threads that decode leave freed pictures in several arenas: some 8K clips took up to three times the memory
-    of one, and 256 ordinary clips a tenth more than 64 (`scripts/bench batch`).
+    Several threads that decode leave freed pictures in several arenas, so that many clips took more memory than a few
+    (`scripts/bench batch` tells what they take).
     """
     _heap.set(PICTURE_BYTES)
     _heap.share_arenas(NUM_ARENAS)
