@@ -1,6 +1,7 @@
 """What every test may count on: no settings from outside, and a way to read media."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -15,6 +16,16 @@ hypothesis.settings.register_profile("suite", deadline=None, max_examples=50, de
 hypothesis.settings.load_profile("suite")
 
 SIDE = 48
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c():
+    """Let processes that the tests start end by Ctrl-C, even where a shell runs the tests behind and ignores it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
