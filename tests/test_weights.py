@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from bitsandbytes.functional import quantize_4bit
 from safetensors.torch import save_file
 
+from videollava_cli.engine.quantizing import PIECE_NUMBERS, QuantizingInPieces
 from videollava_cli.engine.weights import CPU_BLOCK_BYTES, Target, stored_tensors
 
 CPU = torch.device("cpu")
@@ -43,6 +45,29 @@ with returning_blocks():
         kept.append(torch.ones(100_000))
         del dropped
 print((resident() - before) / sum(tensor.nbytes for tensor in kept))
+"""
+
+QUANTIZING = """
+from pathlib import Path
+import torch
+from bitsandbytes.functional import quantize_4bit
+from videollava_cli.engine.quantizing import QuantizingInPieces
+from videollava_cli.heap import returning_blocks
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+def quantize(num_rows):
+    weight = torch.ones(num_rows, 4096)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here (proc(5))
+    before = status("VmRSS")
+    with returning_blocks(), QuantizingInPieces():
+        quantize_4bit(weight, quant_type="nf4")
+    return (status("VmHWM") - before) / weight.nbytes
+
+quantize(512)  # torch's threads and their memory are there from now on
+print(quantize(8192))
 """
 
 
@@ -97,3 +122,24 @@ def test_tensors_that_are_dropped_leave_no_holes_between_those_that_stay():
     done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, check=True, text=True)
 
     assert float(done.stdout) < 1.3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5), (1024, PIECE_NUMBERS // 512), (3, PIECE_NUMBERS // 2 + 7)])
+def test_quantizing_in_pieces_gives_what_bitsandbytes_gives_at_once(shape, dtype):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    at_once, how_at_once = quantize_4bit(weight, quant_type="nf4")
+
+    with QuantizingInPieces():
+        in_pieces, how_in_pieces = quantize_4bit(weight, quant_type="nf4")
+
+    assert torch.equal(in_pieces, at_once)
+    assert torch.equal(how_in_pieces.absmax, how_at_once.absmax)
+    assert how_in_pieces.shape == weight.shape
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_quantizing_takes_little_beside_the_weight_and_its_outcome():
+    done = subprocess.run([sys.executable, "-c", QUANTIZING], capture_output=True, check=True, text=True)
+
+    assert float(done.stdout) < 0.5  # at once it takes 2.5 times the weight

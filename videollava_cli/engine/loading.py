@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import (
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, weight_files
 from videollava_cli.engine.memory import needed_memory
 from videollava_cli.engine.quantized import QuantizedStore, identity_of, is_keepable
+from videollava_cli.engine.quantizing import QuantizingInPieces, quantization_config
 from videollava_cli.engine.weights import Target, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
 from videollava_cli.generation import is_out_of_memory
@@ -109,15 +110,18 @@ def load_model(
 
 
 def _load_anew(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
-    dtype, quantization = choose_dtype(settings.dtype, choose_device(settings.device)), _quantization(settings)
-    with returning_blocks() if quantization else nullcontext():
-        return _load_folder(checkpoint, settings, Source(checkpoint.folder, dtype, quantization))
+    device = choose_device(settings.device)
+    source = Source(checkpoint.folder, choose_dtype(settings.dtype, device), quantization_config(settings))
+    if device.type != "cpu" or source.quantization is None:
+        return _load_folder(checkpoint, settings, source)
+    with returning_blocks(), QuantizingInPieces():  # type: ignore[no-untyped-call]
+        return _load_folder(checkpoint, settings, source)
 
 
 def _load_kept(checkpoint: Checkpoint, settings: Settings, store: QuantizedStore) -> VideoLlavaForConditionalGeneration:
     """Load 4-bit weights that were kept, or make and keep them."""
     device = choose_device(settings.device)
-    dtype, quantization = choose_dtype(settings.dtype, device), _quantization(settings)
+    dtype, quantization = choose_dtype(settings.dtype, device), quantization_config(settings)
     assert quantization is not None
     way = json.dumps(quantization.to_dict(), sort_keys=True, default=str)
     identity = identity_of(checkpoint, dtype=str(dtype), device=device.type, quantization=way)
@@ -234,16 +238,6 @@ def _device_map(
     free, _ = torch.cuda.mem_get_info(device)
     needed = needed_memory(model_size(checkpoint), settings, torch.finfo(dtype).bits)
     return "auto" if needed.total > free else {"": device}
-
-
-def _quantization(settings: Settings) -> Any:
-    if not (settings.load_4bit or settings.load_8bit):
-        return None
-    if settings.load_8bit:
-        return transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
-    return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
-    )
 
 
 @contextmanager
