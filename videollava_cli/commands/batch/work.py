@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from videollava_cli.engine import Engine
     from videollava_cli.engine.batch import Answer
 
-# Of the pictures that all readers have in work: one of 8K, or sixteen of 1080p. So all readers together take no more
-# memory than one that reads an 8K clip.
-PIXELS_AT_ONCE = 33_200_000
+# Of the pictures that all readers hold, for each processor: half of an 8K one. Two processors have room for one video
+# of 1080p beside a smaller one; since readers share the processors, a second large one would only take memory.
+PIXELS_A_PROCESSOR = 16_600_000
+PICTURES_A_DECODER = 5  # one in work, and four that others build on (H.264 at 1080p: ITU-T H.264, table A-1, level 4)
 MAX_READERS = 32
 
 
@@ -52,7 +53,7 @@ class Reading:
         self._turns = None if settings.decode_threads else Turns(num_processors)
         self.num_threads = settings.decode_threads or min(NUM_FRAMES, num_processors)
         self.num_readers = max(1, min(MAX_READERS, num_processors // (settings.decode_threads or 1)))
-        self._budget = Budget(PIXELS_AT_ONCE)
+        self._budget = Budget(PIXELS_A_PROCESSOR * num_processors)
         self._importing = Lock()
         self._known = Lock()
         self._readers: set[MediaReader] = set()
@@ -70,8 +71,7 @@ class Reading:
             with self._importing:
                 import torch  # noqa: F401  # for shrinking
             try:
-                num_decoders = self.num_threads if found.form == "video" else 1
-                with self._budget.share(num_pixels(found) * num_decoders):
+                with self._budget.share(pixels_held(found, self.num_threads)):
                     medium = reader.read(found, self._pixels, self._sampling)
             except MediaError as error:
                 return [Failed(item, error) for item in items]
@@ -99,6 +99,15 @@ class Reading:
             finally:
                 with self._known:
                     self._readers.discard(reader)
+
+
+def pixels_held(found: Found, num_threads: int) -> int:
+    """Return how many pixels reading a medium holds at once, with so many threads for a video, by an estimate.
+
+    Raises:
+        MediaError: If it cannot be opened.
+    """
+    return num_pixels(found) * (PICTURES_A_DECODER * num_threads if found.form == "video" else 1)
 
 
 def find(reader: MediaReader, items: Sequence[Item]) -> Found | list[Unread]:
