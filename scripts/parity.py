@@ -11,6 +11,8 @@ Then every case is asked turn by turn of an engine that keeps what it ran, of th
 Steps of one shape, which a CUDA card records, are held against `model.generate` as well, batched, in every mode, and
 answer conversations together.
 
+In 16 bits rounding may tell a batch from its rows; how often it does is told, and decides nothing.
+
     python scripts/parity.py            # exit status 1 if anything differs
 """
 
@@ -27,6 +29,7 @@ import torch
 from make_checkpoint import make_checkpoint
 from numpy.typing import NDArray
 from parity_cases import Case, make_cases, random_clip, random_image, random_picture, turn_by_turn
+from parity_rounding import count_equal
 from transformers import VideoLlavaImageProcessor
 
 from videollava_cli.api import load
@@ -92,6 +95,10 @@ def main() -> int:
                 print(f"{'equal  ' if outcome.is_equal else 'DIFFERS'} {outcome.name}: {outcome.ours[:8]!r}...")
         print(f"{title}: {sum(outcome.is_equal for outcome in outcomes)} of {len(outcomes)}")
     answers_are_equal = all(outcome.is_equal for outcomes in kinds.values() for outcome in outcomes)
+    for count in count_equal():
+        print(
+            f"{count.dtype}, tiny: {count.num_equal} of {count.num_answers} answers are in a batch what they are alone"
+        )
     image_levels, image_values, frame_levels = pixel_differences()
     print(f"images: at most {image_levels}/255 and {image_values:g} in pixel values from VideoLlavaImageProcessor")
     print(f"video frames: at most {frame_levels}/255 from VideoLlavaImageProcessor (bound {MAX_FRAME_LEVELS}/255)")
