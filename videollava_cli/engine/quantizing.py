@@ -1,4 +1,4 @@
-"""How weights are quantized, and by a piece at a time on a CPU; knows bitsandbytes' operator, nothing of files."""
+"""How weights are quantized, a piece at a time on a CPU; knows bitsandbytes' operator, nothing of files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,11 +27,11 @@ def quantization_config(settings: Settings) -> transformers.BitsAndBytesConfig |
 class QuantizingInPieces(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While this lasts, bitsandbytes quantizes to 4 bits piece by piece, with the same outcome.
 
-    On a CPU it makes five tensors of 4 bytes a number on its way to half a byte, which for a large weight came to more
-    than all that is loaded is allowed to take beside itself (`scripts/bench load` tells what it takes).
+    On a CPU it makes several temporary tensors of 4 bytes a number. For a whole weight at once they were the peak of
+    loading (`scripts/bench load`).
     """
 
-    def __torch_dispatch__(  # torch's signature
+    def __torch_dispatch__(
         self,
         func: Any,
         types: Sequence[type],
