@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 SMALLEST_BYTES = 1 << 20
-PICTURE_BYTES = 4 << 20  # two thirds of a picture of 1080p in RGB, or half the brightness of one of 4K
+PICTURE_BYTES = 1 << 20  # half the brightness of a picture of 1080p: decoders keep several until a clip is read
 NUM_ARENAS = 2  # by itself glibc makes up to eight a processor
 LARGEST_BYTES = 32 << 20  # as far as glibc itself raises its threshold (DEFAULT_MMAP_THRESHOLD_MAX)
 
