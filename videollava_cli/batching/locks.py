@@ -54,6 +54,7 @@ def lock_beside(path: Path) -> Callable[[], None]:
     os.close(descriptor)
 
     def remove() -> None:
+        """Unlock, whoever else may have removed the file meanwhile."""
         with contextlib.suppress(FileNotFoundError):
             stand_in.unlink()
 

@@ -162,6 +162,7 @@ class Results:
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
     def unlock() -> None:
+        """Call both."""
         first()
         second()
 

@@ -202,6 +202,7 @@ class Session:
         text, is_whole = "", False
 
         def keep() -> None:
+            """Take the turn into the conversation, with as much of its answer as there is."""
             self.turns = (*before, replace(asked, answer=text, is_stopped=not is_whole))
             self.queued, self.num_left_out = still_queued, given.num_left_out
 

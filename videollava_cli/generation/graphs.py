@@ -80,6 +80,7 @@ def sent_to_host(numbers: torch.Tensor) -> Callable[[], list[int]]:
     arrived.record(torch.cuda.current_stream(numbers.device))
 
     def read() -> list[int]:
+        """Wait for the copy, and return the row."""
         arrived.synchronize()
         row: list[int] = held.tolist()
         return row

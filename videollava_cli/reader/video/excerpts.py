@@ -112,6 +112,7 @@ def _num_workers(costs: list[int], num_threads: int) -> int:
     """
 
     def duration(num_workers: int) -> float:
+        """Return when so many decoders have ended, in frames of one thread."""
         busy = [0] * num_workers
         for cost in sorted(costs, reverse=True):
             busy[busy.index(min(busy))] += cost

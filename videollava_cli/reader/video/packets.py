@@ -56,6 +56,7 @@ def _by_units(length_size: int, is_reference: "Callable[[bytes], bool | None]") 
     """Return what tells from all NAL units of a packet; of those that hold no slice, nothing is said."""
 
     def is_disposable(content: bytes) -> bool:
+        """Tell of one packet."""
         said = [is_reference(unit) for unit in _nal_units(content, length_size)]
         return False in said and True not in said
 
@@ -100,6 +101,7 @@ class _Bits:
         self._content, self._left = int.from_bytes(content, "big"), 8 * len(content)
 
     def read(self, number: int = 1) -> int:
+        """Return the number that the next so many bits make."""
         self._left -= number
         return (self._content >> self._left if self._left >= 0 else 0) & ((1 << number) - 1)
 
