@@ -13,15 +13,17 @@ from videollava_cli.engine.weights import CPU_BLOCK_BYTES, Target, stored_tensor
 
 CPU = torch.device("cpu")
 SHAPES = [(), (0, 3), (7,), (CPU_BLOCK_BYTES // 2,), (3, CPU_BLOCK_BYTES // 2 + 1), (1 << 20, 2)]
-PEAK = """
-import sys
+STATUS = """
 from pathlib import Path
-import torch
-from videollava_cli.engine.weights import Target, stored_tensors
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+"""
+PEAK = f"""{STATUS}
+import sys
+import torch
+from videollava_cli.engine.weights import Target, stored_tensors
 
 before = status("VmRSS")
 with stored_tensors([Path(sys.argv[1])], Target(torch.device("cpu"), torch.float32)) as tensors:
@@ -47,16 +49,11 @@ with returning_blocks():
 print((resident() - before) / sum(tensor.nbytes for tensor in kept))
 """
 
-QUANTIZING = """
-from pathlib import Path
+QUANTIZING = f"""{STATUS}
 import torch
 from bitsandbytes.functional import quantize_4bit
 from videollava_cli.engine.quantizing import QuantizingInPieces
 from videollava_cli.heap import returning_blocks
-
-def status(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 def quantize(num_rows):
     weight = torch.ones(num_rows, 4096)
