@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Check the style's size limits in the package: lines of modules and functions, parameters of functions.
 
-A function's lines are those of its body after the docstring. A Typer command, the function named like its module or
-folder in `commands/`, may take any number of parameters: they are its options.
+A function's lines are those of its body after the docstring. A Typer command, the function named like its module in
+`commands/`, may take any number of parameters: they are its options.
 """
 
 import ast
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "videollava_cli"
-MAX_MODULE_LINES = 300
+MAX_MODULE_LINES = 450
 MAX_FUNCTION_LINES = 40
-MAX_PARAMETERS = 5
+MAX_PARAMETERS = 7
 FOREIGN_SIGNATURES = ("redirect_request",)  # overrides urllib's own
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -55,8 +55,7 @@ def _violations(path: Path, text: str, functions: list[Function]) -> Iterator[st
         where = f"{_shown(path)}:{function.lineno}: {function.name}"
         if (count := num_body_lines(function)) > MAX_FUNCTION_LINES:
             yield f"{where} has {count} lines, at most {MAX_FUNCTION_LINES} are allowed"
-        name = path.parent.name if path.stem == "command" else path.stem
-        is_command = "commands" in path.parts and function.name == name
+        is_command = "commands" in path.parts and function.name == path.stem
         is_free = is_command or function.name in FOREIGN_SIGNATURES
         if not is_free and (count := num_parameters(function)) > MAX_PARAMETERS:
             yield f"{where} has {count} parameters, at most {MAX_PARAMETERS} are allowed"

@@ -32,10 +32,10 @@ from parity_cases import Case, make_cases, random_clip, random_image, random_pic
 from parity_rounding import count_equal
 from transformers import VideoLlavaImageProcessor
 
-from videollava_cli.api import load
 from videollava_cli.engine import Engine
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
+from videollava_cli.engine.startup import load
 from videollava_cli.generation import (
     Decoding,
     Detokenizer,

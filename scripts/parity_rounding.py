@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from videollava_cli.api import load
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.engine.batch import Answer, Request, answer_batch
+from videollava_cli.engine.startup import load
 from videollava_cli.reader import MediaReader
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

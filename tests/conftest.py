@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from make_checkpoint import make_checkpoint
 
-from videollava_cli.api import load
+from videollava_cli.engine.startup import load
 from videollava_cli.preprocessing import PixelSettings
 from videollava_cli.reader import MediaReader
 from videollava_cli.sampling import Window

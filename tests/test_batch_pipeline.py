@@ -7,9 +7,9 @@ from itertools import groupby
 import numpy as np
 import pytest
 
-from videollava_cli.batching import Item, Source
-from videollava_cli.batching.pipeline import AHEAD_AT_FIRST, Answered, Failed, NoMedia, Pipeline, Row
-from videollava_cli.batching.tally import Tally
+from videollava_cli.batch import Item, Source
+from videollava_cli.batch.pipeline import AHEAD_AT_FIRST, Answered, Failed, NoMedia, Pipeline, Row
+from videollava_cli.batch.tally import Tally
 from videollava_cli.errors import MediaError, MemoryFullError, UsageError
 from videollava_cli.media import Image
 from videollava_cli.progress import Numbers, duration

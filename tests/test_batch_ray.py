@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from videollava_cli import cli
-from videollava_cli.batching import FileStamp, Item, Source
-from videollava_cli.cluster import Actors, Node, Steps, entries_a_block, joined, spread
-from videollava_cli.commands.batch.ray_option import with_address
-from videollava_cli.commands.batch.spread import AnsweringGroups, Group, engines, plan_of, read_group
+from videollava_cli.batch import FileStamp, Item, Source
+from videollava_cli.batch.cluster import Actors, Node, Steps, entries_a_block, joined, spread
+from videollava_cli.batch.ray import AnsweringGroups, Group, engines, plan_of, read_group
+from videollava_cli.commands.ray_option import with_address
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError
 from videollava_cli.settings import Settings

@@ -4,7 +4,7 @@ import pytest
 from media_files import grey, write_frames
 from PIL import Image
 
-from videollava_cli.commands.batch.work import PIXELS_A_PROCESSOR, pixels_held
+from videollava_cli.batch.reading import PIXELS_A_PROCESSOR, pixels_held
 from videollava_cli.reader import MediaReader
 
 

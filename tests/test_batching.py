@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from videollava_cli.batching import FileStamp, Item, Source
-from videollava_cli.batching.budget import Budget
-from videollava_cli.batching.folders import find_files
-from videollava_cli.batching.interrupts import Interrupts
-from videollava_cli.batching.lists import read_list, read_questions
-from videollava_cli.batching.locks import lock_beside
-from videollava_cli.batching.records import as_text, digest, identity
-from videollava_cli.batching.results import Results, read_held
-from videollava_cli.batching.worklist import Shard, by_medium, items_about, stamped, without_repetitions
+from videollava_cli.batch import FileStamp, Item, Source
+from videollava_cli.batch.budget import Budget
+from videollava_cli.batch.folders import find_files
+from videollava_cli.batch.interrupts import Interrupts
+from videollava_cli.batch.lists import read_list, read_questions
+from videollava_cli.batch.locks import lock_beside
+from videollava_cli.batch.records import as_text, digest, identity
+from videollava_cli.batch.results import Results, read_held
+from videollava_cli.batch.worklist import Shard, by_medium, items_about, stamped, without_repetitions
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.settings import Settings
 
@@ -357,7 +357,7 @@ def test_lines_of_failed_items_are_dropped_to_be_asked_again(path):
 def test_two_processes_on_one_file_refuse(path):
     code = f"""
 from pathlib import Path
-from videollava_cli.batching.results import Results
+from videollava_cli.batch.results import Results
 Results(Path({str(path)!r}))
 """
     with Results(path):
@@ -382,7 +382,7 @@ def test_what_a_full_disk_does_not_take_is_cut_off_and_the_rest_is_kept(path):
     code = f"""
 import resource
 from pathlib import Path
-from videollava_cli.batching.results import Results
+from videollava_cli.batch.results import Results
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 with Results(Path({str(path)!r})) as results:
     for _ in range(3):

@@ -15,8 +15,6 @@ import pytest
 import torch
 
 from videollava_cli import __version__
-from videollava_cli.api import presets_folder
-from videollava_cli.commands.doctor.report import json_report, last_line, show
 from videollava_cli.console import Console
 from videollava_cli.doctor import examine, libraries, machine
 from videollava_cli.doctor.facts import (
@@ -35,10 +33,11 @@ from videollava_cli.doctor.facts import (
 )
 from videollava_cli.doctor.findings import find, reason_against
 from videollava_cli.doctor.models import examine_model, find_place, look_at_files, models_to_examine
+from videollava_cli.doctor.report import json_report, last_line, show
 from videollava_cli.doctor.selftest import EXPECTED, QUESTION, draw_frames, run_self_test
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 from videollava_cli.errors import UsageError
-from videollava_cli.settings import resolve
+from videollava_cli.settings import presets_folder, resolve
 
 VLLAVA = (sys.executable, "-m", "videollava_cli", "doctor")
 GIB = 1 << 30

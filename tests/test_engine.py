@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from videollava_cli import load
-from videollava_cli.api import presets_folder
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
 from videollava_cli.engine.loading import check_machine, choose_device, choose_dtype
 from videollava_cli.errors import CheckpointError, MediaError, UsageError
 from videollava_cli.sampling import Window
-from videollava_cli.settings import resolve
+from videollava_cli.settings import presets_folder, resolve
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CLIP = EXAMPLES / "circle-moves-right.mp4"

@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from media_files import COLORS, LEVEL_STEP, corners, write_frames, write_image, write_video
 from PIL import Image
 
-from videollava_cli.api import presets_folder
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
 from videollava_cli.preprocessing import Fit, PixelSettings, resize_image, shrink_image
-from videollava_cli.settings import resolve
+from videollava_cli.settings import presets_folder, resolve
 from videollava_cli.sheet import BACKGROUND, DIMMED, Overview, draw_sheet, make_tiles
 
 VLLAVA = (sys.executable, "-m", "videollava_cli", "frames")

@@ -8,7 +8,7 @@ import pytest
 # Blocks of 8 MiB, each with another behind it that stays: so they cannot be given back from the heap's end.
 FREE_BLOCKS = """
 import ctypes, sys
-from videollava_cli.heap import give_back_pictures
+from videollava_cli.malloc import give_back_pictures
 if sys.argv[1] == "give back":
     give_back_pictures()
 libc = ctypes.CDLL(None)

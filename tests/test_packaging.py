@@ -63,8 +63,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
 
 def test_installed_wheel_finds_its_presets_and_bundled_model(installed: Path) -> None:
     program = (
-        "from videollava_cli.api import presets_folder; from videollava_cli.engine.checkpoint import BUNDLED_FOLDER;"
-        "from videollava_cli.settings import preset_names; print(BUNDLED_FOLDER, *preset_names(presets_folder()))"
+        "from videollava_cli.engine.checkpoint import BUNDLED_FOLDER;"
+        "from videollava_cli.settings import preset_names, presets_folder;"
+        "print(BUNDLED_FOLDER, *preset_names(presets_folder()))"
     )
 
     said = run_installed(installed, "-c", program)

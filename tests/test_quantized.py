@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from videollava_cli.api import cache_folder, load
 from videollava_cli.engine.quantized import QuantizedStore, damage, entries
+from videollava_cli.engine.startup import cache_folder, load
 from videollava_cli.media import Image
 
 PICTURE = Image("noise", np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
@@ -123,7 +123,7 @@ def test_damaged_entry_is_told_and_made_again(mini, home, made, damaged, reason)
     damaged(entry.folder)
     said = []
 
-    from videollava_cli.api import load_engine
+    from videollava_cli.engine.startup import load_engine
 
     engine = load_engine(quantized_settings(mini), mini.checkpoint, tell=said.append)
 
@@ -140,7 +140,7 @@ def quantized_settings(mini):
 
 
 def test_disk_that_takes_nothing_is_told_and_the_engine_answers(mini, tmp_path, monkeypatch, made):
-    from videollava_cli.api import load_engine
+    from videollava_cli.engine.startup import load_engine
 
     (tmp_path / "vllava").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

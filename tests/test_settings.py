@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from videollava_cli.api import presets_folder
 from videollava_cli.conversation import PromptStyle
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.preprocessing import Fit
-from videollava_cli.settings import CHOICES, Settings, closest, preset_names, resolve
+from videollava_cli.settings import CHOICES, Settings, closest, preset_names, presets_folder, resolve
 
 NOT_ASCENDING = "give seconds from the beginning of the clip, in ascending order"
 AT_AND_START = "at names the frames to take, start and end a part to sample from: give one or the other"

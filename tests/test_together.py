@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from videollava_cli.api import load
 from videollava_cli.engine import running
 from videollava_cli.engine.chunks import Chunk, Usage, in_order
+from videollava_cli.engine.startup import load
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.generation import Decoding, Rest, generate_behind, new_cache
 from videollava_cli.generation import model as model_facts

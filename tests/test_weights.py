@@ -34,7 +34,7 @@ print((status("VmHWM") - before) / sum(tensor.nbytes for tensor in kept))
 HOLES = """
 from pathlib import Path
 import torch
-from videollava_cli.heap import returning_blocks
+from videollava_cli.malloc import returning_blocks
 
 def resident():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
@@ -53,7 +53,7 @@ QUANTIZING = f"""{STATUS}
 import torch
 from bitsandbytes.functional import quantize_4bit
 from videollava_cli.engine.quantizing import QuantizingInPieces
-from videollava_cli.heap import returning_blocks
+from videollava_cli.malloc import returning_blocks
 
 def quantize(num_rows):
     weight = torch.ones(num_rows, 4096)

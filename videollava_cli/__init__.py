@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from videollava_cli.api import load as load
     from videollava_cli.engine import Chunk as Chunk
     from videollava_cli.engine import Engine as Engine
     from videollava_cli.engine import Usage as Usage
+    from videollava_cli.engine.startup import load as load
     from videollava_cli.errors import VllavaError as VllavaError
 
 __version__ = "0.1.0"
-_HOMES = {"load": "api", "Chunk": "engine", "Engine": "engine", "Usage": "engine", "VllavaError": "errors"}
+_HOMES = {"load": "engine.startup", "Chunk": "engine", "Engine": "engine", "Usage": "engine", "VllavaError": "errors"}
 __all__ = [*_HOMES]  # noqa: PLE0604 (names of the table above)
 
 

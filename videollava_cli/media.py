@@ -1,8 +1,8 @@
 """The nouns: a clip, an image, their frames; knows nothing of files, models or prompts."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,3 +70,9 @@ class Image:
 
 
 Medium = Clip | Image
+
+
+def json_medium(medium: Medium) -> dict[str, Any]:
+    """Return a medium as it stands in a JSON line: its name, what it is, and the frames that were taken."""
+    stamps = medium.stamps if isinstance(medium, Clip) else ()
+    return {"path": medium.name, "kind": medium.kind.value, "frames": [asdict(stamp) for stamp in stamps]}

@@ -194,6 +194,13 @@ def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     return {key: value for key, value in below.items() if key not in dropped} | dict(above)
 
 
+def presets_folder() -> Path:
+    """Return the folder of the presets: inside the installed package, else at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
 def preset_names(presets: Path) -> list[str]:
     """Return the names of the presets in a folder, sorted."""
     return sorted(path.stem for path in presets.glob("*.toml"))

@@ -15,7 +15,7 @@ import torch
 from transformers import VideoLlavaImageProcessor
 
 from benchmarks.documented_reader import read_clip
-from videollava_cli.api import load
+from videollava_cli.engine.startup import load
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ from make_checkpoint import GEOMETRIES, make_checkpoint
 from transformers import VideoLlavaImageProcessor
 
 from benchmarks.machine import machine_line
-from videollava_cli.api import load
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.engine.prompting import prompt_text
+from videollava_cli.engine.startup import load
 from videollava_cli.media import NUM_FRAMES, Clip, FrameStamp
 from videollava_cli.settings import Settings
 

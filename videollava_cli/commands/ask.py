@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videollava_cli.api import BackgroundReading, load_engine
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.lines import json_medium
-from videollava_cli.commands.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
 from videollava_cli.console import Console
 from videollava_cli.conversation import SEVERAL_MEDIA, Conversation, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
 from videollava_cli.engine.chunks import in_order
+from videollava_cli.engine.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
+from videollava_cli.engine.startup import BackgroundReading, load_engine
 from videollava_cli.errors import UsageError
-from videollava_cli.media import Medium
+from videollava_cli.media import Medium, json_medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from videollava_cli.api import cache_folder
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.engine.quantized import Entry, entries, size
+from videollava_cli.engine.startup import cache_folder
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.settings import closest
 

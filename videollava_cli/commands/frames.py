@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.notes import tell_about_media
-from videollava_cli.console import Console, printable
+from videollava_cli.console import Console, clock, printable
 from videollava_cli.engine.checkpoint import find_checkpoint
+from videollava_cli.engine.notes import tell_about_media
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Clip, Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
@@ -147,17 +147,6 @@ def _read(reader: MediaReader, found: Found, pixels: PixelSettings, sampling: Sa
         canvases, labels = [medium.pixels], [("", "")]
     tiles = make_tiles(canvases, overview, pixels, labels)
     return Seen(medium, tuple(tiles), overview.size, pixels)
-
-
-def clock(seconds: float) -> str:
-    """Return a time as people read it: 7.25 s, 1:07.3, 1:01:07."""
-    if seconds < 60:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds, 1), 60)
-    if minutes < 60:
-        return f"{int(minutes)}:{rest:04.1f}"
-    hours, minutes = divmod(int(round(seconds) // 60), 60)
-    return f"{hours}:{minutes:02}:{round(seconds) % 60:02}"
 
 
 def fit_in_words(seen: Seen) -> str:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from videollava_cli.api import presets_folder
-from videollava_cli.settings import Settings, resolve
+from videollava_cli.settings import Settings, presets_folder, resolve
 
 MODEL, PROMPT, ANSWER, CLIP, OUTPUT = "Model", "Question", "Answer", "Clip", "Output"
 WORK = "Work"

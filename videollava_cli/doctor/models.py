@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from videollava_cli.api import presets_folder
 from videollava_cli.doctor.facts import Fit, Gpu, Model, State
 from videollava_cli.engine.checkpoint import (
     BUNDLED_SCHEME,
@@ -16,7 +15,7 @@ from videollava_cli.engine.checkpoint import (
 )
 from videollava_cli.engine.memory import ModelSize, Need, TextShape, needed_memory
 from videollava_cli.errors import CheckpointError
-from videollava_cli.settings import Settings, preset_names, resolve
+from videollava_cli.settings import Settings, preset_names, presets_folder, resolve
 
 # Shards of 4.98, 4.95 and 4.81 GB (the file list of the repository on the hub); 8 frames of 257 tokens and 4,096
 # positions (its config.json, which leaves the other sizes to transformers' defaults).

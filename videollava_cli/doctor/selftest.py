@@ -22,7 +22,7 @@ RADIUS, FIRST_X, LAST_X = 0.2, 0.25, 0.75
 
 def run_self_test(settings: Settings) -> SelfTest:
     """Draw a clip, write it to a file, and ask the bundled model about it on the device of the settings."""
-    from videollava_cli.api import load
+    from videollava_cli.engine.startup import load
 
     began = time.perf_counter()
     answer = reason = None

@@ -28,7 +28,7 @@ from videollava_cli.engine.quantizing import QuantizingInPieces, quantization_co
 from videollava_cli.engine.weights import Target, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
 from videollava_cli.generation import is_out_of_memory
-from videollava_cli.heap import returning_blocks
+from videollava_cli.malloc import returning_blocks
 from videollava_cli.settings import Settings
 
 FLASH_ATTENTION = "flash_attention_2"

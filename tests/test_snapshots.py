@@ -1,0 +1,72 @@
+"""What people and scripts have come to rely on: the help of every command, and the keys of every JSON output.
+
+After an intended change:  python tests/test_snapshots.py
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from in_process import vllava
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CLIP, IMAGE = str(EXAMPLES / "circle-moves-right.mp4"), str(EXAMPLES / "triangle.jpg")
+COMMANDS = ("", "ask", "batch", "cache", "cache clear", "chat", "doctor", "frames")
+OUTPUTS = {
+    "ask": ["ask", "-m", "tiny", CLIP, IMAGE, "What happens?", "--json"],
+    "batch": ["batch", "-m", "tiny", CLIP, "nowhere.mp4", "-q", "What happens?"],
+    "batch-dry-run": ["batch", "-m", "tiny", CLIP, "nowhere.mp4", "-q", "What happens?", "--dry-run"],
+    "cache": ["cache", "--json"],
+    "chat": ["chat", "-m", "tiny", CLIP, "--json", "--no-save"],
+    "doctor": ["doctor", "-m", "tiny", "--json"],
+    "frames": ["frames", "-m", "tiny", CLIP, "--json"],
+}
+
+
+def help_of(command: str) -> str:
+    """Return a command's help in 80 columns."""
+    done = vllava(*command.split(), "-h", COLUMNS="80", TERM="dumb", NO_COLOR="1")
+    assert (done.status, done.stderr) == (0, "")
+    return done.stdout
+
+
+def keys_of(value: object) -> object:
+    """Return the keys of a JSON value, those of a list by its first entry, without what differs between machines."""
+    if isinstance(value, dict):
+        return {key: None if key == "gpus" else keys_of(inner) for key, inner in value.items()}
+    return [keys_of(value[0])] if isinstance(value, list) and value else None
+
+
+def printed_keys(name: str) -> str:
+    """Return the keys of each JSON line that a command prints, in their order."""
+    done = vllava(*OUTPUTS[name], stdin=b"What is it?\n/nothing\n" if name == "chat" else b"")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines, done.stderr
+    return "".join(json.dumps(keys_of(line), indent=1) + "\n" for line in lines)
+
+
+def path_of(kind: str, name: str) -> Path:
+    """Return the file of a snapshot."""
+    return SNAPSHOTS / f"{kind}-{name.replace(' ', '-') or 'vllava'}.txt"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_it_was(command: str) -> None:
+    assert help_of(command) == path_of("help", command).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_json_has_the_keys_that_it_had(name: str) -> None:
+    assert printed_keys(name) == path_of("json", name).read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.update({"XDG_CACHE_HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent"})
+    for each in COMMANDS:
+        path_of("help", each).write_text(help_of(each), encoding="utf-8")
+    for each in OUTPUTS:
+        path_of("json", each).write_text(printed_keys(each), encoding="utf-8")
+    sys.stderr.write("written\n")

@@ -1,1 +1,0 @@
-"""`vllava chat`: options, how it starts, what is said, and the slash commands."""

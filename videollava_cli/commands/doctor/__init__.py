@@ -1,1 +1,0 @@
-"""`vllava doctor`: options, and how findings are printed."""
