@@ -47,7 +47,7 @@ from videollava_cli.generation import (
     pad_left,
 )
 from videollava_cli.media import MediaKind
-from videollava_cli.preprocessing import pixel_values, shrink_frame, shrink_image
+from videollava_cli.preprocessing import pixel_values, resize_frame, resize_image, to_model
 
 __all__ = ["make_cases", "random_clip", "random_image", "turn_by_turn"]  # beside what is below, for tests
 
@@ -265,7 +265,7 @@ def pixel_differences() -> tuple[int, float, int]:
     image_levels, image_values, frame_levels = 0, 0.0, 0
     for size in PICTURE_SIZES:
         picture = random_picture(rng, size)
-        ours, frame = shrink_image(picture, pixels), shrink_frame(picture, pixels)
+        ours, frame = to_model(picture, pixels, resize_image), to_model(picture, pixels, resize_frame)
         levels = _reference_pixels([picture], do_rescale=False, do_normalize=False)[0].permute(1, 2, 0).numpy()
         values = _reference_pixels([picture])[0]
         image_levels = max(image_levels, int(np.abs(ours.astype(int) - levels).max()))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.media import FrameStamp, MediaKind, Medium
-from videollava_cli.preprocessing import shrink_image
+from videollava_cli.preprocessing import resize_image, to_model
 
 SYSTEM = "You watch closely."
 
@@ -50,13 +50,13 @@ def make_cases(engine: Engine) -> list[Case]:
 
 def random_image(engine: Engine, rng: np.random.Generator) -> Medium:
     """Return an image of smooth random colours, as the reader would shrink it."""
-    picture = shrink_image(random_picture(rng, (300, 400)), engine.checkpoint.pixels)
+    picture = to_model(random_picture(rng, (300, 400)), engine.checkpoint.pixels, resize_image)
     return Medium("image", MediaKind.IMAGE, picture[None])
 
 
 def random_clip(engine: Engine, rng: np.random.Generator) -> Medium:
     """Return a clip of smooth random colours; frames go through Pillow, so that both sides see the same."""
-    frames = [shrink_image(random_picture(rng, (180, 320)), engine.checkpoint.pixels) for _ in range(8)]
+    frames = [to_model(random_picture(rng, (180, 320)), engine.checkpoint.pixels, resize_image) for _ in range(8)]
     return Medium("clip", MediaKind.VIDEO, np.stack(frames), tuple(FrameStamp(i, i / 8) for i in range(8)))
 
 

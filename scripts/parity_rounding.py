@@ -12,7 +12,8 @@ from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.engine.batch import Answer, Request, answer_batch
 from videollava_cli.engine.startup import load
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SUFFIXES = {".mp4", ".webm", ".gif", ".png", ".jpg"}
@@ -44,7 +45,7 @@ def count_equal() -> Iterator[Count]:
 def _requests(engine: Engine) -> list[Request]:
     """Return each question about each example, neighbours about different ones."""
     paths = sorted(path for path in EXAMPLES.iterdir() if path.suffix in SUFFIXES)
-    with MediaReader(offline=True) as reader:
+    with Reader(Settings(offline=True)) as reader:
         media = [reader.read(reader.find(str(path)), engine.checkpoint.pixels) for path in paths]
     return [
         Request(Conversation.about([medium.kind], (Turn(question),)), (medium,))

@@ -10,7 +10,7 @@ from settings_7b import PIXELS, SIDE
 
 from benchmarks.markers import read_marker
 from videollava_cli.media import NUM_FRAMES
-from videollava_cli.preprocessing import shrink_frame
+from videollava_cli.preprocessing import resize_frame, to_model
 from videollava_cli.sampling import uniform_indices
 
 Frames = NDArray[np.uint8]
@@ -61,7 +61,7 @@ def _decode_all(path: Path) -> Frames:
         container.streams.video[0].thread_type = "AUTO"
         for frame in container.decode(video=0):
             upright = np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4)
-            thumbnails.append(_thumbnail(shrink_frame(np.ascontiguousarray(upright), PIXELS)))
+            thumbnails.append(_thumbnail(to_model(np.ascontiguousarray(upright), PIXELS, resize_frame)))
     return np.stack(thumbnails)
 
 

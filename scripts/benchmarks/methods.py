@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from settings_7b import PIXELS
 
-from videollava_cli.preprocessing import shrink_frame
+from videollava_cli.preprocessing import resize_frame, to_model
 from videollava_cli.sampling import uniform_indices
 
 Frames = NDArray[np.uint8]
 
 
 def read_ours(path: str, num_threads: int) -> Frames:
-    """Read with `MediaReader`."""
-    from videollava_cli.reader import MediaReader
+    """Read with `Reader`."""
+    from videollava_cli.reader import Reader
+    from videollava_cli.settings import Settings
 
-    with MediaReader(decode_threads=num_threads) as reader:
+    with Reader(Settings(), num_threads=num_threads) as reader:
         return reader.read(reader.find(path), PIXELS).pixels
 
 
@@ -116,7 +117,7 @@ def main() -> int:
 
 
 def _shrunk(frames: Any) -> Frames:
-    return np.stack([shrink_frame(frame, PIXELS) for frame in frames])
+    return np.stack([to_model(frame, PIXELS, resize_frame) for frame in frames])
 
 
 def _peak_mb() -> float:

@@ -17,7 +17,8 @@ from settings_7b import PIXELS, SIDE
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 
 DECODE_THREADS = 2
 PAGE = resource.getpagesize()
@@ -64,7 +65,7 @@ def read_one(path: str) -> Outcome:
     before = _memory_mb("VmRSS")
     began = time.perf_counter()
     try:
-        with MediaReader(decode_threads=DECODE_THREADS) as reader:
+        with Reader(Settings(), num_threads=DECODE_THREADS) as reader:
             kind, message = _checked(reader.read(reader.find(path), PIXELS))
     except MediaError as error:
         message = str(error)

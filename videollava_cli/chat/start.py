@@ -13,10 +13,9 @@ from videollava_cli.engine import Engine
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
 from videollava_cli.engine.notes import tell_about_engine, tell_about_media
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.engine.startup import BackgroundReading, load_engine
+from videollava_cli.engine.startup import load_engine
 from videollava_cli.media import MediaKind, Medium
-from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
+from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,24 +43,23 @@ def begin(beginning: Beginning, console: Console) -> Session:
     settings = beginning.settings
     if console.is_quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in beginning.names]
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
+        with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
             with console.status("Starting"):
                 tokenizer = _checked_tokenizer(settings, checkpoint)
                 shown_before = _read_again(beginning.transcript, settings, checkpoint, console)
                 kinds = [*(source.kind for source in shown_before), *(each.kind for each in found)]
                 _check_length(kinds, settings, checkpoint, tokenizer)
             if missing_shards(checkpoint):
-                reading.result()  # a damaged clip is told before gigabytes are fetched
+                ahead.media()  # a damaged clip is told before gigabytes are fetched
                 fetch_weights(checkpoint, offline=settings.offline)
-            reading.raise_if_failed()
+            ahead.raise_if_failed()
             with console.status(f"Loading {settings.model}"):
                 engine = load_engine(settings, checkpoint, tokenizer, tell=console.notice)
-            media = reading.result()
+            media = ahead.media()
     tell_about_engine(engine, console)
     if media:
         tell_about_media(media, settings, console)

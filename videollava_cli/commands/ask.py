@@ -18,11 +18,10 @@ from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_che
 from videollava_cli.engine.chunks import in_order
 from videollava_cli.engine.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.engine.startup import BackgroundReading, load_engine
+from videollava_cli.engine.startup import load_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
-from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import sampling_from
+from videollava_cli.reader import MediaFile, ReadAhead, Reader
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -140,21 +139,20 @@ def answer(request: Request, console: Console) -> None:
     settings = request.settings
     if console.is_quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         clock = Clock()
         with console.status("Finding media"):
             found = [reader.find(source) for source in request.sources]
         find_seconds = clock.lap()
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
-            engine, load_seconds = _load(request, found, checkpoint, reading, console)
-            media = tuple(reading.result())
+        with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
+            engine, load_seconds = _load(request, found, checkpoint, ahead, console)
+            media = tuple(ahead.media())
     tell_about_engine(engine, console)
     if len(media) > 1:
         console.notice(SEVERAL_MEDIA)
     tell_about_media(media, settings, console)
-    seconds = {"read_s": find_seconds + reading.seconds, "load_s": load_seconds}
+    seconds = {"read_s": find_seconds + ahead.seconds, "load_s": load_seconds}
     _answer_all([Asked(question, engine, media, seconds) for question in request.questions], request, console)
 
 
@@ -186,7 +184,7 @@ class Asked:
 
 
 def _load(
-    request: Request, found: Sequence[Found], checkpoint: Checkpoint, reading: BackgroundReading, console: Console
+    request: Request, found: Sequence[MediaFile], checkpoint: Checkpoint, ahead: ReadAhead[MediaFile], console: Console
 ) -> tuple[Engine, float]:
     """Load the engine; before its weights, refuse what cannot work: machine, prompt, media.
 
@@ -198,16 +196,18 @@ def _load(
         tokenizer = _checked_tokenizer(request, found, checkpoint)
     seconds = clock.lap()
     if missing_shards(checkpoint):
-        reading.result()  # a damaged clip is told before gigabytes are fetched
+        ahead.media()  # a damaged clip is told before gigabytes are fetched
         fetch_weights(checkpoint, offline=request.settings.offline)
-    reading.raise_if_failed()
+    ahead.raise_if_failed()
     clock.lap()
     with console.status(f"Loading {request.settings.model}"):
         engine = load_engine(request.settings, checkpoint, tokenizer, tell=console.notice)
     return engine, seconds + clock.lap()
 
 
-def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
+def _checked_tokenizer(
+    request: Request, found: Sequence[MediaFile], checkpoint: Checkpoint
+) -> "PreTrainedTokenizerBase":
     """Load the tokenizer and refuse what the machine cannot do and prompts that are too long."""
     from videollava_cli.engine.loading import check_machine, load_tokenizer
 

@@ -1,7 +1,7 @@
-"""What a packet's own first bytes tell: whether its picture is shown, and whether others build on it; decodes nothing.
+"""Which packets no wanted frame needs, by their first bytes: pictures not shown, and those on which no other builds.
 
-FFmpeg's decoders can leave out pictures on which no other builds, but a packet they leave out still takes a turn among
-their threads, and AV1's is not asked. Such a packet is better not fed at all.
+FFmpeg's decoders can skip pictures on which no other builds (`skip_frame`), but skipped packets still occupy a decoder
+thread, and the AV1 decoder ignores the option. So we drop such packets ourselves.
 """
 
 from collections.abc import Callable, Iterator
