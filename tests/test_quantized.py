@@ -12,10 +12,10 @@ import torch
 
 from videollava_cli.engine.quantized import QuantizedStore, damage, entries
 from videollava_cli.engine.startup import cache_folder, load
-from videollava_cli.media import Image
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.settings import xdg_folder
 
-PICTURE = Image("noise", np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
+PICTURE = Medium("noise", MediaKind.IMAGE, np.random.default_rng(0).integers(0, 256, (1, 28, 28, 3), np.uint8))
 VLLAVA = [sys.executable, "-m", "videollava_cli"]
 HEAVY = ("torch", "transformers", "numpy", "safetensors", "huggingface_hub")
 

@@ -1,22 +1,16 @@
 """Media of a conversation: read when they are shown, and read again when it is taken up; knows no turns."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from videollava_cli.chat.transcript import Source
 from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.errors import UsageError, VllavaError
-from videollava_cli.media import Clip, MediaKind, Medium
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
 from videollava_cli.reader import MediaReader
 from videollava_cli.settings import SETTINGS, Settings, for_one_answer
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 STDIN = "-"
 
@@ -53,8 +47,8 @@ def source_of(name: str, medium: Medium, settings: Settings) -> Source:
         end=settings.end,
         at=settings.at,
         fit=settings.fit,
-        side=_pixels(medium).shape[-2],
-        digest=digest_of(medium),
+        side=medium.pixels.shape[-2],
+        digest=medium.digest,
     )
 
 
@@ -74,8 +68,8 @@ def read_again(
         except VllavaError as error:
             lines.append(f"{error}; the conversation goes on without it")
             continue
-        is_comparable = _pixels(media[source]).shape[-2] == source.side
-        if is_comparable and digest_of(media[source]) != source.digest:
+        is_comparable = media[source].pixels.shape[-2] == source.side
+        if is_comparable and media[source].digest != source.digest:
             lines.append(f"{source.name!r} has changed since it was talked about: the model sees what is there now")
     return media, lines
 
@@ -92,12 +86,3 @@ def _read_again(source: Source, settings: Settings, checkpoint: Checkpoint) -> M
         if found.kind is not source.kind:
             raise UsageError(f"{source.name!r} is of another kind now, {found.kind} and not {source.kind}")
         return reader.read(found, pixels, then.sampling)
-
-
-def digest_of(medium: Medium) -> str:
-    """Return a digest of a medium's pixels."""
-    return hashlib.blake2b(_pixels(medium).tobytes(), digest_size=16).hexdigest()
-
-
-def _pixels(medium: Medium) -> "NDArray[np.uint8]":
-    return medium.frames if isinstance(medium, Clip) else medium.pixels

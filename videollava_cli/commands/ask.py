@@ -20,7 +20,7 @@ from videollava_cli.engine.notes import cut_off_line, tell_about_engine, tell_ab
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.engine.startup import BackgroundReading, load_engine
 from videollava_cli.errors import UsageError
-from videollava_cli.media import Medium, json_medium
+from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.settings import Settings
 
@@ -219,7 +219,7 @@ def _end_answer(asked: Asked, whole: Chunk, request: Request, console: Console) 
 def _json_line(asked: Asked, text: str, finish_reason: str | None, usage: Usage) -> dict[str, Any]:
     seconds = {**asked.seconds, "prefill_s": usage.prefill_seconds, "generate_s": usage.generate_seconds}
     return {
-        "media": [json_medium(medium) for medium in asked.media],
+        "media": [medium.as_json() for medium in asked.media],
         "question": asked.question,
         "prompt": prompt_text(asked.conversation, asked.engine.tokenizer),
         "answer": text,

@@ -13,7 +13,7 @@ from videollava_cli.console import Console, clock, printable
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.notes import tell_about_media
 from videollava_cli.errors import OutputError, UsageError
-from videollava_cli.media import Clip, Medium
+from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import Sampling
@@ -106,7 +106,7 @@ class Seen:
         """What there is to say about all of the frames."""
         height, width = self.size
         parts = [f"{width} x {height}"]
-        if isinstance(self.medium, Clip):
+        if self.medium.stamps:
             first, last = self.medium.stamps[0], self.medium.stamps[-1]
             parts.append(f"frames {first.index} to {last.index}, {clock(first.seconds)} to {clock(last.seconds)}")
         parts.append(f"the model sees {self.pixels.crop_side} x {self.pixels.crop_side}")
@@ -130,12 +130,8 @@ def _read(reader: MediaReader, found: Found, pixels: PixelSettings, sampling: Sa
 
     overview = Overview()
     medium = reader.read(found, pixels, sampling, final_form=overview)
-    if isinstance(medium, Clip):
-        canvases = list(medium.frames)
-        labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps]
-    else:
-        canvases, labels = [medium.pixels], [("", "")]
-    tiles = make_tiles(canvases, overview, pixels, labels)
+    labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps] or [("", "")]
+    tiles = make_tiles(medium.pixels, overview, pixels, labels)
     return Seen(medium, tuple(tiles), overview.size, pixels)
 
 
@@ -202,14 +198,13 @@ def _draw(seen: Seen, console: Console, screen: "RichConsole") -> None:
 def _listed(seen: Seen) -> list[str]:
     """Return what there is to see, in words: a head, then a line a frame with its index and its time in seconds."""
     lines = [title(seen), *seen.lines]
-    if isinstance(seen.medium, Clip):
+    if seen.medium.stamps:
         lines += ["", " frame   seconds", *(f"{s.index:6}  {s.seconds:8.3f}" for s in seen.medium.stamps)]
     return lines
 
 
 def json_seen(seen: Seen) -> dict[str, Any]:
     """Return what there is to see as the object that --json prints; `crop` is in the file's own pixels."""
-    stamps = seen.medium.stamps if isinstance(seen.medium, Clip) else ()
     height, width = seen.size
     return {
         "path": seen.medium.name,
@@ -218,5 +213,5 @@ def json_seen(seen: Seen) -> dict[str, Any]:
         "height": height,
         "fit": str(seen.pixels.fit),
         "crop": dict(zip(("left", "top", "right", "bottom"), seen.box, strict=True)),
-        "frames": [asdict(stamp) for stamp in stamps],
+        "frames": [asdict(stamp) for stamp in seen.medium.stamps],
     }
