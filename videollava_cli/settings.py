@@ -91,42 +91,38 @@ class Settings:
         512,
         "Longest answer, in tokens. Default: {default}",
         metavar="N",
-        accepts=lambda number: number >= 1,
+        accepts=lambda n: n >= 1,
         advice="give at least 1",
     )
     temperature: float = _answer(
         0.0,
         "0 is greedy (default); more makes answers vary.",
         metavar="X",
-        accepts=lambda number: number >= 0,
+        accepts=lambda n: n >= 0,
         advice="give 0 for greedy answers, or more to sample",
     )
     top_p: float | None = _answer(
         None,
         "Sample from the likeliest tokens of this total probability.",
         metavar="P",
-        accepts=lambda number: 0 < number <= 1,
+        accepts=lambda n: 0 < n <= 1,
         advice="give more than 0 and at most 1",
     )
     top_k: int | None = _answer(
-        None,
-        "Sample from the K likeliest tokens.",
-        metavar="K",
-        accepts=lambda number: number >= 1,
-        advice="give at least 1",
+        None, "Sample from the K likeliest tokens.", metavar="K", accepts=lambda n: n >= 1, advice="give at least 1"
     )
     repetition_penalty: float = _answer(
         1.0,
         "Above 1, repeating costs. Default: {default}",
         metavar="X",
-        accepts=lambda number: number > 0,
+        accepts=lambda n: n > 0,
         advice="give more than 0 (1 is none)",
     )
     seed: int = _answer(
         0,
         "Seed for sampling. Default: {default}",
         metavar="N",
-        accepts=lambda number: 0 <= number < 1 << 63,
+        accepts=lambda n: 0 <= n < 1 << 63,
         advice="give 0 or more, below 2**63",
     )
     system: str | None = _question(None, "Text before the conversation.", metavar="TEXT")
@@ -139,7 +135,7 @@ class Settings:
         None,
         "Sample from this second on.",
         metavar="SECONDS",
-        accepts=lambda seconds: seconds >= 0,
+        accepts=lambda n: n >= 0,
         advice="give seconds from the beginning of the clip, 0 or more",
     )
     end: float | None = _frames(None, "Sample up to this second.", metavar="SECONDS")
@@ -150,7 +146,7 @@ class Settings:
         None,
         "Threads that decode a video. Default: one a processor",
         metavar="N",
-        accepts=lambda number: number >= 1,
+        accepts=lambda n: n >= 1,
         advice="give at least 1",
     )
     fit: str = _reading(
