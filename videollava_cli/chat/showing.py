@@ -10,7 +10,7 @@ from videollava_cli.errors import UsageError, VllavaError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
 from videollava_cli.reader import Reader
-from videollava_cli.settings import CHOICES, Settings, for_one_answer
+from videollava_cli.settings import SETTINGS, Settings, for_one_answer
 
 STDIN = "-"
 
@@ -77,7 +77,7 @@ def read_again(
 def _read_again(source: Source, settings: Settings, checkpoint: Checkpoint) -> Medium:
     if source.name == STDIN:
         raise UsageError(f"a medium came on stdin ({source.kind}) and cannot be read again")
-    if source.fit not in CHOICES["fit"]:
+    if source.fit not in SETTINGS["fit"].choices:
         raise UsageError(f"fit of {source.name!r} is {source.fit!r}")
     then = for_one_answer(settings, {"start": source.start, "end": source.end, "at": source.at})
     pixels = replace(checkpoint.pixels, fit=Fit(source.fit))

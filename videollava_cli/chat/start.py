@@ -1,6 +1,5 @@
 """How `vllava chat` begins: media found and read, the engine loaded, a conversation taken up."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,8 +40,6 @@ def begin(beginning: Beginning, console: Console) -> Session:
         GenerationError: If it does not fit the memory.
     """
     settings = beginning.settings
-    if console.is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with Reader(settings) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in beginning.names]

@@ -34,7 +34,10 @@ Examples:
 """
 
 
+@opt.command(takes=(*opt.OUTPUT, *opt.CLIP, *opt.CHECKPOINT))
 def frames(
+    settings: Settings,
+    console: Console,
     medium: Annotated[
         str,
         typer.Argument(
@@ -43,31 +46,19 @@ def frames(
             show_default=False,
         ),
     ],
-    output: opt.Sheet = None,
+    output: Annotated[
+        Path | None,
+        opt.option("Write the picture to this file: .png, .jpg or .webp.", "Output", "-o", "--output", metavar="FILE"),
+    ] = None,
     json_object: opt.JsonObject = False,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
 ) -> None:
     """Show the frames that the model sees, and what the crop hides from it.
 
     Eight frames of a video, or the image, to the pixel; what the crop leaves out is dimmed. No weights are needed.
     Where no picture can be shown, such as in a pipe, the frames are listed.
     """
-    given = dict(locals())
-    own = ("medium", "output", "json_object", "quiet", "verbose", "config")
-    settings = opt.settings_from({key: value for key, value in given.items() if key not in own}, config)
     if output:
         check_output(output, medium)
-    console = Console(is_quiet=quiet, is_verbose=verbose)
     seen = see(medium, settings, console)
     if output:
         write_sheet(seen, output)

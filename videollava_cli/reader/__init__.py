@@ -22,7 +22,7 @@ from videollava_cli.reader.media_file import (
 )
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
 from videollava_cli.reader.sources import to_file
-from videollava_cli.sampling import Sampling, sampling_from
+from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Reader:
         self.num_readers = 1
         self.budget = PixelBudget(PIXELS_A_PROCESSOR * self.num_threads)
         self._is_offline = settings.offline
-        self._sampling = sampling_from(settings.start, settings.end, settings.moments)
+        self._sampling = settings.sampling
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._scratch: TemporaryDirectory[str] | None = None
