@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import av
-import av.container
 import av.error
 import numpy as np
 from av.container import InputContainer
@@ -41,6 +40,7 @@ MAX_HEADER_BYTES = 64 << 20  # of a compressed header, unpacked
 SOUND_SAMPLES_AN_ENTRY = 160  # FFmpeg enters uncompressed sound by pieces of at least so many samples
 PARENTS = frozenset((b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov"))
 TOP_BOXES = frozenset((b"ftyp", b"mdat", b"moov", b"moof"))
+TABLES = frozenset((b"stsz", b"stz2", b"elst", b"stts", b"stco", b"co64", b"stsc", b"trun"))
 READ_BYTES = 64  # of a table: its head
 
 
@@ -75,7 +75,7 @@ def _reason(path: Path, error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _open(path: Path, *, is_thorough: bool) -> av.container.InputContainer:
+def _open(path: Path, *, is_thorough: bool) -> InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
         return av.open(
@@ -92,13 +92,13 @@ def _open(path: Path, *, is_thorough: bool) -> av.container.InputContainer:
         return _open(path, is_thorough=True)
 
 
-def video_stream(container: av.container.InputContainer, name: str) -> VideoStream:
-    """Return the first video stream that is no cover art, nor mere additions to another; the others are not read.
+def video_stream(container: InputContainer, name: str) -> VideoStream:
+    """Return the first of the video streams; no other stream will be read.
 
     Raises:
         MediaError: If there is none, or it cannot be decoded, or has a size beyond the limits.
     """
-    videos = _videos(container)
+    videos = video_streams(container)
     if not videos:
         raise MediaError(f"{name!r} holds no video{_held_instead(container)}")
     if not videos[0].codec_context:
@@ -112,15 +112,10 @@ def video_stream(container: av.container.InputContainer, name: str) -> VideoStre
     return stream
 
 
-def num_videos(container: av.container.InputContainer) -> int:
-    """Return the number of video streams, cover art and additions to other streams aside."""
-    return len(_videos(container))
-
-
 class Clock:
     """Presentation timestamps to seconds from the moment that players show as 0:00."""
 
-    def __init__(self, container: av.container.InputContainer, stream: VideoStream) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self.time_base = float(stream.time_base or 0)
         self.origin = (container.start_time or 0) / av.time_base
         self.rate = float(stream.average_rate or 25)
@@ -138,12 +133,13 @@ class Clock:
         return seconds
 
 
-def _videos(container: av.container.InputContainer) -> list[VideoStream]:
+def video_streams(container: InputContainer) -> list[VideoStream]:
+    """Return the video streams that are neither cover art nor mere additions to others."""
     no_video = Disposition.attached_pic | Disposition.dependent
     return [stream for stream in container.streams.video if not stream.disposition & no_video]
 
 
-def _held_instead(container: av.container.InputContainer) -> str:
+def _held_instead(container: InputContainer) -> str:
     if container.streams.video:
         return ", only cover art"
     held = sorted({stream.type for stream in container.streams if stream.type} - {"data"})
@@ -166,18 +162,18 @@ def check_boxes(file: BinaryIO, name: str) -> None:
 
 @dataclass(slots=True)
 class _Claims:
-    """What the boxes seen so far claim; the fields below `num_samples` are those of the track being walked."""
+    """What the boxes seen so far claim; `in_table` and the fields below it are of the track being walked."""
 
     name: str
     num_bytes: int
     num_boxes: int = 0
     num_samples: int = 0
+    kinds: set[bytes] = field(default_factory=set)
     in_table: int = 0
     num_edits: int = 0
     num_chunks: int = 0
     chunk_samples: int = 0
     is_plain_sound: bool = False
-    kinds: set[bytes] = field(default_factory=set)
 
     def add(self, num_samples: int) -> None:
         """Count samples, and stop where there are too many; a sample that holds anything has a byte."""
@@ -212,7 +208,7 @@ def _walk(file: BinaryIO, start: int, end: int, claims: _Claims, depth: int) -> 
             _walk_compressed(file, body, box_end, claims, depth)
         elif kind in TABLES:
             file.seek(body)
-            TABLES[kind](claims, file.read(min(READ_BYTES, box_end - body)), file)
+            _add_table(claims, kind, file, box_end - body)
 
 
 def _boxes(file: BinaryIO, start: int, end: int, claims: _Claims) -> Iterator[tuple[bytes, int, int]]:
@@ -235,8 +231,7 @@ def _boxes(file: BinaryIO, start: int, end: int, claims: _Claims) -> Iterator[tu
 
 
 def _walk_compressed(file: BinaryIO, body: int, end: int, claims: _Claims, depth: int) -> None:
-    """Walk the header of an old QuickTime file that is compressed with zlib, as FFmpeg would unpack it."""
-    file.seek(body + 4)  # behind the unpacked size
+    file.seek(body + 4)  # a header of old QuickTime files: the unpacked size, then zlib's bytes
     unpacker = zlib.decompressobj()
     try:
         unpacked = unpacker.decompress(file.read(min(end - body - 4, MAX_HEADER_BYTES)), MAX_HEADER_BYTES)
@@ -247,51 +242,25 @@ def _walk_compressed(file: BinaryIO, body: int, end: int, claims: _Claims, depth
     _walk(BytesIO(unpacked), 0, len(unpacked), claims, depth + 1)
 
 
-def _sample_sizes(claims: _Claims, head: bytes, file: BinaryIO) -> None:
-    if len(head) >= 12:
-        claims.in_table += int.from_bytes(head[8:12], "big")
-
-
-def _edits(claims: _Claims, head: bytes, file: BinaryIO) -> None:
-    if len(head) >= 8:
-        claims.num_edits += int.from_bytes(head[4:8], "big")
-
-
-def _durations(claims: _Claims, head: bytes, file: BinaryIO) -> None:
-    """Uncompressed sound has one duration, of one tick, for all samples; FFmpeg then goes by chunks."""
-    if len(head) >= 16:
-        count, _, duration = struct.unpack_from(">III", head, 4)
-        claims.is_plain_sound = count == 1 and duration == 1
-
-
-def _chunks(claims: _Claims, head: bytes, file: BinaryIO) -> None:
-    if len(head) >= 8:
-        claims.num_chunks += int.from_bytes(head[4:8], "big")
-
-
-def _chunk_lengths(claims: _Claims, head: bytes, file: BinaryIO) -> None:
+def _add_table(claims: _Claims, kind: bytes, file: BinaryIO, size: int) -> None:
+    """Count what the table at the file's place claims."""
+    head = file.read(min(READ_BYTES, size))
     if len(head) < 8:
         return
-    count = min(int.from_bytes(head[4:8], "big"), MAX_SAMPLES)
-    file.seek(-len(head) + 8, os.SEEK_CUR)
-    entries = file.read(12 * count)
-    lengths = [length for _, length, _ in struct.iter_unpack(">III", entries[: len(entries) // 12 * 12])]
-    claims.chunk_samples = max([claims.chunk_samples, *lengths])
-
-
-def _run(claims: _Claims, head: bytes, file: BinaryIO) -> None:
-    """Count the samples of a fragment, which need no table at all."""
-    if len(head) >= 8:
-        claims.add(int.from_bytes(head[4:8], "big"))
-
-
-TABLES = {
-    b"stsz": _sample_sizes,
-    b"stz2": _sample_sizes,
-    b"elst": _edits,
-    b"stts": _durations,
-    b"stco": _chunks,
-    b"co64": _chunks,
-    b"stsc": _chunk_lengths,
-    b"trun": _run,
-}
+    count = int.from_bytes(head[4:8], "big")
+    if kind in (b"stsz", b"stz2") and len(head) >= 12:
+        claims.in_table += int.from_bytes(head[8:12], "big")
+    elif kind == b"elst":
+        claims.num_edits += count
+    elif kind == b"stts" and len(head) >= 16:
+        # Uncompressed sound has one duration, of one tick, for all samples; FFmpeg then goes by chunks.
+        claims.is_plain_sound = count == 1 and int.from_bytes(head[12:16], "big") == 1
+    elif kind in (b"stco", b"co64"):
+        claims.num_chunks += count
+    elif kind == b"stsc":
+        file.seek(8 - len(head), os.SEEK_CUR)
+        entries = file.read(12 * min(count, MAX_SAMPLES))
+        lengths = (length for _, length, _ in struct.iter_unpack(">III", entries[: len(entries) // 12 * 12]))
+        claims.chunk_samples = max(claims.chunk_samples, *lengths, 0)
+    elif kind == b"trun":  # the samples of a fragment, which need no table at all
+        claims.add(count)

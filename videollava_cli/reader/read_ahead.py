@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from threading import Condition, Lock
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from videollava_cli.errors import MediaError
@@ -43,7 +43,8 @@ class ReadAhead(Generic[ItemT]):
     """Iterate over items and what came of reading the medium of each; `Reader.read_ahead` makes one.
 
     Use it as a context manager: entering it starts the threads, leaving it stops what is still being read and waits
-    for them. `seconds` adds up what the media took that the loop has seen.
+    for them. `num_ahead` media may wait for the loop, beside those in work; it may be changed between two items.
+    `seconds` adds up what the media took that the loop has seen.
     """
 
     def __init__(
@@ -55,31 +56,19 @@ class ReadAhead(Generic[ItemT]):
         source: Callable[[ItemT], str | MediaFile],
         is_ordered: bool,
     ) -> None:
+        self.num_ahead = AHEAD_AT_FIRST
         self.seconds = 0.0
         self._reader, self._items, self._pixels, self._source = reader, iter(items), pixels, source
         self._is_ordered = is_ordered
-        self._num_ahead = AHEAD_AT_FIRST
         self._pool = ThreadPoolExecutor(reader.num_readers, thread_name_prefix="reader")
         self._pending: deque[tuple[ItemT, Future[ReadResult]]] = deque()
         self._media: list[Medium] = []
-
-    @property
-    def num_ahead(self) -> int:
-        """The number of media that may wait for the loop, beside those in work; change it in the looping thread."""
-        return self._num_ahead
-
-    @num_ahead.setter
-    def num_ahead(self, number: int) -> None:
-        self._num_ahead = number
-        self._submit()
 
     def __enter__(self) -> Self:
         self._submit()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._pending:
             self.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -101,8 +90,7 @@ class ReadAhead(Generic[ItemT]):
         Raises:
             MediaError: If one of them cannot be read.
         """
-        for _, result in self:
-            self._media.append(_medium(result))
+        self._media += [_medium(result) for _, result in self]
         return self._media
 
     def raise_if_failed(self) -> None:
@@ -113,14 +101,10 @@ class ReadAhead(Generic[ItemT]):
 
     def _submit(self) -> None:
         """Keep the readers busy as far as the bounds allow."""
-        while len(self._pending) < self._reader.num_readers + self._num_ahead:
-            for item in self._items:
-                self._pending.append(
-                    (item, self._pool.submit(try_read, self._reader, self._source(item), self._pixels))
-                )
-                break
-            else:
-                return
+        num_free = max(0, self._reader.num_readers + self.num_ahead - len(self._pending))
+        for item in islice(self._items, num_free):
+            future = self._pool.submit(try_read, self._reader, self._source(item), self._pixels)
+            self._pending.append((item, future))
 
     def _next(self) -> tuple[ItemT, ReadResult]:
         first = self._pending[0]

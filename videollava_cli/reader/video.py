@@ -12,7 +12,7 @@ from av.container import InputContainer
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
-from videollava_cli.reader.container import num_videos, opened, video_stream
+from videollava_cli.reader.container import opened, video_stream, video_streams
 from videollava_cli.reader.frame_index import (
     SEEKABLE_FORMATS,
     IndexMismatch,
@@ -41,7 +41,7 @@ def read_clip(reading: Reading, sampling: Sampling) -> Medium:
         index, is_cut_off = index_from_table(stream, container.format.name, os.stat(file.path).st_size)
         if is_cut_off:
             notices.append(f"{file.name!r} is cut off: a part of its {stream.frames} frames is missing")
-        if (number := num_videos(container)) > 1:
+        if (number := len(video_streams(container))) > 1:
             details.append(f"{file.name!r} holds {number} videos: the first is taken")
         by_table = index if sampling.is_whole else None  # the table does not have the times of frames
         if by_table:
