@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from videollava_cli.engine.memory import Need
+from videollava_cli.engine.checkpoint import Need
 
 
 class Mark(StrEnum):

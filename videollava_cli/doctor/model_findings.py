@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from videollava_cli.doctor.facts import Disk, Facts, Finding, Fit, Kept, Mark, Model, State
 from videollava_cli.doctor.sizes import gigabytes, memory_size
-from videollava_cli.engine.memory import Need
+from videollava_cli.engine.checkpoint import Need
 from videollava_cli.settings import Settings
 
 FILES, ROOM = "Checkpoints", "Room for a question about a clip"

@@ -8,12 +8,15 @@ from videollava_cli.doctor.facts import Fit, Gpu, Model, State
 from videollava_cli.engine.checkpoint import (
     BUNDLED_SCHEME,
     Checkpoint,
+    ModelSize,
+    Need,
+    TextShape,
     find_checkpoint,
     missing_shards,
     model_size,
+    needed_memory,
     weight_bytes,
 )
-from videollava_cli.engine.memory import ModelSize, Need, TextShape, needed_memory
 from videollava_cli.errors import CheckpointError
 from videollava_cli.settings import Settings, preset_names, presets_folder, resolve
 

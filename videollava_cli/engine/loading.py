@@ -21,8 +21,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from videollava_cli.engine.checkpoint import Checkpoint, model_size, weight_files
-from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory, weight_files
 from videollava_cli.engine.quantized import QuantizedStore, identity_of, is_keepable
 from videollava_cli.engine.quantizing import QuantizingInPieces, quantization_config
 from videollava_cli.engine.weights import Target, stored_tensors
