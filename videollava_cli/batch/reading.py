@@ -16,7 +16,7 @@ from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights
 from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.engine.startup import load_engine
 from videollava_cli.errors import MediaError, UsageError
-from videollava_cli.malloc import give_back_pictures
+from videollava_cli.malloc import limit_arenas, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.reader import Found, MediaReader, Turns
 from videollava_cli.reader.sizes import num_pixels
@@ -46,7 +46,8 @@ class Reading:
     """
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint, num_processors: int) -> None:
-        give_back_pictures()
+        limit_arenas()
+        return_large_blocks()
         self._settings = settings
         self._pixels = checkpoint.pixels
         self._sampling = sampling_from(settings.start, settings.end, settings.moments)

@@ -23,11 +23,10 @@ from transformers import (
 
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory, weight_files
 from videollava_cli.engine.quantized import QuantizedStore, identity_of, is_keepable
-from videollava_cli.engine.quantizing import QuantizingInPieces, quantization_config
-from videollava_cli.engine.weights import Target, stored_tensors
+from videollava_cli.engine.weights import PiecewiseQuantization, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
 from videollava_cli.generation import is_out_of_memory
-from videollava_cli.malloc import returning_blocks
+from videollava_cli.malloc import large_blocks_returned
 from videollava_cli.settings import Settings
 
 FLASH_ATTENTION = "flash_attention_2"
@@ -113,7 +112,7 @@ def _load_anew(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForCondi
     source = Source(checkpoint.folder, choose_dtype(settings.dtype, device), quantization_config(settings))
     if device.type != "cpu" or source.quantization is None:
         return _load_folder(checkpoint, settings, source)
-    with returning_blocks(), QuantizingInPieces():  # type: ignore[no-untyped-call]
+    with large_blocks_returned(), PiecewiseQuantization():  # type: ignore[no-untyped-call]
         return _load_folder(checkpoint, settings, source)
 
 
@@ -168,7 +167,7 @@ def _load_folder(checkpoint: Checkpoint, settings: Settings, source: Source) -> 
             loaded = VideoLlavaForConditionalGeneration.from_pretrained(source.folder, **options)
         else:
             config = VideoLlavaConfig.from_pretrained(source.folder, local_files_only=True)
-            with stored_tensors(weight_files(source.folder), Target(device, source.dtype)) as tensors:
+            with stored_tensors(weight_files(source.folder), device, source.dtype) as tensors:
                 loaded = VideoLlavaForConditionalGeneration.from_pretrained(
                     None, config=config, state_dict=tensors, **options
                 )
@@ -226,6 +225,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
+
+
+def quantization_config(settings: Settings) -> transformers.BitsAndBytesConfig | None:
+    """Return how transformers is to quantize weights while it loads them; None for not at all."""
+    if settings.load_8bit:
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    if settings.load_4bit:
+        return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
+        )
+    return None
 
 
 def _device_map(
