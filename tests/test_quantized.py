@@ -5,14 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from videollava_cli.console import Console
 from videollava_cli.engine.quantized import QuantizedStore, damage, entries
-from videollava_cli.engine.startup import cache_folder, load
+from videollava_cli.engine.startup import cache_folder, load, start_engine
 from videollava_cli.media import Image
 
 PICTURE = Image("noise", np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
@@ -118,37 +120,33 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damaged", "reason"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_entry_is_told_and_made_again(mini, home, made, damaged, reason):
+def test_damaged_entry_is_noticed_and_made_again(mini, home, made, capsys, damaged, reason):
     entry = entry_in(home)
     damaged(entry.folder)
-    said = []
 
-    from videollava_cli.engine.startup import load_engine
+    engine = start_quantized(mini)
 
-    engine = load_engine(quantized_settings(mini), mini.checkpoint, tell=said.append)
-
-    assert reason in said[0]
-    assert said[1].startswith("quantized; kept for next time in ")
+    noticed, kept = capsys.readouterr().err.splitlines()
+    assert reason in noticed
+    assert kept.startswith("vllava: note: quantized; kept for next time in ")
     assert damage(entry_in(home).folder) is None
     assert answer(engine) == made[1]
 
 
-def quantized_settings(mini):
-    from dataclasses import replace
+def start_quantized(mini):
+    """Start an engine with 4-bit weights as the commands do."""
+    engine, _ = start_engine(replace(mini.settings, load_4bit=True), mini.checkpoint, Console())
+    return engine
 
-    return replace(mini.settings, load_4bit=True)
 
-
-def test_disk_that_takes_nothing_is_told_and_the_engine_answers(mini, tmp_path, monkeypatch, made):
-    from videollava_cli.engine.startup import load_engine
-
+def test_disk_that_takes_nothing_is_a_notice_and_the_engine_answers(mini, tmp_path, monkeypatch, made, capsys):
     (tmp_path / "vllava").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    said = []
 
-    engine = load_engine(quantized_settings(mini), mini.checkpoint, tell=said.append)
+    engine = start_quantized(mini)
 
-    assert said == [f"the quantized weights cannot be kept in {str(cache_folder(os.environ))!r}: Not a directory"]
+    notice = f"the quantized weights cannot be kept in {str(cache_folder(os.environ))!r}: Not a directory"
+    assert capsys.readouterr().err == f"vllava: note: {notice}\n"
     assert answer(engine) == made[1]
 
 
