@@ -1,27 +1,35 @@
-"""`vllava cache`: the quantized weights that are kept on disk, listed and cleared."""
+"""`vllava cache`: list, verify and clear the quantized weights that are kept on disk."""
 
 import json
 import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.engine.quantized import Entry, entries, size
-from videollava_cli.engine.startup import cache_folder
-from videollava_cli.errors import OutputError, UsageError
+from videollava_cli.engine.quantized_cache import Entry, cache_folder, entries, find_damage, size
+from videollava_cli.errors import OutputError, UsageError, VllavaError
 from videollava_cli.settings import closest
 
 CACHE_EXAMPLES = """\b
 Examples:
   vllava cache                                   what is kept, and how much disk it takes
   vllava cache --json | jq '.entries[].bytes'
+  vllava cache verify                            read all of it, compare sums
   vllava cache clear Video-LLaVA-7B-hf-4bit-0123456789abcdef
   vllava cache clear --yes                       all of it, unasked
+"""
+
+VERIFY_EXAMPLES = """\b
+Examples:
+  vllava cache verify
+  vllava cache verify --json | jq -r '.entries[] | select(.problem) | .folder'
+  vllava cache verify --repair                   remove what is damaged
 """
 
 cache = typer.Typer(epilog=CACHE_EXAMPLES, invoke_without_command=True)
@@ -32,6 +40,7 @@ Names = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+Repair = Annotated[bool, typer.Option("--repair", help="Remove damaged entries, so that they are made again.")]
 
 
 @cache.callback()
@@ -44,9 +53,52 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
     if json_object:
         console.answer(json.dumps({"entries": [as_json(entry) for entry in found], "bytes": total}) + "\n")
     elif not found:
-        console.answer(f"nothing is kept in {str(cache_folder(os.environ))!r}\n")
+        console.answer(nothing_kept())
     else:
         console.answer("".join(f"{line}\n" for line in table(found)) + f"{size(total)} in all\n")
+
+
+@cache.command(epilog=VERIFY_EXAMPLES)
+def verify(
+    names: Names = None, repair: Repair = False, json_object: opt.JsonObject = False, quiet: opt.Quiet = False
+) -> None:
+    """Read kept weights and compare their sums. Status 1 if damaged entries are left."""
+    found, console = chosen(entries(cache_folder(os.environ)), names or []), Console(is_quiet=quiet)
+    problems: dict[str, str] = {}
+    for entry in found:
+        if entry.state != "unfinished":
+            with console.status(f"Reading {entry.name}"):
+                problem = find_damage(entry.folder, reads_weights=True)
+            if problem:
+                problems[entry.name] = problem
+        if not json_object:
+            console.answer(f"{entry.name}: {verdict(entry, problems)}\n")
+    if json_object:
+        console.answer(json.dumps(verified_as_json(found, problems)) + "\n")
+    elif not found:
+        console.answer(nothing_kept())
+    if problems and not repair:
+        damaged = ", ".join(f"{name!r} ({problem})" for name, problem in problems.items())
+        raise VllavaError(f"damaged: {damaged}: vllava cache verify --repair removes them")
+    if problems:
+        remove([entry for entry in found if entry.name in problems], console)
+        console.notice("they are made again when they are needed")
+
+
+def verdict(entry: Entry, problems: Mapping[str, str]) -> str:
+    """Return in words what verifying an entry has shown."""
+    if problem := problems.get(entry.name):
+        return f"damaged: {problem}"
+    return "unfinished" if entry.state == "unfinished" else "ok"
+
+
+def verified_as_json(found: list[Entry], problems: Mapping[str, str]) -> dict[str, object]:
+    """Return verified entries as --json prints them: as in the list, with `problem`, null if there is none."""
+    lines = []
+    for entry in found:
+        problem = problems.get(entry.name)
+        lines.append({**as_json(entry), "state": "damaged" if problem else entry.state, "problem": problem})
+    return {"entries": lines, "bytes": sum(entry.num_bytes for entry in found)}
 
 
 @cache.command()
@@ -59,12 +111,26 @@ def clear(names: Names = None, yes: Yes = False, quiet: opt.Quiet = False) -> No
         return
     if not yes:
         confirm(found)
+    remove(found, console)
+
+
+def remove(found: list[Entry], console: Console) -> None:
+    """Remove entries, with a notice of how much they took.
+
+    Raises:
+        OutputError: If one cannot be removed.
+    """
     for entry in found:
         try:
             shutil.rmtree(entry.folder)
         except OSError as error:
             raise OutputError(f"cannot remove {str(entry.folder)!r}: {error.strerror or error}") from error
     console.notice(f"removed {counted(found)}, {size(sum(entry.num_bytes for entry in found))}")
+
+
+def nothing_kept() -> str:
+    """Return the line about an empty cache."""
+    return f"nothing is kept in {str(cache_folder(os.environ))!r}\n"
 
 
 def chosen(found: list[Entry], names: list[str]) -> list[Entry]:

@@ -9,7 +9,7 @@ from videollava_cli.doctor import libraries, machine
 from videollava_cli.doctor.facts import Facts, Gpu
 from videollava_cli.doctor.models import examine_model, find_place, models_to_examine
 from videollava_cli.doctor.selftest import run_self_test
-from videollava_cli.engine.startup import cache_folder
+from videollava_cli.engine.quantized_cache import cache_folder
 from videollava_cli.errors import UsageError
 from videollava_cli.settings import Settings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from videollava_cli.doctor.facts import Computer, Disk, Gpu, Graphics, Kept
-from videollava_cli.engine.quantized import entries
+from videollava_cli.engine.quantized_cache import entries
 from videollava_cli.errors import first_line
 from videollava_cli.reader.limits import num_processors
 

@@ -3,9 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ from videollava_cli.conversation import Conversation
 from videollava_cli.engine import Engine
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
-from videollava_cli.engine.quantized import QuantizedStore
+from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
 from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import Sampling
@@ -38,12 +37,6 @@ def load(model: str = "7b", **options: object) -> Engine:
     settings = resolve({"model": model, **options}, presets=presets_folder())
     engine, _ = start_engine(settings, find_checkpoint(settings), Console(is_quiet=True))
     return engine
-
-
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder of quantized checkpoints: `$XDG_CACHE_HOME/vllava/quantized`; a relative path is ignored."""
-    home = environment.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "vllava" / "quantized"
 
 
 def start_engine(
@@ -88,7 +81,7 @@ def start_engine(
     if media is not None and media.done():
         media.result()
     began = time.perf_counter()
-    cache = QuantizedStore(cache_folder(os.environ), console.notice) if settings.cache else None
+    cache = QuantizedCache(cache_folder(os.environ), console.notice) if settings.cache else None
     with console.status(f"Loading {settings.model}"):
         model = load_model(checkpoint, settings, cache)
 
