@@ -7,7 +7,6 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,10 @@ from in_process import vllava
 from videollava_cli.console import Console
 from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder, entries, find_damage
 from videollava_cli.engine.startup import load, start_engine
-from videollava_cli.media import Image
+from videollava_cli.media import MediaKind, Medium
+from videollava_cli.settings import xdg_folder
 
-PICTURE = Image("noise", np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
+PICTURE = Medium("noise", MediaKind.IMAGE, np.random.default_rng(0).integers(0, 256, (1, 28, 28, 3), np.uint8))
 HEAVY = ("torch", "transformers", "numpy", "safetensors", "huggingface_hub")
 
 
@@ -158,7 +158,8 @@ def test_verify_names_a_damaged_entry_and_repair_removes_it_to_be_made_again(min
     assert verified.stdout.startswith(f"{entry.name}: damaged: ")
     assert verified.stderr.startswith(f"vllava: error: damaged: {entry.name!r} (")
     assert verified.stderr.endswith("): vllava cache verify --repair removes them\n")
-    assert repaired.stderr.splitlines()[1] == "vllava: note: they are made again when they are needed"
+    assert repaired.stderr.startswith("vllava: note: removed 1 entry, ")
+    assert repaired.stderr.endswith(", to be made again when needed\n")
     assert not entry.folder.exists()
     start_quantized(mini)
     assert "quantized; kept for next time in " in capsys.readouterr().err
@@ -227,7 +228,7 @@ def test_disk_that_takes_nothing_is_a_notice_and_the_engine_answers(mini, tmp_pa
 
     engine = start_quantized(mini)
 
-    notice = f"the quantized weights cannot be kept in {str(cache_folder(os.environ))!r}: Not a directory"
+    notice = f"the quantized weights cannot be kept in {str(cache_folder())!r}: Not a directory"
     assert capsys.readouterr().err == f"vllava: note: {notice}\n"
     assert answer(engine) == made[1]
 
@@ -339,5 +340,5 @@ def test_no_heavy_library_is_imported_to_list(home):
     assert not names & set(HEAVY)
 
 
-def test_cache_home_that_is_not_absolute_does_not_count():
-    assert cache_folder({"XDG_CACHE_HOME": "here"}) == Path.home() / ".cache" / "vllava" / "quantized"
+def test_quantized_weights_are_kept_in_the_cache_folder_of_the_user():
+    assert cache_folder() == xdg_folder("CACHE") / "quantized"

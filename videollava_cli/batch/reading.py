@@ -20,7 +20,6 @@ from videollava_cli.malloc import limit_arenas, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.reader import Found, MediaReader, Turns
 from videollava_cli.reader.sizes import num_pixels
-from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Reading:
         return_large_blocks()
         self._settings = settings
         self._pixels = checkpoint.pixels
-        self._sampling = sampling_from(settings.start, settings.end, settings.moments)
+        self._sampling = settings.sampling
         self._turns = None if settings.decode_threads else Turns(num_processors)
         self.num_threads = settings.decode_threads or min(NUM_FRAMES, num_processors)
         self.num_readers = max(1, min(MAX_READERS, num_processors // (settings.decode_threads or 1)))

@@ -1,18 +1,16 @@
 """`vllava cache`: list, verify and clear the quantized weights that are kept on disk."""
 
 import json
-import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.engine.quantized_cache import Entry, cache_folder, entries, find_damage, size
+from videollava_cli.engine.quantized_cache import Entry, cache_folder, check_entry, entries, size
 from videollava_cli.errors import OutputError, UsageError, VllavaError
 from videollava_cli.settings import closest
 
@@ -48,14 +46,13 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
     """List the 4-bit weights that are kept in $XDG_CACHE_HOME/vllava (~/.cache/vllava), with their sizes."""
     if context.invoked_subcommand is not None:
         return
-    found, console = entries(cache_folder(os.environ)), Console()
-    total = sum(entry.num_bytes for entry in found)
+    found, console = entries(cache_folder()), Console()
     if json_object:
-        console.answer(json.dumps({"entries": [as_json(entry) for entry in found], "bytes": total}) + "\n")
+        console.answer(_json_object(found, [_as_json(entry) for entry in found]))
     elif not found:
-        console.answer(nothing_kept())
+        console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
     else:
-        console.answer("".join(f"{line}\n" for line in table(found)) + f"{size(total)} in all\n")
+        console.answer("".join(f"{line}\n" for line in _table(found)) + f"{_total_size(found)} in all\n")
 
 
 @cache.command(epilog=VERIFY_EXAMPLES)
@@ -63,108 +60,69 @@ def verify(
     names: Names = None, repair: Repair = False, json_object: opt.JsonObject = False, quiet: opt.Quiet = False
 ) -> None:
     """Read kept weights and compare their sums. Status 1 if damaged entries are left."""
-    found, console = chosen(entries(cache_folder(os.environ)), names or []), Console(is_quiet=quiet)
-    problems: dict[str, str] = {}
-    for entry in found:
-        if entry.state != "unfinished":
-            with console.status(f"Reading {entry.name}"):
-                problem = find_damage(entry.folder, reads_weights=True)
-            if problem:
-                problems[entry.name] = problem
+    console, checked = Console(is_quiet=quiet), []
+    for each in _chosen(names):
+        with console.status(f"Reading {each.name}"):
+            entry = check_entry(each.folder, reads_weights=True)
+        checked.append(entry)
         if not json_object:
-            console.answer(f"{entry.name}: {verdict(entry, problems)}\n")
+            verdict = f"damaged: {entry.problem}" if entry.problem else entry.state.replace("kept", "ok")
+            console.answer(f"{entry.name}: {verdict}\n")
     if json_object:
-        console.answer(json.dumps(verified_as_json(found, problems)) + "\n")
-    elif not found:
-        console.answer(nothing_kept())
-    if problems and not repair:
-        damaged = ", ".join(f"{name!r} ({problem})" for name, problem in problems.items())
-        raise VllavaError(f"damaged: {damaged}: vllava cache verify --repair removes them")
-    if problems:
-        remove([entry for entry in found if entry.name in problems], console)
-        console.notice("they are made again when they are needed")
-
-
-def verdict(entry: Entry, problems: Mapping[str, str]) -> str:
-    """Return in words what verifying an entry has shown."""
-    if problem := problems.get(entry.name):
-        return f"damaged: {problem}"
-    return "unfinished" if entry.state == "unfinished" else "ok"
-
-
-def verified_as_json(found: list[Entry], problems: Mapping[str, str]) -> dict[str, object]:
-    """Return verified entries as --json prints them: as in the list, with `problem`, null if there is none."""
-    lines = []
-    for entry in found:
-        problem = problems.get(entry.name)
-        lines.append({**as_json(entry), "state": "damaged" if problem else entry.state, "problem": problem})
-    return {"entries": lines, "bytes": sum(entry.num_bytes for entry in found)}
+        console.answer(_json_object(checked, [{**_as_json(entry), "problem": entry.problem} for entry in checked]))
+    elif not checked:
+        console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
+    damaged = [entry for entry in checked if entry.problem]
+    if damaged and not repair:
+        named = ", ".join(f"{entry.name!r} ({entry.problem})" for entry in damaged)
+        raise VllavaError(f"damaged: {named}: vllava cache verify --repair removes them")
+    if damaged:
+        _remove(damaged)
+        console.notice(f"removed {_counted(damaged)}, to be made again when needed")
 
 
 @cache.command()
 def clear(names: Names = None, yes: Yes = False, quiet: opt.Quiet = False) -> None:
     """Remove kept weights, and what unfinished or damaged ones left behind."""
-    found = chosen(entries(cache_folder(os.environ)), names or [])
-    console = Console(is_quiet=quiet)
+    found, console = _chosen(names), Console(is_quiet=quiet)
     if not found:
         console.notice("nothing is kept")
         return
     if not yes:
-        confirm(found)
-    remove(found, console)
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError("there is no terminal to ask at: add --yes")
+        typer.confirm(f"Remove {_counted(found)}?", abort=True, err=True)
+    _remove(found)
+    console.notice(f"removed {_counted(found)}")
 
 
-def remove(found: list[Entry], console: Console) -> None:
-    """Remove entries, with a notice of how much they took.
-
-    Raises:
-        OutputError: If one cannot be removed.
-    """
-    for entry in found:
-        try:
-            shutil.rmtree(entry.folder)
-        except OSError as error:
-            raise OutputError(f"cannot remove {str(entry.folder)!r}: {error.strerror or error}") from error
-    console.notice(f"removed {counted(found)}, {size(sum(entry.num_bytes for entry in found))}")
-
-
-def nothing_kept() -> str:
-    """Return the line about an empty cache."""
-    return f"nothing is kept in {str(cache_folder(os.environ))!r}\n"
-
-
-def chosen(found: list[Entry], names: list[str]) -> list[Entry]:
-    """Return the entries of these names, or of these models; all without a name.
-
-    Raises:
-        UsageError: If a name is nothing's.
-    """
+def _chosen(names: list[str] | None) -> list[Entry]:
+    """Return the entries of these names, or of these models; all without a name."""
+    found = entries(cache_folder())
     known = {known for entry in found for known in (entry.name, entry.model) if known}
-    for name in names:
+    for name in names or []:
         if name not in known:
             raise UsageError(f"nothing that is kept is called {name!r}{closest(name, known)}: see vllava cache")
     return [entry for entry in found if not names or {entry.name, entry.model} & set(names)]
 
 
-def confirm(found: list[Entry]) -> None:
-    """Ask whether to remove entries, and leave if the answer is no.
-
-    Raises:
-        UsageError: If there is no terminal to ask at.
-    """
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask at: add --yes")
-    what = f"{counted(found)}, {size(sum(entry.num_bytes for entry in found))}"
-    typer.confirm(f"Remove {what}?", abort=True, err=True)
+def _remove(found: list[Entry]) -> None:
+    for entry in found:
+        try:
+            shutil.rmtree(entry.folder)
+        except OSError as error:
+            raise OutputError(f"cannot remove {str(entry.folder)!r}: {error.strerror or error}") from error
 
 
-def counted(found: list[Entry]) -> str:
-    """Return how many entries there are, in words."""
-    return f"{len(found)} entr{'y' if len(found) == 1 else 'ies'}"
+def _counted(found: list[Entry]) -> str:
+    return f"{len(found)} entr{'y' if len(found) == 1 else 'ies'}, {_total_size(found)}"
 
 
-def table(found: list[Entry]) -> list[str]:
-    """Return the entries as lines: a head, then each one's model, what it is, its size, its last use and its folder."""
+def _total_size(found: list[Entry]) -> str:
+    return size(sum(entry.num_bytes for entry in found))
+
+
+def _table(found: list[Entry]) -> list[str]:
     rows = [("MODEL", "WHAT", "SIZE", "LAST USED", "FOLDER")]
     for entry in found:
         what = entry.what if entry.state == "kept" else " ".join(filter(None, (entry.what, f"({entry.state})")))
@@ -174,14 +132,17 @@ def table(found: list[Entry]) -> list[str]:
     return ["  ".join([*(cell.ljust(w) for cell, w in zip(row[:4], widths, strict=True)), row[4]]) for row in rows]
 
 
-def as_json(entry: Entry) -> dict[str, str | int | float]:
-    """Return an entry as --json prints it; `last_used` is in seconds since 1970."""
+def _json_object(found: list[Entry], lines: list[dict[str, object]]) -> str:
+    return json.dumps({"entries": lines, "bytes": sum(entry.num_bytes for entry in found)}) + "\n"
+
+
+def _as_json(entry: Entry) -> dict[str, object]:
     return {
         "name": entry.name,
         "model": entry.model,
         "what": entry.what,
         "bytes": entry.num_bytes,
-        "last_used": entry.used,
+        "last_used": entry.used,  # seconds since 1970
         "state": entry.state,
         "folder": str(entry.folder),
     }

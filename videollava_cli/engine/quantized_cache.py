@@ -17,6 +17,7 @@ from typing import Any
 
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, Checkpoint, weight_files
 from videollava_cli.errors import first_line
+from videollava_cli.settings import xdg_folder
 
 FORMAT = 1  # of an entry; entries of another one are made again
 MANIFEST = "manifest.json"
@@ -30,7 +31,7 @@ LIBRARIES = ("torch", "transformers", "bitsandbytes")
 class Entry:
     """A folder of the cache: its size on disk in bytes, and when it was last used, in seconds since 1970.
 
-    `state` is `kept`, `unfinished` (a process is writing it, or was killed meanwhile) or `damaged`.
+    `state` is `kept`, `unfinished` (a process is writing it, or was killed meanwhile) or `damaged`, by its `problem`.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Entry:
     num_bytes: int
     used: float
     state: str
+    problem: str | None
 
     @property
     def name(self) -> str:
@@ -46,17 +48,31 @@ class Entry:
         return self.folder.name
 
 
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder of quantized checkpoints: `$XDG_CACHE_HOME/vllava/quantized`; a relative path is ignored."""
-    home = environment.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "vllava" / "quantized"
+def cache_folder() -> Path:
+    """Return the folder of quantized checkpoints: `$XDG_CACHE_HOME/vllava/quantized`."""
+    return xdg_folder("CACHE") / "quantized"
 
 
 def entries(root: Path) -> list[Entry]:
     """Return the entries of the cache, by name, checked as at start: no weights are read."""
     if not root.is_dir():
         return []
-    return [_entry(folder) for folder in sorted(root.iterdir()) if folder.is_dir()]
+    return [check_entry(folder) for folder in sorted(root.iterdir()) if folder.is_dir()]
+
+
+def check_entry(folder: Path, *, reads_weights: bool = False) -> Entry:
+    """Return an entry of the cache with its state."""
+    known = _read_manifest(folder) or {}
+    if folder.name.endswith(UNFINISHED):
+        state, problem = "unfinished", None
+    else:
+        problem = find_damage(folder, reads_weights=reads_weights)
+        state = "damaged" if problem else "kept"
+    used = 0.0
+    for path in (folder, folder / MANIFEST):
+        with suppress(OSError):  # another process may remove it meanwhile
+            used = path.stat().st_mtime
+    return Entry(folder, known.get("model", ""), known.get("what", ""), _folder_bytes(folder), used, state, problem)
 
 
 def find_damage(folder: Path, *, reads_weights: bool) -> str | None:
@@ -174,18 +190,6 @@ def size(num_bytes: int) -> str:
         if num_bytes >= 1000**power:
             return f"{num_bytes / 1000**power:.1f} {unit}"
     return f"{num_bytes} bytes"
-
-
-def _entry(folder: Path) -> Entry:
-    known = _read_manifest(folder) or {}
-    state = "damaged" if find_damage(folder, reads_weights=False) else "kept"
-    if folder.name.endswith(UNFINISHED):
-        state = "unfinished"
-    try:
-        used = (folder / MANIFEST).stat().st_mtime
-    except OSError:
-        used = folder.stat().st_mtime
-    return Entry(folder, known.get("model", ""), known.get("what", ""), _folder_bytes(folder), used, state)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

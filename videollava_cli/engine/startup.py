@@ -1,6 +1,5 @@
 """Start an engine, the same way for every command and for Python programs, while media are read."""
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -81,7 +80,7 @@ def start_engine(
     if media is not None and media.done():
         media.result()
     began = time.perf_counter()
-    cache = QuantizedCache(cache_folder(os.environ), console.notice) if settings.cache else None
+    cache = QuantizedCache(cache_folder(), console.notice) if settings.cache else None
     with console.status(f"Loading {settings.model}"):
         model = load_model(checkpoint, settings, cache)
 
