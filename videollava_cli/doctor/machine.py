@@ -12,7 +12,7 @@ from types import ModuleType
 from videollava_cli.doctor.facts import Computer, Disk, Gpu, Graphics, Kept
 from videollava_cli.engine.quantized import entries
 from videollava_cli.errors import first_line
-from videollava_cli.reader.limits import num_processors
+from videollava_cli.machine import num_processors
 
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version,name,memory.total", "--format=csv,noheader")
 DRIVER_SECONDS = 20  # until nvidia-smi must have answered; a sick driver never does
