@@ -54,8 +54,7 @@ def doctor(
     """
     given = dict(locals())
     # What looks at the machine is imported here: other commands start without it.
-    from videollava_cli.doctor import examine, report
-    from videollava_cli.doctor.findings import find, reason_against
+    from videollava_cli.doctor import examine, show
 
     own = ("self_test", "flash_attn", "json_object", "quiet", "config")
     flags: dict[str, object] = {key: value for key, value in given.items() if key not in own}
@@ -66,10 +65,9 @@ def doctor(
     settings = opt.settings_from(flags, config)
     console = Console(is_quiet=quiet)
     with console.status("Looking at this machine"):
-        facts = examine(settings, is_tested=self_test)
-    findings = find(facts, settings)
+        report = examine(settings, is_tested=self_test)
     if json_object:
-        console.answer(json.dumps(report.json_report(facts, findings, settings), ensure_ascii=False) + "\n")
+        console.answer(json.dumps(report, ensure_ascii=False) + "\n")
     else:
-        report.show(findings, report.last_line(facts, findings, settings), console)
-    return ExitStatus.ANSWERED if reason_against(findings) is None else ExitStatus.FAILED
+        show(report, console)
+    return ExitStatus.ANSWERED if report["works"] else ExitStatus.FAILED
