@@ -46,7 +46,7 @@ from videollava_cli.generation import (
     image_argument,
     pad_left,
 )
-from videollava_cli.media import Clip, Image
+from videollava_cli.media import MediaKind
 from videollava_cli.preprocessing import pixel_values, shrink_frame, shrink_image
 
 __all__ = ["make_cases", "random_clip", "random_image", "turn_by_turn"]  # beside what is below, for tests
@@ -283,7 +283,10 @@ def _reference_pixels(pictures: list[NDArray[np.uint8]], **options: bool) -> tor
 
 def _pictures(cases: Sequence[Case]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
     media = [medium for case in cases for medium in case.media]
-    return [m.pixels for m in media if isinstance(m, Image)], [m.frames for m in media if isinstance(m, Clip)]
+    return (
+        [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE],
+        [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO],
+    )
 
 
 def _until_end(ids: list[int], engine: Engine) -> list[int]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
-from videollava_cli.media import Clip, FrameStamp, Image, Medium
+from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import shrink_image
 
 SYSTEM = "You watch closely."
@@ -48,15 +48,16 @@ def make_cases(engine: Engine) -> list[Case]:
     return [*cases, Case("images at the second turn", (clip, image, second), Conversation(later))]
 
 
-def random_image(engine: Engine, rng: np.random.Generator) -> Image:
+def random_image(engine: Engine, rng: np.random.Generator) -> Medium:
     """Return an image of smooth random colours, as the reader would shrink it."""
-    return Image("image", shrink_image(random_picture(rng, (300, 400)), engine.checkpoint.pixels))
+    picture = shrink_image(random_picture(rng, (300, 400)), engine.checkpoint.pixels)
+    return Medium("image", MediaKind.IMAGE, picture[None])
 
 
-def random_clip(engine: Engine, rng: np.random.Generator) -> Clip:
+def random_clip(engine: Engine, rng: np.random.Generator) -> Medium:
     """Return a clip of smooth random colours; frames go through Pillow, so that both sides see the same."""
     frames = [shrink_image(random_picture(rng, (180, 320)), engine.checkpoint.pixels) for _ in range(8)]
-    return Clip("clip", np.stack(frames), tuple(FrameStamp(i, i / 8) for i in range(8)))
+    return Medium("clip", MediaKind.VIDEO, np.stack(frames), tuple(FrameStamp(i, i / 8) for i in range(8)))
 
 
 def random_picture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from settings_7b import PIXELS
 
-from videollava_cli.media import Clip
 from videollava_cli.preprocessing import shrink_frame
 from videollava_cli.sampling import uniform_indices
 
@@ -30,9 +29,7 @@ def read_ours(path: str, num_threads: int) -> Frames:
     from videollava_cli.reader import MediaReader
 
     with MediaReader(decode_threads=num_threads) as reader:
-        clip = reader.read(reader.find(path), PIXELS)
-    assert isinstance(clip, Clip)
-    return clip.frames
+        return reader.read(reader.find(path), PIXELS).pixels
 
 
 def read_documented(path: str, num_threads: int) -> Frames:

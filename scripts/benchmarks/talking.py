@@ -25,7 +25,7 @@ from videollava_cli.engine import Engine
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.engine.prompting import prompt_text
 from videollava_cli.engine.startup import load
-from videollava_cli.media import NUM_FRAMES, Clip, FrameStamp
+from videollava_cli.media import NUM_FRAMES, FrameStamp, MediaKind, Medium
 from videollava_cli.settings import Settings
 
 NUM_NEW_TOKENS = 16
@@ -56,7 +56,7 @@ class Talk:
 
     engine: Engine
     processor: VideoLlavaImageProcessor
-    clip: Clip
+    clip: Medium
     settings: Settings
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
@@ -71,7 +71,7 @@ class Talk:
         text = text.replace("<video>", "<video>" * engine.checkpoint.tokens_per_video)
         inputs = dict(engine.tokenizer(text, return_tensors="pt"))
         with quiet_libraries():
-            frames = self.processor(list(self.clip.frames), return_tensors="pt")
+            frames = self.processor(list(self.clip.pixels), return_tensors="pt")
             inputs["pixel_values_videos"] = next(iter(frames.values()))[None]
             engine.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
         return time.perf_counter() - began
@@ -95,7 +95,7 @@ def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
     engine.model.config.get_text_config().eos_token_id = None
     side = engine.checkpoint.pixels.crop_side
     frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, side, side, 3), np.uint8)
-    clip = Clip("noise", frames, tuple(FrameStamp(index, index / NUM_FRAMES) for index in range(NUM_FRAMES)))
+    clip = Medium("noise", MediaKind.VIDEO, frames, tuple(FrameStamp(i, i / NUM_FRAMES) for i in range(NUM_FRAMES)))
     yield Talk(engine, processor, clip, replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
 
 

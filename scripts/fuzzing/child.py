@@ -16,7 +16,7 @@ from pathlib import Path
 from settings_7b import PIXELS, SIDE
 
 from videollava_cli.errors import MediaError
-from videollava_cli.media import NUM_FRAMES, Clip, Image
+from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 from videollava_cli.reader import MediaReader
 
 DECODE_THREADS = 2
@@ -76,13 +76,11 @@ def read_one(path: str) -> Outcome:
     return Outcome(kind, message, seconds, max(0.0, _memory_mb("VmHWM") - before))
 
 
-def _checked(medium: Clip | Image) -> tuple[str, str]:
-    if isinstance(medium, Image):
-        is_right = medium.pixels.shape == (SIDE, SIDE, 3) and str(medium.pixels.dtype) == "uint8"
-        return ("image", "") if is_right else ("wrong image", f"{medium.pixels.shape} {medium.pixels.dtype}")
-    frames, stamps = medium.frames, medium.stamps
-    is_right = frames.shape == (NUM_FRAMES, SIDE, SIDE, 3) and str(frames.dtype) == "uint8"
-    return ("clip", "") if is_right else ("wrong clip", f"{frames.shape} {frames.dtype}, {len(stamps)} stamps")
+def _checked(medium: Medium) -> tuple[str, str]:
+    num_frames, kind = (1, "image") if medium.kind is MediaKind.IMAGE else (NUM_FRAMES, "clip")
+    pixels, stamps = medium.pixels, medium.stamps
+    is_right = pixels.shape == (num_frames, SIDE, SIDE, 3) and str(pixels.dtype) == "uint8"
+    return (kind, "") if is_right else (f"wrong {kind}", f"{pixels.shape} {pixels.dtype}, {len(stamps)} stamps")
 
 
 def _where(error: BaseException) -> str:

@@ -22,7 +22,6 @@ from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.errors import ExitStatus, OutputClosedError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
-from videollava_cli.media import Clip
 from videollava_cli.progress import Meter, Numbers, meter
 from videollava_cli.reader import MediaReader
 from videollava_cli.settings import Settings
@@ -202,7 +201,7 @@ class _Work:
         elif isinstance(outcome, Answered):
             self.num_new_tokens += outcome.answer.usage.new_tokens
             medium = outcome.row.medium
-            if isinstance(medium, Clip):
+            if medium.stamps:
                 frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in medium.stamps)
                 self.console.detail(f"{medium.name}: frames {frames}")
             for notice in medium.notices:

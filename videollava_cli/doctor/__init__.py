@@ -1,6 +1,5 @@
 """A check-up of this machine: would `vllava ask` work here, and if not, why? What was found, and the report of it."""
 
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -67,7 +66,7 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
         add("video", checks.check_video())
     findings.append(checks.check_ray())
     add("disk", checks.check_disk())
-    add("kept", checks.check_quantized_cache(cache_folder(os.environ)))
+    add("kept", checks.check_quantized_cache(cache_folder()))
     if is_usable:
         from videollava_cli.doctor.models import check_models
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from videollava_cli.errors import MediaError
 from videollava_cli.machine import num_processors
-from videollava_cli.media import Clip, Image, MediaKind
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.reader.shrink import ReadingStopped, Shrink
 from videollava_cli.reader.sources import to_file
@@ -123,7 +123,7 @@ class MediaReader:
         sampling: Sampling | None = None,
         *,
         final_form: "FinalForm" = to_model,
-    ) -> Clip | Image:
+    ) -> Medium:
         """Read a medium: eight frames of a clip, or one picture, each shrunk as soon as it is there.
 
         Args:
