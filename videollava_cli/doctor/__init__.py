@@ -11,6 +11,7 @@ from videollava_cli import __version__
 from videollava_cli.console import Console, printable
 from videollava_cli.doctor import checks
 from videollava_cli.doctor.checks import Checked, Finding, Mark
+from videollava_cli.doctor.models import check_models
 from videollava_cli.engine.startup import cache_folder
 from videollava_cli.settings import Settings
 
@@ -68,8 +69,6 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
     add("disk", checks.check_disk())
     add("kept", checks.check_quantized_cache(cache_folder()))
     if is_usable:
-        from videollava_cli.doctor.models import check_models
-
         add("models", check_models(settings, facts))
         add("self_test", self_test)
     return _as_object(settings, facts, findings)
