@@ -30,13 +30,6 @@ def images(tmp_path):
     return [str(write_image(tmp_path / f"{number}.png", grey(number))) for number in range(10)]
 
 
-def poll(check, seconds=60):
-    """Call something again and again."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        check()
-
-
 def numbers_of(results):
     """Return the number that each picture tells, None where there is an error."""
     return [indices_of(result.medium)[0] if result.medium else None for result in results]
@@ -112,8 +105,8 @@ def test_files_that_were_found_before_are_read_and_stay(tmp_path, pixels):
         file = reader.find(str(pipe))
         writer.join()
         with reader.read_ahead([file], pixels, source=lambda file: file) as ahead:
-            [medium] = ahead.media()
-            assert ahead.media() == [medium]
+            [medium] = ahead.result()
+            assert ahead.result() == [medium]
         assert file.is_fetched
         assert file.path.exists()
         file.close()
@@ -141,12 +134,16 @@ def test_what_was_fetched_goes_as_soon_as_it_is_read(many, tmp_path, pixels):
     assert left == []
 
 
-def test_failure_is_known_without_waiting_for_the_others(many, tmp_path, pixels):
+def test_failure_is_known_while_others_are_still_being_read(many, tmp_path, pixels):
     os.mkfifo(pipe := tmp_path / "pipe")
+    missing = str(tmp_path / "missing.mp4")
 
-    with many.read_ahead([str(pipe), str(tmp_path / "missing.mp4")], pixels, source=str) as ahead:
+    with many.read_ahead([missing, str(pipe)], pixels, source=str) as ahead:
+        end = time.monotonic() + 60
+        while not ahead.done() and time.monotonic() < end:
+            time.sleep(0.01)
         with pytest.raises(MediaError, match=r"no such file: .*missing\.mp4"):
-            poll(ahead.raise_if_failed)
+            ahead.result()
         pipe.write_bytes(write_image(tmp_path / "picture.png", grey(1)).read_bytes())
 
 

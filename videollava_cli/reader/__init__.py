@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from videollava_cli.errors import MediaError
-from videollava_cli.malloc import give_back_pictures
+from videollava_cli.machine import num_processors
+from videollava_cli.malloc import limit_arenas, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.reader.media_file import (
@@ -17,7 +18,6 @@ from videollava_cli.reader.media_file import (
     Reading,
     ReadingStopped,
     looks_like_a_still,
-    num_processors,
 )
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
 from videollava_cli.reader.sources import to_file
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Transform = Callable[[NDArray[np.uint8], PixelSettings, Resize], NDArray[np.uint8]]
 
-__all__ = ["MediaFile", "ReadAhead", "ReadResult", "Reader", "ReadingStopped", "num_processors", "try_read"]
+__all__ = ["MediaFile", "ReadAhead", "ReadResult", "Reader", "ReadingStopped", "try_read"]
 
 ItemT = TypeVar("ItemT")
 
@@ -77,7 +77,8 @@ class Reader:
         last media of many are decoded by all processors, as the first are. With `decode_threads` in the settings, each
         is decoded by so many threads, and nothing is shared.
         """
-        give_back_pictures()
+        limit_arenas()
+        return_large_blocks()
         if settings.decode_threads:
             reader = cls(settings)
         else:

@@ -1,6 +1,5 @@
 """A file that holds a medium: identified by its content, with the facts that its header gives, and being read."""
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -110,13 +109,6 @@ class Reading:
     def processor(self) -> AbstractContextManager[object]:
         """Hold one of the shared processors, if there are such."""
         return self.processors or nullcontext()
-
-
-def num_processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_size(name: str, width: int, height: int, max_pixels: int) -> None:

@@ -84,7 +84,7 @@ class ReadAhead(Generic[ItemT]):
         """End all readings within a frame; those of the reader elsewhere too."""
         self._reader.stop()
 
-    def media(self) -> list[Medium]:
+    def result(self) -> list[Medium]:
         """Wait for all media, in the order of their items.
 
         Raises:
@@ -93,11 +93,10 @@ class ReadAhead(Generic[ItemT]):
         self._media += [_medium(result) for _, result in self]
         return self._media
 
-    def raise_if_failed(self) -> None:
-        """Raise what went wrong so far, without waiting."""
-        for _, future in self._pending:
-            if future.done():
-                _medium(future.result())
+    def done(self) -> bool:
+        """Return whether all media are read, or one failed, so that `result` is known."""
+        results = [future.result() for _, future in self._pending if future.done()]
+        return len(results) == len(self._pending) or any(result.error for result in results)
 
     def _submit(self) -> None:
         """Keep the readers busy as far as the bounds allow."""
@@ -155,7 +154,7 @@ def pixels_held(file: MediaFile, num_threads: int) -> int:
 class PixelBudget:
     """A number of pixels of which threads take shares, and wait while too few are left.
 
-    Who waits longest is served first, so that small shares do not keep a large one waiting for ever.
+    The thread that waits longest is served first, so that small shares do not keep a large one waiting for ever.
     """
 
     def __init__(self, total: int) -> None:

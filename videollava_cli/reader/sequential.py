@@ -35,7 +35,7 @@ class Decoded:
 
 
 def packet_seconds(reading: Reading) -> list[float]:
-    """Return the times of the frames by their packets; damage and synthesized timestamps may belie them."""
+    """Return the times of the frames by their packets; damage and synthesized timestamps may make them wrong."""
     seconds: list[float] = []
     with opened(reading.file) as container:
         stream = video_stream(container, reading.file.name)
