@@ -27,8 +27,7 @@ from typing import Self
 from fuzzing.child import Outcome
 from fuzzing.mutation import mutated
 from fuzzing.seeds import make_seeds
-
-from videollava_cli.reader.limits import num_processors
+from internals import num_processors
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "fuzz"

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import internals
 import pytest
 import torch
 from benchmarks import card, gpu, loops, nf4
@@ -94,18 +95,12 @@ def test_prefill_of_the_7b_takes_two_operations_a_weight_and_token():
     assert flops == pytest.approx(2 * 2064 * (6.476e9 + 0.303e9 + 0.021e9) * 1.04, rel=0.02)
 
 
-def test_difference_is_told_with_its_gap(model, monkeypatch):
+def test_difference_is_found_with_its_gap(model):
     workload = loops.make_workload(model, "mini", 1, 6)
+    ids = [step[0] for step in internals.generate_ids(model, workload.prompts, 6)]
+
     assert loops.first_difference(workload) is None
-    real = loops.generate
-
-    def changed(model, prompts, decoding, steps):
-        for number, step in enumerate(real(model, prompts, decoding, steps)):
-            yield {0: (step[0] + 1) % 500} if number == 3 and steps is loops.Steps.FIXED else step
-
-    monkeypatch.setattr(loops, "generate", changed)
-
-    difference = loops.first_difference(workload)
+    difference = loops.difference_of(workload, [*ids[:3], (ids[3] + 1) % 500, *ids[4:]], ids)
 
     assert difference.at_token == 3
     assert difference.gap > 100

@@ -5,14 +5,14 @@ sentence, so nothing of what was generated can be reused: each turn runs the las
 """
 
 import argparse
-import json
 import time
-from statistics import median
 
-from benchmarks.talking import Row, Talk, add_options, header, talk_about_a_clip, told
-from videollava_cli.conversation import Conversation, Turn
+from internals import Conversation, Turn
 
-__all__ = ["add_options", "measure_chat", "print_table"]
+from benchmarks.table import Record
+from benchmarks.talking import Talk, add_options, add_rows, make_table, talk_about_a_clip
+
+__all__ = ["add_options", "print_table"]
 
 SHOWN_TURNS = (1, 2, 10)
 QUESTION, ANSWER = "And what happens then in the video?", "A red circle moves from left to right."
@@ -21,33 +21,24 @@ QUESTION, ANSWER = "And what happens then in the video?", "A red circle moves fr
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print."""
     with talk_about_a_clip(options.geometry) as talk:
-        rows = measure_chat(talk, options.runs)
-        line = header(talk, options)
-    if options.json:
-        for row in rows.values():
-            print(json.dumps(told(row)))
-        return
-    print(f"{line}\n")
-    print("| turn | ours, s to the first token (min to max) | documented, s | ratio |\n|--:|--:|--:|--:|")
-    for row in rows.values():
-        print(row.cells())
-    first, second, last = (median(rows[turn].ours) for turn in SHOWN_TURNS)
-    print(
+        printed = make_table(talk, options, "turn", "ours, s to the first token (min to max)")
+        first, second, last = add_rows(printed, _measure(talk, options.runs)).values()
+    printed.say(
         f"\nturn 2 takes 1/{first / second:.1f} of turn 1; turn {SHOWN_TURNS[-1]} takes {last / second:.2f} of turn 2"
     )
 
 
-def measure_chat(talk: Talk, runs: int) -> dict[int, Row]:
+def _measure(talk: Talk, runs: int) -> dict[int, Record]:
     """Hold a conversation of ten turns so many times, after one that does not count; return the turns shown."""
-    rows = {turn: Row(str(turn)) for turn in SHOWN_TURNS}
+    rows: dict[int, Record] = {turn: {"ours": [], "documented": []} for turn in SHOWN_TURNS}
     for run in range(runs + 1):
         talk.engine.forget()
         seconds = [_first_token_seconds(talk, turn) for turn in range(1, SHOWN_TURNS[-1] + 1)]
         for turn, row in rows.items():
             documented = talk.documented_seconds(_conversation(talk, turn), max_new_tokens=1)
             if run:
-                row.ours.append(seconds[turn - 1])
-                row.documented.append(documented)
+                row["ours"].append(seconds[turn - 1])
+                row["documented"].append(documented)
     return rows
 
 
@@ -56,7 +47,7 @@ def _first_token_seconds(talk: Talk, turn: int) -> float:
     conversation = _conversation(talk, turn)
     began = time.perf_counter()
     *_, last = talk.engine.stream(conversation, [talk.clip], talk.settings)
-    assert last.usage is not None, "the last chunk tells the usage"
+    assert last.usage is not None, "the last chunk has the usage"
     return time.perf_counter() - began - last.usage.generate_seconds
 
 

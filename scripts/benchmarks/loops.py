@@ -1,22 +1,27 @@
 """What the tables about generating share: a model of random weights, clips of noise, our loop and `model.generate`."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from internals import Steps, generate_ids, make_noise_prompts
 from make_checkpoint import make_config, make_tokenizer
 from transformers import AutoModelForImageTextToText, VideoLlavaForConditionalGeneration
 from transformers.generation.streamers import BaseStreamer
 
+from benchmarks.table import Record, in_turn
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.generation import Decoding, Prompts, Steps, generate
 from videollava_cli.media import NUM_FRAMES
 
+if TYPE_CHECKING:
+    from videollava_cli.generation import Prompts
+
 QUESTION = "USER: <video>\nWhat happens in this video? ASSISTANT:"
-LONG_AS_ASKED = frozenset[int]()  # no id ends an answer
+REFERENCE = "model.generate"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +29,7 @@ class Workload:
     """Answers of so many tokens to a question about clips of noise, a clip a row."""
 
     model: VideoLlavaForConditionalGeneration
-    prompts: Prompts
+    prompts: "Prompts"
     num_new_tokens: int
 
     @property
@@ -38,44 +43,7 @@ class Workload:
         return self.prompts.input_ids.shape[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """How long answers took: seconds to the first token, and tokens a second of all answers behind it."""
-
-    first_seconds: float
-    tokens_per_second: float
-
-
-@dataclass(slots=True)
-class Row:
-    """One measurement: who generated, how many answers at once, the times of each run, and a card's peak of memory."""
-
-    side: str
-    num_rows: int
-    runs: list[Times] = field(default_factory=list)
-    peak_bytes: int | None = None
-
-    @property
-    def rate(self) -> float:
-        """The median of tokens a second."""
-        return median(run.tokens_per_second for run in self.runs)
-
-    @property
-    def first_seconds(self) -> float:
-        """The median of seconds to the first token."""
-        return median(run.first_seconds for run in self.runs)
-
-    def told(self) -> dict[str, Any]:
-        """Return the row as an object, with every single time."""
-        return {
-            "side": self.side,
-            "batch": self.num_rows,
-            "tokens_per_second": [run.tokens_per_second for run in self.runs],
-            "first_seconds": [run.first_seconds for run in self.runs],
-        }
-
-
-Side = Callable[[Workload], Times]
+Side = Callable[[Workload], list[float]]  # runs a workload; returns seconds from its start to each token
 
 
 def make_model(geometry: str, device: torch.device, dtype: torch.dtype) -> VideoLlavaForConditionalGeneration:
@@ -100,23 +68,21 @@ def make_workload(
     side = vision.image_size
     torch.manual_seed(1)
     pixels = torch.randn(num_rows, NUM_FRAMES, 3, side, side, dtype=model.dtype, device=model.device)
-    return Workload(model, Prompts(ids, torch.ones_like(ids), pixel_values_videos=pixels), num_new_tokens)
+    return Workload(model, make_noise_prompts(ids, pixels), num_new_tokens)
 
 
 def ours(steps: Steps) -> Side:
     """Return our loop, with steps of a kind."""
 
-    def run(workload: Workload) -> Times:
-        decoding = Decoding((workload.num_new_tokens,) * workload.num_rows, LONG_AS_ASKED)
-        clock = Clock()
-        for _ in generate(workload.model, workload.prompts, decoding, steps):
-            clock.tick()
-        return clock.times(workload)
+    def run(workload: Workload) -> list[float]:
+        began = time.perf_counter()
+        ids = generate_ids(workload.model, workload.prompts, workload.num_new_tokens, steps=steps)
+        return [time.perf_counter() - began for _ in ids]
 
     return run
 
 
-def of_transformers(workload: Workload) -> Times:
+def of_transformers(workload: Workload) -> list[float]:
     """Run `model.generate`, on the cache that it takes by itself."""
     clock = Clock()
     prompts = workload.prompts
@@ -129,50 +95,53 @@ def of_transformers(workload: Workload) -> Times:
             max_new_tokens=workload.num_new_tokens,
             streamer=clock,
         )
-    clock.ticks.pop(0)  # at the prompt, before anything ran
-    return clock.times(workload)
+    return clock.seconds[1:]  # without that at the prompt, before anything ran
 
 
 class Clock(BaseStreamer):
-    """Note when tokens come, as a streamer of transformers does or by itself."""
+    """Note when tokens come, which are on the host by then."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.ticks: list[float] = []
-
-    def tick(self) -> None:
-        """Note that a token of every row has come."""
-        self.ticks.append(time.perf_counter())
+        self.seconds: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
-        """Note that tokens have come, which are on the host by now."""
-        self.tick()
+        """Note that a token of every row has come."""
+        self.seconds.append(time.perf_counter() - self.began)
 
     def end(self) -> None:
         """Do nothing: the last token has come before."""
 
-    def times(self, workload: Workload) -> Times:
-        """Return how long it took."""
-        assert len(self.ticks) == workload.num_new_tokens
-        seconds = self.ticks[-1] - self.ticks[0]
-        num_tokens = workload.num_rows * (workload.num_new_tokens - 1)
-        return Times(self.ticks[0] - self.began, num_tokens / seconds)
+
+def measure(workload: Workload, sides: dict[str, Side], runs: int) -> Iterator[Record]:
+    """Run all sides in turn; yield each one's times, with their medians and a card's peak of memory."""
+    results = in_turn({name: partial(_measure_once, workload, side) for name, side in sides.items()}, runs)
+    for name, of_side in results.items():
+        rates, firsts = [rate for rate, _, _ in of_side], [first for _, first, _ in of_side]
+        yield {
+            "side": name,
+            "batch": workload.num_rows,
+            "tokens_per_second": rates,
+            "first_seconds": firsts,
+            "peak_bytes": max(peak for _, _, peak in of_side),
+        }
 
 
-def measure(workload: Workload, sides: dict[str, Side], runs: int) -> list[Row]:
-    """Run all sides in turn so many times, after one time that does not count."""
-    rows = {name: Row(name, workload.num_rows) for name in sides}
-    for run in range(runs + 1):
-        for name, side in sides.items():
-            device = workload.model.device
-            if device.type == "cuda" and not run:
-                torch.cuda.reset_peak_memory_stats(device)
-            times = side(workload)
-            if run:
-                rows[name].runs.append(times)
-            elif device.type == "cuda":
-                rows[name].peak_bytes = torch.cuda.max_memory_allocated(device)
-    return list(rows.values())
+def _measure_once(workload: Workload, side: Side) -> tuple[float, float, int]:
+    """Return tokens a second of all answers behind their first token, seconds to that, and the card's peak in bytes."""
+    device = workload.model.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = side(workload)
+    assert len(seconds) == workload.num_new_tokens
+    rate = workload.num_rows * (workload.num_new_tokens - 1) / (seconds[-1] - seconds[0])
+    return rate, seconds[0], torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def with_ratios(rows: list[Record]) -> list[Record]:
+    """Return rows of the same number of answers with the ratio of their rate to that of `model.generate`."""
+    reference = next(median(row["tokens_per_second"]) for row in rows if row["side"] == REFERENCE)
+    return [row | {"ratio": median(row["tokens_per_second"]) / reference} for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,22 +156,28 @@ class Difference:
     gap: float
 
 
-@torch.inference_mode()
 def first_difference(workload: Workload) -> Difference | None:
-    """Return where fixed steps and growing ones part in the first row; None if they never do.
+    """Return where fixed steps and growing ones part in the first row; None if they never do."""
+    ways: tuple[Steps, Steps] = ("fixed", "growing")
+    fixed, growing = (
+        [ids[0] for ids in generate_ids(workload.model, workload.prompts, workload.num_new_tokens, steps=steps)]
+        for steps in ways
+    )
+    return difference_of(workload, fixed, growing)
+
+
+@torch.inference_mode()
+def difference_of(workload: Workload, one: list[int], other: list[int]) -> Difference | None:
+    """Return where two answers of as many ids to the first row's prompt part.
 
     The gap is that of one forward pass over the prompt and all tokens that both agree on.
     """
     model, prompts = workload.model, workload.prompts
-    decoding = Decoding((workload.num_new_tokens,) * workload.num_rows, LONG_AS_ASKED)
-    fixed, growing = (
-        [step[0] for step in generate(model, prompts, decoding, steps)] for steps in (Steps.FIXED, Steps.GROWING)
-    )
-    at = next((number for number, ids in enumerate(zip(fixed, growing, strict=True)) if len(set(ids)) > 1), None)
+    at = next((number for number, ids in enumerate(zip(one, other, strict=True)) if len(set(ids)) > 1), None)
     if at is None:
         return None
     assert prompts.pixel_values_videos is not None
-    agreed = torch.tensor([growing[:at]], dtype=torch.int64, device=model.device)
+    agreed = torch.tensor([one[:at]], dtype=torch.int64, device=model.device)
     ids = torch.cat([prompts.input_ids[:1], agreed], dim=1)
     output = model(
         input_ids=ids,
@@ -210,11 +185,6 @@ def first_difference(workload: Workload) -> Difference | None:
         pixel_values_videos=prompts.pixel_values_videos[:1],
         logits_to_keep=1,
     )
-    one, other = (float(output.logits[0, -1, way[at]]) for way in (fixed, growing))
-    step = max(abs(one), abs(other)) * torch.finfo(model.dtype).eps
-    return Difference(at, abs(one - other) / step)
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Return the median of values with the smallest and the largest."""
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    first, second = (float(output.logits[0, -1, answer[at]]) for answer in (one, other))
+    step = max(abs(first), abs(second)) * torch.finfo(model.dtype).eps
+    return Difference(at, abs(first - second) / step)

@@ -15,24 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from internals import frame_to_model, images_and_clips, read
 from numpy.typing import NDArray
-from settings_7b import PIXELS
 
-from videollava_cli.media import Clip
-from videollava_cli.preprocessing import shrink_frame
 from videollava_cli.sampling import uniform_indices
 
 Frames = NDArray[np.uint8]
 
 
 def read_ours(path: str, num_threads: int) -> Frames:
-    """Read with `MediaReader`."""
-    from videollava_cli.reader import MediaReader
-
-    with MediaReader(decode_threads=num_threads) as reader:
-        clip = reader.read(reader.find(path), PIXELS)
-    assert isinstance(clip, Clip)
-    return clip.frames
+    """Read with our reader."""
+    _, [frames] = images_and_clips([read(path, num_threads)])
+    return frames
 
 
 def read_documented(path: str, num_threads: int) -> Frames:
@@ -43,7 +37,7 @@ def read_documented(path: str, num_threads: int) -> Frames:
     import av
     from transformers import VideoLlavaImageProcessor
 
-    from benchmarks.documented_reader import frames_of
+    from benchmarks.documented import frames_of
 
     with av.open(path) as container:
         if num_threads == 1:
@@ -102,24 +96,23 @@ def main() -> int:
     parser.add_argument("--warm-up", required=True, help="a small clip to read before")
     parser.add_argument("--frames", type=Path, required=True, help="where to save the eight frames, as .npy")
     options = parser.parse_args()
-    read = METHODS[options.method]
+    method = METHODS[options.method]
     try:
-        read(options.warm_up, options.threads)
+        method(options.warm_up, options.threads)
         began = time.perf_counter()
-        frames = read(options.clip, options.threads)
+        frames = method(options.clip, options.threads)
         seconds = time.perf_counter() - began
     except Exception as error:  # whatever a method raises is what its row shall say
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         print(json.dumps({"failure": f"{type(error).__name__}: {reason}"}))
         return 1
-    peak_mb = _peak_mb()
+    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
     np.save(options.frames, frames)
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}))
     return 0
 
 
 def _shrunk(frames: Any) -> Frames:
-    return np.stack([shrink_frame(frame, PIXELS) for frame in frames])
+    return np.stack([frame_to_model(frame) for frame in frames])
 
 
 def _peak_mb() -> float:

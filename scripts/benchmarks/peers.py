@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.machine import BUILD, ROOT
+from benchmarks.table import BUILD, ROOT, child_environment
 
 FOLDER = BUILD / "peers"
 PACKAGES = {"decord2": "decord2", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
@@ -26,7 +26,7 @@ def install_peer(method: str) -> dict[str, str]:
 
     Without a wheel for this machine the environment is returned as well: importing will then say what is missing.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    environment = child_environment()
     if method not in PACKAGES:
         return environment
     folder = _installed(PACKAGES[method])

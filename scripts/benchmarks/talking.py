@@ -1,62 +1,42 @@
-"""What the tables about conversations share: an engine of random weights, a clip, and the documented way to ask.
+"""What the tables `chat` and `questions` share: an engine of random weights, a clip, and the documented way to ask.
 
-The documented way is that of transformers' page about Video-LLaVA: the processor on prompt and frames, then
-`model.generate`, for every question anew. `VideoLlavaProcessor` itself wants torchvision; its parts are called here.
+The documented way is the processor on prompt and frames, then `model.generate`, for every question anew.
 """
 
 import argparse
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
+from internals import Conversation, Turn, make_clip, prompt_text
 from make_checkpoint import GEOMETRIES, make_checkpoint
+from numpy.typing import NDArray
 from transformers import VideoLlavaImageProcessor
 
-from benchmarks.machine import machine_line
-from videollava_cli.conversation import Conversation, Turn
-from videollava_cli.engine import Engine
+from benchmarks import documented, table
+from benchmarks.table import Record, spread
+from videollava_cli import Engine, load
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.engine.prompting import prompt_text
-from videollava_cli.engine.startup import load
-from videollava_cli.media import NUM_FRAMES, Clip, FrameStamp
+from videollava_cli.media import NUM_FRAMES, Medium
 from videollava_cli.settings import Settings
 
 NUM_NEW_TOKENS = 16
 
 
-@dataclass(slots=True)
-class Row:
-    """One measurement: seconds of each run of ours, and of the documented way."""
-
-    name: str
-    ours: list[float] = field(default_factory=list)
-    documented: list[float] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        """Our median over the documented way's."""
-        return median(self.ours) / median(self.documented)
-
-    def cells(self) -> str:
-        """Return the row of a table."""
-        spreads = (f"{median(s):.3f} ({min(s):.3f} to {max(s):.3f})" for s in (self.ours, self.documented))
-        return f"| {self.name} | {' | '.join(spreads)} | 1/{1 / self.ratio:.1f} |"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Talk:
-    """An engine whose answers never end by themselves, what it is asked about, and how long its answers are."""
+    """An engine whose answers never end by themselves, the clip it is asked about, and how long its answers are."""
 
     engine: Engine
     processor: VideoLlavaImageProcessor
-    clip: Clip
+    clip: Medium
+    frames: NDArray[np.uint8]
     settings: Settings
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
@@ -66,22 +46,18 @@ class Talk:
     def documented_seconds(self, conversation: Conversation, max_new_tokens: int) -> float:
         """Return how long the documented way takes to answer."""
         began = time.perf_counter()
-        engine = self.engine
-        text = prompt_text(conversation, engine.tokenizer)
-        text = text.replace("<video>", "<video>" * engine.checkpoint.tokens_per_video)
-        inputs = dict(engine.tokenizer(text, return_tensors="pt"))
+        model = self.engine.model
+        inputs = documented.text_inputs(model, self.engine.tokenizer, [prompt_text(self.engine, conversation)])
         with quiet_libraries():
-            frames = self.processor(list(self.clip.frames), return_tensors="pt")
-            inputs["pixel_values_videos"] = next(iter(frames.values()))[None]
-            engine.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
+            inputs |= documented.pixel_inputs(model, self.processor, clips=[self.frames])
+            model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
         return time.perf_counter() - began
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of these tables."""
-    parser.add_argument("--runs", type=int, default=5, help="of each side, after one that does not count")
+    table.add_options(parser, runs=5)
     parser.add_argument("--geometry", choices=list(GEOMETRIES), default="wide", help="of the random weights")
-    parser.add_argument("--json", action="store_true", help="one object a row, with every single time")
 
 
 @contextmanager
@@ -95,19 +71,27 @@ def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
     engine.model.config.get_text_config().eos_token_id = None
     side = engine.checkpoint.pixels.crop_side
     frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, side, side, 3), np.uint8)
-    clip = Clip("noise", frames, tuple(FrameStamp(index, index / NUM_FRAMES) for index in range(NUM_FRAMES)))
-    yield Talk(engine, processor, clip, replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
+    yield Talk(engine, processor, make_clip(frames), frames, replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
 
 
-def header(talk: Talk, options: argparse.Namespace) -> str:
-    """Return the line above a table: machine, libraries, checkpoint."""
+def make_table(talk: Talk, options: argparse.Namespace, name: str, ours: str) -> table.Table:
+    """Return a table whose title names machine, libraries and checkpoint; `name` and `ours` head its first columns."""
     millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
     software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
     weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
-    return f"{machine_line(options.runs)}; {software}; {weights}"
+    columns: list[table.Column] = [
+        (name, ">", lambda row: row["name"]),
+        (ours, ">", lambda row: spread(row["ours"], 3)),
+        ("documented, s", ">", lambda row: spread(row["documented"], 3)),
+        ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
+    ]
+    return table.Table(options, columns, table.machine_line(options, software, weights))
 
 
-def told(row: Row) -> dict[str, Any]:
-    """Return a row as an object."""
-    return {"name": row.name, "ours": row.ours, "documented": row.documented, "ratio": row.ratio}
+def add_rows(printed: table.Table, rows: dict[int, Record]) -> dict[int, float]:
+    """Print rows with their ratios; return our medians."""
+    medians = {number: median(row["ours"]) for number, row in rows.items()}
+    for number, row in rows.items():
+        printed.add({"name": str(number), **row, "ratio": medians[number] / median(row["documented"])})
+    return medians

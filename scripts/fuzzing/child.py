@@ -13,11 +13,10 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from settings_7b import PIXELS, SIDE
+from internals import SIDE, images_and_clips, read
 
 from videollava_cli.errors import MediaError
-from videollava_cli.media import NUM_FRAMES, Clip, Image
-from videollava_cli.reader import MediaReader
+from videollava_cli.media import NUM_FRAMES, Medium
 
 DECODE_THREADS = 2
 PAGE = resource.getpagesize()
@@ -64,8 +63,7 @@ def read_one(path: str) -> Outcome:
     before = _memory_mb("VmRSS")
     began = time.perf_counter()
     try:
-        with MediaReader(decode_threads=DECODE_THREADS) as reader:
-            kind, message = _checked(reader.read(reader.find(path), PIXELS))
+        kind, message = _checked(read(path, DECODE_THREADS))
     except MediaError as error:
         message = str(error)
         kind = "refused" if len(message.splitlines()) == 1 else "refusal of more than one line, or none"
@@ -76,13 +74,12 @@ def read_one(path: str) -> Outcome:
     return Outcome(kind, message, seconds, max(0.0, _memory_mb("VmHWM") - before))
 
 
-def _checked(medium: Clip | Image) -> tuple[str, str]:
-    if isinstance(medium, Image):
-        is_right = medium.pixels.shape == (SIDE, SIDE, 3) and str(medium.pixels.dtype) == "uint8"
-        return ("image", "") if is_right else ("wrong image", f"{medium.pixels.shape} {medium.pixels.dtype}")
-    frames, stamps = medium.frames, medium.stamps
-    is_right = frames.shape == (NUM_FRAMES, SIDE, SIDE, 3) and str(frames.dtype) == "uint8"
-    return ("clip", "") if is_right else ("wrong clip", f"{frames.shape} {frames.dtype}, {len(stamps)} stamps")
+def _checked(medium: Medium) -> tuple[str, str]:
+    images, clips = images_and_clips([medium])
+    kind, [pixels] = ("image", images) if images else ("clip", clips)
+    shape = (SIDE, SIDE, 3) if images else (NUM_FRAMES, SIDE, SIDE, 3)
+    is_right = pixels.shape == shape and str(pixels.dtype) == "uint8"
+    return (kind, "") if is_right else (f"wrong {kind}", f"{pixels.shape} {pixels.dtype}")
 
 
 def _where(error: BaseException) -> str:
