@@ -205,8 +205,7 @@ def compare_together(checkpoint: Path) -> Iterator[Outcome]:
             engine.forget()
             for state in ("nothing kept", "kept"):
                 together = engine_texts(engine, cases, options)
-                names = [f"together, {mode}, {state}: {case.name}" for case in cases]
-                yield from (Outcome(*row) for row in zip(names, together, alone, strict=True))
+                yield from _outcomes(f"together, {mode}, {state}", cases, together, alone)
 
 
 def compare_fixed(checkpoint: Path) -> Iterator[Outcome]:
@@ -223,14 +222,12 @@ def compare_fixed(checkpoint: Path) -> Iterator[Outcome]:
                 others = our_ids(engine, several, options, "growing")
             else:
                 others = reference_ids(engine, several, options)
-            names = [f"fixed, {mode}, batch: {case.name}" for case in several]
-            yield from (Outcome(*row) for row in zip(names, ours, others, strict=True))
+            yield from _outcomes(f"fixed, {mode}, batch", several, ours, others)
     asked = [turn for case in (cases[4], cases[12]) for turn in turn_by_turn(case)]
     alone = [engine_text(engine, case) for case in asked]
     engine.forget()
     internals.use_fixed_steps(engine)
-    for case, text in zip(asked, alone, strict=True):
-        yield Outcome(f"fixed, turn by turn: {case.name}", engine_text(engine, case), text)
+    yield from _outcomes("fixed, turn by turn", asked, [engine_text(engine, case) for case in asked], alone)
 
 
 def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = None) -> str:
@@ -249,10 +246,12 @@ def engine_texts(engine: Engine, cases: Sequence[Case], options: dict[str, Any])
 
 def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str, Any]) -> list[Outcome]:
     """Answer cases as one batch with our loop and with `model.generate`."""
-    ours = our_ids(engine, cases, options)
-    reference = reference_ids(engine, cases, options)
-    names = [f"{mode}: {case.name}" for case in cases]
-    return [Outcome(*row) for row in zip(names, ours, reference, strict=True)]
+    return list(_outcomes(mode, cases, our_ids(engine, cases, options), reference_ids(engine, cases, options)))
+
+
+def _outcomes(title: str, cases: Sequence[Case], ours: Sequence[Any], others: Sequence[Any]) -> Iterator[Outcome]:
+    for case, one, other in zip(cases, ours, others, strict=True):
+        yield Outcome(f"{title}: {case.name}", one, other)
 
 
 def our_ids(

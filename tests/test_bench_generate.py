@@ -9,7 +9,7 @@ from pathlib import Path
 import internals
 import pytest
 import torch
-from benchmarks import card, gpu, loops, nf4
+from benchmarks import card, generate, gpu, nf4
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = Namespace(geometry="mini", runs=1, batches=[1, 2], new_tokens=4)
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model():
-    return loops.make_model("mini", CPU, torch.float32)
+    return generate.make_model("mini", CPU, torch.float32)
 
 
 def test_generate_tells_every_side_at_every_number_of_answers():
@@ -87,7 +87,7 @@ def test_step_reads_each_weight_of_the_language_model_and_the_cache(model):
 
 def test_prefill_of_the_7b_takes_two_operations_a_weight_and_token():
     with torch.device("meta"):
-        model = loops.make_model("7b", torch.device("meta"), torch.float16)
+        model = generate.make_model("7b", torch.device("meta"), torch.float16)
 
     flops = card.prefill_flops(model, 2064)
 
@@ -96,11 +96,11 @@ def test_prefill_of_the_7b_takes_two_operations_a_weight_and_token():
 
 
 def test_difference_is_found_with_its_gap(model):
-    workload = loops.make_workload(model, "mini", 1, 6)
+    workload = generate.make_workload(model, "mini", 1, 6)
     ids = [step[0] for step in internals.generate_ids(model, workload.prompts, 6)]
 
-    assert loops.first_difference(workload) is None
-    difference = loops.difference_of(workload, [*ids[:3], (ids[3] + 1) % 500, *ids[4:]], ids)
+    assert generate.first_difference(workload) is None
+    difference = generate.difference_of(workload, [*ids[:3], (ids[3] + 1) % 500, *ids[4:]], ids)
 
     assert difference.at_token == 3
     assert difference.gap > 100

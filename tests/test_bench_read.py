@@ -12,7 +12,7 @@ from benchmarks import clips, read
 from benchmarks.clips import BenchClip, Recipe, copy_packets, encode
 from benchmarks.judging import RIGHT, draw_marker, marker_judge, read_marker, sequential_judge
 from benchmarks.methods import read_ours
-from benchmarks.peers import install_peer
+from benchmarks.read import install_peer
 from media_files import MPEG4, grey, write_frames
 
 ROOT = Path(__file__).resolve().parents[1]

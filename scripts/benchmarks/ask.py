@@ -95,14 +95,8 @@ def _run(command: Sequence[str]) -> Run:
         SystemExit: If it fails.
     """
     began = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=table.child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
+    environment, pipe = table.child_environment(), subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, bufsize=0) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         start = process.stdout.read(1) or b""

@@ -112,7 +112,6 @@ def measure(bench: Bench, clips: Sequence[Path]) -> list[Record]:
 
 
 def _measure_links(row: Record, bench: Bench, clips: Sequence[Path]) -> Record:
-    """Ask once about so many links to the clips."""
     print(f"{row['model']}, {row['side']}, {row['num_clips']} clips", file=sys.stderr)
     with TemporaryDirectory(dir=bench.folder) as folder:
         for number in range(row["num_clips"]):

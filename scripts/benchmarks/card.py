@@ -66,13 +66,7 @@ def attention_seconds(num_rows: int, heads: tuple[int, int], num_keys: int, devi
 
     A step of one shape needs a mask, since part of its capacity is not written yet. With a mask torch's fused kernels
     give one block of the card to a head; without one Flash-Attention splits the keys among more, and plain products do
-    as well.
-
-    Args:
-        num_rows: How many rows.
-        heads: Number of heads and their size.
-        num_keys: How many keys each has.
-        device: Where; numbers are fp16 on a card, fp32 on a CPU.
+    as well. `heads` are their number and size; numbers are fp16 on a card, fp32 on a CPU.
     """
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     num_heads, size = heads
@@ -94,13 +88,7 @@ def attention_seconds(num_rows: int, heads: tuple[int, int], num_keys: int, devi
 
 
 def step_bytes(model: VideoLlavaForConditionalGeneration, num_rows: int, num_tokens: float) -> float:
-    """Return what a decode step must read at least: each weight of the language model once, and the KV cache.
-
-    Args:
-        model: The model.
-        num_rows: How many answers are written at once.
-        num_tokens: How many tokens each row has in the cache.
-    """
+    """Return what a decode step must read at least: each weight of the language model once, and each row's KV cache."""
     weights = weight_bytes(model.model.language_model.layers) + weight_bytes(model.lm_head)
     return weights + num_rows * num_tokens * cache_bytes_per_token(model)
 

@@ -21,19 +21,8 @@ from torch import nn
 from transformers import VideoLlavaForConditionalGeneration
 from transformers import __version__ as transformers_version
 
-from benchmarks import card, nf4, table
-from benchmarks.loops import (
-    REFERENCE,
-    Side,
-    Workload,
-    first_difference,
-    make_model,
-    make_workload,
-    measure,
-    of_transformers,
-    ours,
-    with_ratios,
-)
+from benchmarks import card, generate, nf4, table
+from benchmarks.generate import REFERENCE, Side, Workload, make_model, make_workload, of_transformers, ours
 from benchmarks.table import Record
 from videollava_cli.engine.loading import choose_device
 
@@ -120,16 +109,15 @@ def measure_card(device: torch.device, options: argparse.Namespace) -> Iterator[
 def _generating(
     name: str, model: VideoLlavaForConditionalGeneration, limits: Limits, options: argparse.Namespace
 ) -> Iterator[Fact]:
-    """Measure each way to generate at each number of answers at once."""
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
         sides: dict[str, Side] = {FIXED: ours("fixed"), "ours, growing steps": ours("growing")}
-        rows = list(measure(workload, sides | {REFERENCE: of_transformers}, options.runs))
+        rows = list(generate.measure(workload, sides | {REFERENCE: of_transformers}, options.runs))
         if batch <= MAX_EAGER_ROWS:
             model.set_attn_implementation("eager")
-            rows += measure(workload, {f"{FIXED}, eager attention": ours("fixed")}, options.runs)
+            rows += generate.measure(workload, {f"{FIXED}, eager attention": ours("fixed")}, options.runs)
             model.set_attn_implementation("sdpa")
-        for row in with_ratios(rows):
+        for row in generate.with_ratios(rows):
             yield from _facts(f"{name}, {batch} at once, {row['side']}", workload, row, limits)
 
 
@@ -147,8 +135,7 @@ def _facts(name: str, workload: Workload, row: Record, limits: Limits) -> Iterat
 
 
 def _equality(workload: Workload) -> Iterator[Fact]:
-    """Tell whether fixed and growing steps give the same tokens, and if not what decided."""
-    difference = first_difference(workload)
+    difference = generate.first_difference(workload)
     name = f"fixed and growing steps, equal tokens of {NUM_EQUAL}"
     if difference is None:
         yield Fact(name, NUM_EQUAL, "tokens")
@@ -158,7 +145,6 @@ def _equality(workload: Workload) -> Iterator[Fact]:
 
 
 def _attention(model: VideoLlavaForConditionalGeneration, options: argparse.Namespace) -> Iterator[Fact]:
-    """Measure one layer's attention at a step behind a clip."""
     text = model.config.get_text_config()
     heads = text.num_attention_heads, text.hidden_size // text.num_attention_heads
     num_keys = cache_capacity(model.config.video_seq_length + options.new_tokens)

@@ -2,12 +2,19 @@
 
 Clips are made when they are first wanted and kept in build/bench/clips; in each frame its number is drawn, so that a
 method's frames can be judged. Other files are judged by decoding all of them. Files are in the page cache.
+
+Other readers are installed in folders beside the environment, so that nothing else is measured or tested with them at
+hand, and without what they depend on, so that torch stays as it is.
 """
 
 import argparse
+import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -20,9 +27,10 @@ from benchmarks import table
 from benchmarks.clips import CLIPS, WARM_UP, BenchClip, made
 from benchmarks.judging import RIGHT, Judge, marker_judge, sequential_judge
 from benchmarks.methods import METHODS
-from benchmarks.peers import install_peer
-from benchmarks.table import Record, spread
+from benchmarks.table import BUILD, ROOT, Record, child_environment, spread
 
+PEERS = BUILD / "peers"
+PACKAGES = {"decord2": "decord2", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
 DOCUMENTED = "documented"
 FAILS = "fails"
 MAX_REASON = 120  # letters
@@ -99,9 +107,9 @@ def _measure_once(row: Record, path: Path, judge: Judge, environment: dict[str, 
     """Run a row's method once, note what it took, and return what became of its frames."""
     with TemporaryDirectory() as folder:
         saved = Path(folder, "frames.npy")
-        command = [sys.executable, "-m", "benchmarks.methods", row["method"], str(path)]
-        command += ["--threads", str(row["threads"]), "--warm-up", str(made(WARM_UP)), "--frames", str(saved)]
-        environment = environment | {"OMP_NUM_THREADS": str(row["threads"])}  # torch's, for shrinking
+        threads = str(row["threads"])
+        command = [sys.executable, "-m", "benchmarks.methods", row["method"], path, threads, made(WARM_UP), saved]
+        environment = environment | {"OMP_NUM_THREADS": threads}  # torch's, for shrinking
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=limit_seconds, check=False
@@ -125,3 +133,56 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
         return str(json.loads(lines[-1])["failure"])
     errors = done.stderr.strip().splitlines()
     return errors[-1] if errors else f"exit status {done.returncode}"
+
+
+def install_peer(method: str) -> dict[str, str]:
+    """Install a method's package unless it is there; return the environment in which it can be imported.
+
+    Without a wheel for this machine the environment is returned as well: importing will then say what is missing.
+    """
+    environment = child_environment()
+    if method not in PACKAGES:
+        return environment
+    folder = _installed(PACKAGES[method])
+    environment["PYTHONPATH"] += f"{os.pathsep}{folder}"
+    if method == "torchcodec":
+        own = os.environ.get("LD_LIBRARY_PATH", "")
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [*_ffmpeg_folders(), own]))
+    return environment
+
+
+def _installed(package: str) -> Path:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pin = next(line for line in pins if line.startswith(f"{package}=="))
+    folder = PEERS / f"{pin}-{sys.implementation.cache_tag}"
+    if not folder.exists():
+        PEERS.mkdir(parents=True, exist_ok=True)
+        print(f"installing {pin}", file=sys.stderr)
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+        with TemporaryDirectory(dir=PEERS) as unfinished:
+            command = [sys.executable, "-m", "pip", "install", *options, "--target", f"{unfinished}/{pin}", pin]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{package} cannot be installed: {done.stderr.strip()}", file=sys.stderr)
+            else:
+                Path(unfinished, pin).rename(folder)
+    return folder
+
+
+def _ffmpeg_folders() -> list[str]:
+    """Return where torchcodec finds FFmpeg: it brings none, and shall use the very libraries that PyAV brings.
+
+    Their names carry a hash; links of the usual names are made for them. Where PyAV's wheel has none such, as off
+    Linux, torchcodec looks for the system's.
+    """
+    libraries = Path(sysconfig.get_path("platlib"), "av.libs")
+    if not libraries.is_dir():
+        return []
+    key = hashlib.sha256(" ".join(sorted(os.listdir(libraries))).encode()).hexdigest()[:12]
+    links = PEERS / f"ffmpeg-{key}"
+    links.mkdir(parents=True, exist_ok=True)
+    for library in libraries.iterdir():
+        match = re.fullmatch(r"(lib(?:av|sw)[a-z]+)-[0-9a-f]+(\.so\.\d+)[.\d]*", library.name)
+        if match and not (link := links / "".join(match.groups())).exists():
+            link.symlink_to(library)
+    return [str(links), str(libraries)]

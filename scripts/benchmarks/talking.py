@@ -1,6 +1,11 @@
-"""What the tables `chat` and `questions` share: an engine of random weights, a clip, and the documented way to ask.
+"""The tables `chat` and `questions`: an engine of random weights asked about a clip, against the documented way.
 
-The documented way is the processor on prompt and frames, then `model.generate`, for every question anew.
+The documented way is the processor on prompt and frames, then `model.generate`, for every question anew. Both sides
+start from the eight frames and the text.
+
+`chat` measures seconds to the first token of turns 1, 2 and 10. The answers in the text of earlier turns are the same
+fixed sentence, so nothing of what was generated can be reused: each turn runs the last answer and the new question.
+`questions` asks N questions, 16 tokens each, ours together and with an empty cache against N documented calls.
 """
 
 import argparse
@@ -27,6 +32,13 @@ from videollava_cli.media import NUM_FRAMES, Medium
 from videollava_cli.settings import Settings
 
 NUM_NEW_TOKENS = 16
+SHOWN_TURNS = (1, 2, 10)
+QUESTION, ANSWER = "And what happens then in the video?", "A red circle moves from left to right."
+COUNTS = (1, 4, 16)
+NOUNS = ("circle", "video", "shape", "color")
+QUESTIONS = tuple(
+    f"What {verb} the {noun}?" for noun in NOUNS for verb in ("moves", "happens to", "is beside", "hides")
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,24 +86,75 @@ def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
     yield Talk(engine, processor, make_clip(frames), frames, replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
 
 
-def make_table(talk: Talk, options: argparse.Namespace, name: str, ours: str) -> table.Table:
-    """Return a table whose title names machine, libraries and checkpoint; `name` and `ours` head its first columns."""
-    millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
-    software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
-    weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
-    columns: list[table.Column] = [
-        (name, ">", lambda row: row["name"]),
-        (ours, ">", lambda row: spread(row["ours"], 3)),
-        ("documented, s", ">", lambda row: spread(row["documented"], 3)),
-        ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
-    ]
-    return table.Table(options, columns, table.machine_line(options, software, weights))
-
-
-def add_rows(printed: table.Table, rows: dict[int, Record]) -> dict[int, float]:
-    """Print rows with their ratios; return our medians."""
+def print_table(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    is_chat = options.table == "chat"
+    until = " to the first token" if is_chat else ""
+    with talk_about_a_clip(options.geometry) as talk:
+        millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
+        software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+        tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
+        weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
+        columns: list[table.Column] = [
+            ("turn" if is_chat else "questions", ">", lambda row: row["name"]),
+            (f"ours, s{until} (min to max)", ">", lambda row: spread(row["ours"], 3)),
+            ("documented, s", ">", lambda row: spread(row["documented"], 3)),
+            ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
+        ]
+        printed = table.Table(options, columns, table.machine_line(options, software, weights))
+        rows = _measure_chat(talk, options.runs) if is_chat else _measure_questions(talk, options.runs)
     medians = {number: median(row["ours"]) for number, row in rows.items()}
     for number, row in rows.items():
         printed.add({"name": str(number), **row, "ratio": medians[number] / median(row["documented"])})
-    return medians
+    if is_chat:
+        first, second, last = medians.values()
+        printed.say(f"\nturn 2 takes 1/{first / second:.1f} of turn 1; turn 10 takes {last / second:.2f} of turn 2")
+    else:
+        printed.say(f"\n16 questions take {medians[16] / medians[1]:.2f} of one")
+
+
+def _measure_chat(talk: Talk, runs: int) -> dict[int, Record]:
+    """Hold a conversation of ten turns so many times, after one that does not count; return the turns shown."""
+    rows: dict[int, Record] = {turn: {"ours": [], "documented": []} for turn in SHOWN_TURNS}
+    for run in range(runs + 1):
+        talk.engine.forget()
+        seconds = [_first_token_seconds(talk, turn) for turn in range(1, SHOWN_TURNS[-1] + 1)]
+        for turn, row in rows.items():
+            documented = talk.documented_seconds(_conversation(talk, turn), max_new_tokens=1)
+            if run:
+                row["ours"].append(seconds[turn - 1])
+                row["documented"].append(documented)
+    return rows
+
+
+def _first_token_seconds(talk: Talk, turn: int) -> float:
+    """Answer a turn; return how long its first token took, from the text on."""
+    conversation = _conversation(talk, turn)
+    began = time.perf_counter()
+    *_, last = talk.engine.stream(conversation, [talk.clip], talk.settings)
+    assert last.usage is not None, "the last chunk has the usage"
+    return time.perf_counter() - began - last.usage.generate_seconds
+
+
+def _conversation(talk: Talk, turn: int) -> Conversation:
+    return talk.conversation([Turn(QUESTION, ANSWER)] * (turn - 1) + [Turn(QUESTION)])
+
+
+def _measure_questions(talk: Talk, runs: int) -> dict[int, Record]:
+    """Ask 1, 4 and 16 questions so many times, after one time that does not count."""
+    rows: dict[int, Record] = {count: {"ours": [], "documented": []} for count in COUNTS}
+    for run in range(runs + 1):
+        for count, row in rows.items():
+            conversations = [talk.conversation([Turn(question)]) for question in QUESTIONS[:count]]
+            talk.engine.forget()
+            began = time.perf_counter()
+            for _ in talk.engine.stream_together(conversations, [talk.clip], talk.settings):
+                pass
+            ours = time.perf_counter() - began
+            if not run and count > 1:
+                continue  # the documented way is warm after one call
+            documented = sum(talk.documented_seconds(each, NUM_NEW_TOKENS) for each in conversations)
+            if run:
+                row["ours"].append(ours)
+                row["documented"].append(documented)
+    return rows
