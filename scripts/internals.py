@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
-from videollava_cli.media import Clip, FrameStamp, Image, Medium
+from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, resize_frame, resize_image, to_model
 from videollava_cli.reader.limits import num_processors
 
@@ -52,20 +52,21 @@ def frame_to_model(rgb: Pixels, pixels: PixelSettings = PIXELS) -> Pixels:
     return to_model(rgb, pixels, resize_frame)
 
 
-def make_image(pixels: Pixels) -> Image:
-    """Return an image of pixels, uint8 RGB, (S, S, 3)."""
-    return Image("image", pixels)
+def make_image(picture: Pixels) -> Medium:
+    """Return an image of a picture, uint8 RGB, (S, S, 3)."""
+    return Medium("image", MediaKind.IMAGE, picture[None])
 
 
-def make_clip(frames: Pixels) -> Clip:
+def make_clip(frames: Pixels) -> Medium:
     """Return a clip of frames, uint8 RGB, (8, S, S, 3)."""
-    return Clip("clip", frames, tuple(FrameStamp(index, index / len(frames)) for index in range(len(frames))))
+    stamps = tuple(FrameStamp(index, index / len(frames)) for index in range(len(frames)))
+    return Medium("clip", MediaKind.VIDEO, frames, stamps)
 
 
 def images_and_clips(media: Sequence[Medium]) -> tuple[list[Pixels], list[Pixels]]:
-    """Return the pixels of all images and the frames of all clips among media."""
-    images = [medium.pixels for medium in media if isinstance(medium, Image)]
-    return images, [medium.frames for medium in media if isinstance(medium, Clip)]
+    """Return the pictures of all images and the frames of all clips among media."""
+    images = [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE]
+    return images, [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO]
 
 
 def prompt_text(engine: "Engine", conversation: Conversation) -> str:

@@ -9,7 +9,7 @@ import torch
 from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.generation import Detokenizer, end_of_answer_ids, image_argument
-from videollava_cli.media import Clip, FrameStamp, Image
+from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import pixel_values
 
 NUM_NEW = 6
@@ -18,14 +18,15 @@ NUM_NEW = 6
 def noise_image(engine, seed):
     """Return an image of noise."""
     side = engine.checkpoint.pixels.crop_side
-    return Image(f"image {seed}", np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))
+    pixels = np.random.default_rng(seed).integers(0, 256, (1, side, side, 3), np.uint8)
+    return Medium(f"image {seed}", MediaKind.IMAGE, pixels)
 
 
 def noise_clip(engine, seed):
     """Return a clip of noise."""
     side = engine.checkpoint.pixels.crop_side
     frames = np.random.default_rng(seed).integers(0, 256, (8, side, side, 3), np.uint8)
-    return Clip(f"clip {seed}", frames, tuple(FrameStamp(i, i / 8) for i in range(8)))
+    return Medium(f"clip {seed}", MediaKind.VIDEO, frames, tuple(FrameStamp(i, i / 8) for i in range(8)))
 
 
 def about(media, *questions, system=None):
@@ -59,8 +60,8 @@ def reference_answer(engine, conversation, media, **options):
     """Return the text of `model.generate` over the whole prompt, given the pixel values."""
     ids = prompt_ids(prompt_text(conversation, engine.tokenizer), engine.tokenizer, engine.checkpoint)
     inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
-    pictures = [medium.pixels for medium in media if isinstance(medium, Image)]
-    clips = [medium.frames for medium in media if isinstance(medium, Clip)]
+    pictures = [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE]
+    clips = [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO]
     for name, shown in ((image_argument(engine.model), pictures), ("pixel_values_videos", clips)):
         if shown:
             inputs[name] = pixel_values(np.stack(shown), engine.checkpoint.pixels)

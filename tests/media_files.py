@@ -43,7 +43,7 @@ def index_of(frame) -> int:
 
 def indices_of(clip) -> list[int]:
     """Return the index that each frame of a clip tells."""
-    return [index_of(frame) for frame in clip.frames]
+    return [index_of(frame) for frame in clip.pixels]
 
 
 def write_frames(path: Path, frames, recipe: Recipe = Recipe()) -> Path:
@@ -171,7 +171,7 @@ def drawn_index(frame) -> int:
 
 def drawn_indices(clip) -> list[int]:
     """Return the index that is drawn into each frame of a clip."""
-    return [drawn_index(frame) for frame in clip.frames]
+    return [drawn_index(frame) for frame in clip.pixels]
 
 
 def write_drawn(path: Path, num_frames: int, recipe: Recipe = Recipe()) -> Path:

@@ -39,5 +39,5 @@ def read_with(num_threads, reference, pixels, sampling):
 def assert_exact(clip, reference, chosen):
     """Make sure that a clip has the chosen frames of a file, to the last bit."""
     assert [stamp.index for stamp in clip.stamps] == chosen
-    assert drawn_indices(clip) == [drawn_index(reference.frames[index]) for index in chosen]
-    assert np.array_equal(clip.frames, [reference.frames[index] for index in chosen])
+    assert drawn_indices(clip) == [drawn_index(reference.pixels[index]) for index in chosen]
+    assert np.array_equal(clip.pixels, [reference.pixels[index] for index in chosen])

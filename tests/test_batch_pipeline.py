@@ -11,10 +11,10 @@ from videollava_cli.batch import Item, Source
 from videollava_cli.batch.pipeline import AHEAD_AT_FIRST, Answered, Failed, NoMedia, Pipeline, Row
 from videollava_cli.batch.tally import Tally
 from videollava_cli.errors import MediaError, MemoryFullError, UsageError
-from videollava_cli.media import Image
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.progress import Numbers, duration
 
-PICTURE = Image("picture", np.zeros((2, 2, 3), np.uint8))
+PICTURE = Medium("picture", MediaKind.IMAGE, np.zeros((1, 2, 2, 3), np.uint8))
 
 
 class Scripted:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from videollava_cli.chat.session import Session
-from videollava_cli.chat.showing import digest_of, read_again, source_of
+from videollava_cli.chat.showing import read_again, source_of
 from videollava_cli.chat.transcript import Said
 from videollava_cli.engine import Chunk, Usage
 from videollava_cli.errors import GenerationError, UsageError
-from videollava_cli.media import Image, MediaKind
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.settings import Settings
 
 PICTURE_TOKENS = 10
@@ -65,7 +65,7 @@ class Conversing:
 
     def show(self, name="a.png"):
         """Show a picture."""
-        medium = Image(name, np.full((2, 2, 3), len(name), np.uint8))
+        medium = Medium(name, MediaKind.IMAGE, np.full((1, 2, 2, 3), len(name), np.uint8))
         source = source_of(name, medium, self.session.settings)
         self.session.show(source, medium)
         return source
@@ -335,7 +335,7 @@ def test_media_are_read_again_and_what_changed_or_is_gone_is_told(tmp_path, pixe
     media, lines = read_again(sources, Settings(), checkpoint)
 
     assert list(media) == sources[:2]
-    assert digest_of(media[sources[0]]) == sources[0].digest
+    assert media[sources[0]].digest == sources[0].digest
     assert [
         line.startswith(start)
         for line, start in zip(

@@ -184,7 +184,7 @@ def test_branches_behind_a_prefix_get_the_tokens_of_growing_steps(mini, model, o
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("is_fan", [False, True])
 def test_rows_of_a_batch_get_the_tokens_of_growing_steps(mini, model, media, options, is_fan):
-    frames = pixel_values(media[0].frames, mini.checkpoint.pixels)
+    frames = pixel_values(media[0].pixels, mini.checkpoint.pixels)
     questions = QUESTIONS if is_fan else [f"<video>\n{question}" for question in QUESTIONS]
     rows = [prompt_ids(f"USER: {question} ASSISTANT:", mini.tokenizer, mini.checkpoint) for question in questions]
     videos = frames[None].expand(1 if is_fan else 6, -1, -1, -1, -1)

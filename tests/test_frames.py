@@ -254,10 +254,10 @@ def test_centre_of_each_canvas_is_what_the_model_gets(reader, pixels, tmp_path, 
     pictures = [np.roll(corners(96, 54), shift, axis=1) for shift in range(16)]
     found = reader.find(str(write_frames(tmp_path / "clip.mp4", pictures)))
 
-    canvases = reader.read(found, fitted, final_form=Overview()).frames
+    canvases = reader.read(found, fitted, final_form=Overview()).pixels
 
     side = pixels.crop_side
-    assert np.array_equal(canvases[:, side : 2 * side, side : 2 * side], reader.read(found, fitted).frames)
+    assert np.array_equal(canvases[:, side : 2 * side, side : 2 * side], reader.read(found, fitted).pixels)
 
 
 @given(height=st.integers(1, 300), width=st.integers(1, 300), fit=st.sampled_from(Fit))

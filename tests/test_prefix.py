@@ -169,7 +169,7 @@ def test_features_in_place_of_pixel_values_give_the_very_same_keys_and_values(mi
         lengths = {mini.checkpoint.video_token_id: 40, mini.checkpoint.image_token_id: 4}
         features = FeatureStore().of(prompt_of(ids, [medium], lengths).placed, mini.model, mini.checkpoint.pixels)
         caches = [new_cache(mini.model.config), DynamicCache(config=mini.model.config.get_text_config())]
-        pixels = medium.frames if kind == "pixel_values_videos" else medium.pixels
+        pixels = medium.pixels if kind == "pixel_values_videos" else medium.pixels[0]
 
         prefill(mini.model, caches[0], Rest(ids, features))
         inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}

@@ -51,7 +51,7 @@ def test_damage_in_what_a_wanted_frame_needs_is_told(tmp_path, read, name):
 
     clip = read(path)
 
-    assert len(clip.frames) == 8
+    assert len(clip.pixels) == 8
     assert drawn_indices(clip)[:2] == CHOSEN[:2]
     assert "is damaged (" in " ".join(clip.notices)
 
@@ -61,7 +61,7 @@ def test_damage_in_what_a_wanted_frame_needs_is_told(tmp_path, read, name):
 def test_truncated_video_gives_the_frames_of_its_rest(tmp_path, pixels, name, share):
     path = truncate(write_drawn(tmp_path / name, NUM_FRAMES, MPEG4 if name.endswith("avi") else H264), share)
     reference = decode_all(path, pixels)
-    total = len(reference.frames)
+    total = len(reference.pixels)
     assert 0.1 < total / NUM_FRAMES < 0.9
 
     clip = read_with(1, reference, pixels, Window())
@@ -189,7 +189,7 @@ def test_video_of_very_few_lines_is_read_as_any(tmp_path, read, pixels, height):
 
     clip = read(path)
 
-    assert clip.frames.shape == (8, pixels.crop_side, pixels.crop_side, 3)
+    assert clip.pixels.shape == (8, pixels.crop_side, pixels.crop_side, 3)
 
 
 @pytest.mark.parametrize("name", ["notes.mp4", "notes.avi", "notes.txt", "notes"])

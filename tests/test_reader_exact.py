@@ -174,7 +174,7 @@ def test_whole_clip_gives_the_frames_that_decoding_all_of_it_gives(clips, pixels
 
     clip = read_with(1, reference, pixels, Window())
 
-    assert [drawn_index(frame) for frame in reference.frames] == list(range(NUM_FRAMES))
+    assert [drawn_index(frame) for frame in reference.pixels] == list(range(NUM_FRAMES))
     assert_exact(clip, reference, [0, 7, 15, 22, 30, 38, 45, 53])
     assert clip.notices == ()
 

@@ -141,7 +141,7 @@ def test_frames_that_an_edit_list_hides_do_not_count(tmp_path, pixels, sampling,
     plain = write_drawn(tmp_path / "plain.mp4", NUM_FRAMES, recipe)
     cut = remux(plain, tmp_path / "clip.mp4", begun_before(hidden), {"avoid_negative_ts": "disabled"})
     reference = decode_all(cut, pixels)
-    assert len(reference.frames) == NUM_FRAMES - hidden
+    assert len(reference.pixels) == NUM_FRAMES - hidden
     shown = [i for i in range(NUM_FRAMES - hidden) if (sampling.start or 0) <= i / 10 < (sampling.end or 99)]
 
     clip = read_with(1, reference, pixels, sampling)
@@ -189,7 +189,7 @@ def test_edit_lists_that_cut_repeat_and_delay_give_what_decoding_all_gives(tmp_p
 
     clip = read_with(1, reference, pixels, Window())
 
-    total = len(reference.frames)
+    total = len(reference.pixels)
     assert_exact(clip, reference, [k * total // 8 for k in range(8)])
 
 

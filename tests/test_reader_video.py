@@ -99,7 +99,7 @@ def test_frames_are_counted_where_the_header_does_not_know_their_number(tmp_path
 def test_frames_have_the_models_side(tmp_path, read, pixels):
     clip = read(write_video(tmp_path / "clip.mp4", 8))
 
-    assert clip.frames.shape == (8, pixels.crop_side, pixels.crop_side, 3)
+    assert clip.pixels.shape == (8, pixels.crop_side, pixels.crop_side, 3)
 
 
 def test_video_is_found_as_a_video_before_a_frame_is_read(tmp_path, reader):
@@ -253,7 +253,7 @@ def test_rotation_of_a_phone_clip_is_applied(tmp_path, read, rotation, colors):
 
     clip = read(path)
 
-    assert [corner_colors(frame) for frame in clip.frames] == [colors] * 8
+    assert [corner_colors(frame) for frame in clip.pixels] == [colors] * 8
 
 
 @pytest.mark.parametrize(("suffix", "only"), [("m4a", "audio"), ("mkv", "audio"), ("ts", "audio")])
@@ -359,7 +359,7 @@ def test_pixels_that_are_not_square_are_taken_as_they_are(tmp_path, read):
     clip = read(path)
 
     plain = read(write_frames(tmp_path / "plain.mp4", [corners()] * 8))
-    assert np.array_equal(clip.frames, plain.frames)
+    assert np.array_equal(clip.pixels, plain.pixels)
 
 
 @pytest.mark.parametrize(("name", "codec", "form"), [("clip.mov", "qtrle", "argb"), ("clip.mov", "png", "rgba")])

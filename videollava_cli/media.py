@@ -1,5 +1,6 @@
-"""The nouns: a clip, an image, their frames; knows nothing of files, models or prompts."""
+"""The nouns: a medium, its kind, its frames."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -34,45 +35,32 @@ class FrameStamp:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Clip:
-    """Eight frames of a video, resized and cropped to the model's side S.
+class Medium:
+    """Eight frames of a video, or one still picture, at the model's side S.
 
-    `frames` is uint8 RGB, (8, S, S, 3); `stamps` has one entry a frame; `notices` are things the user should
-    know about how it was read, such as repeated frames, and `details` what only who asks for it should.
+    `pixels` is uint8 RGB, (T, S, S, 3): T = 8 for a video, 1 for an image. `stamps` has one entry a frame of a video
+    and none for an image. `notices` are things the user should know about how it was read, such as repeated frames;
+    `details` are shown with --verbose only.
     """
 
     name: str
-    frames: "NDArray[np.uint8]"
-    stamps: tuple[FrameStamp, ...]
+    kind: MediaKind
+    pixels: "NDArray[np.uint8]"
+    stamps: tuple[FrameStamp, ...] = ()
     notices: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
 
-    kind = MediaKind.VIDEO
-
     def __post_init__(self) -> None:
-        if self.frames.ndim != 4 or self.frames.shape[3] != 3 or len(self.stamps) != len(self.frames):
-            raise ValueError(f"not frames with stamps: shape {self.frames.shape}, {len(self.stamps)} stamps")
+        num_stamps = 0 if self.kind is MediaKind.IMAGE else len(self.pixels)
+        is_batch = self.pixels.ndim == 4 and self.pixels.shape[3] == 3
+        if not is_batch or len(self.stamps) != num_stamps or (self.kind is MediaKind.IMAGE and len(self.pixels) != 1):
+            raise ValueError(f"no {self.kind}: pixels of shape {self.pixels.shape}, {len(self.stamps)} stamps")
 
+    @property
+    def digest(self) -> str:
+        """A digest of the pixels, 32 hexadecimal digits; saved conversations hold it."""
+        return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).hexdigest()
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Image:
-    """One still picture, resized and cropped to the model's side S: `pixels` is uint8 RGB, (S, S, 3)."""
-
-    name: str
-    pixels: "NDArray[np.uint8]"
-    notices: tuple[str, ...] = ()
-
-    kind = MediaKind.IMAGE
-
-    def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
-            raise ValueError(f"not an RGB picture: shape {self.pixels.shape}")
-
-
-Medium = Clip | Image
-
-
-def json_medium(medium: Medium) -> dict[str, Any]:
-    """Return a medium as it stands in a JSON line: its name, what it is, and the frames that were taken."""
-    stamps = medium.stamps if isinstance(medium, Clip) else ()
-    return {"path": medium.name, "kind": medium.kind.value, "frames": [asdict(stamp) for stamp in stamps]}
+    def as_json(self) -> dict[str, Any]:
+        """Return the medium as it stands in a JSON line: its name, its kind, and the frames that were taken."""
+        return {"path": self.name, "kind": self.kind.value, "frames": [asdict(stamp) for stamp in self.stamps]}

@@ -84,7 +84,7 @@ class Tile:
 
 
 def make_tiles(
-    canvases: "Sequence[NDArray[np.uint8]]",
+    canvases: "NDArray[np.uint8]",
     overview: Overview,
     pixels: PixelSettings,
     labels: Sequence[tuple[str, str]],
@@ -92,7 +92,7 @@ def make_tiles(
     """Cut canvases to what lies on them, dim the surroundings and magnify by whole pixels.
 
     Args:
-        canvases: From the overview.
+        canvases: From the overview, uint8 RGB, (T, 3 S, 3 S, 3).
         overview: Where they came from.
         pixels: How they were made.
         labels: What stands to the left and to the right under each.

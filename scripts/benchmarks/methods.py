@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from internals import frame_to_model, images_and_clips, read
+from internals import frame_to_model, read
 from numpy.typing import NDArray
 
 from videollava_cli.sampling import uniform_indices
@@ -24,8 +24,7 @@ Frames = NDArray[np.uint8]
 
 def read_ours(path: str, num_threads: int) -> Frames:
     """Read with our reader."""
-    _, [frames] = images_and_clips([read(path, num_threads)])
-    return frames
+    return read(path, num_threads).pixels
 
 
 def read_documented(path: str, num_threads: int) -> Frames:

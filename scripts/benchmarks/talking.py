@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from internals import Conversation, Turn, make_clip, prompt_text
 from make_checkpoint import GEOMETRIES, make_checkpoint
-from numpy.typing import NDArray
 from transformers import VideoLlavaImageProcessor
 
 from benchmarks import documented, table
@@ -48,7 +47,6 @@ class Talk:
     engine: Engine
     processor: VideoLlavaImageProcessor
     clip: Medium
-    frames: NDArray[np.uint8]
     settings: Settings
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
@@ -61,7 +59,7 @@ class Talk:
         model = self.engine.model
         inputs = documented.text_inputs(model, self.engine.tokenizer, [prompt_text(self.engine, conversation)])
         with quiet_libraries():
-            inputs |= documented.pixel_inputs(model, self.processor, clips=[self.frames])
+            inputs |= documented.pixel_inputs(model, self.processor, clips=[self.clip.pixels])
             model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
         return time.perf_counter() - began
 
@@ -83,7 +81,7 @@ def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
     engine.model.config.get_text_config().eos_token_id = None
     side = engine.checkpoint.pixels.crop_side
     frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, side, side, 3), np.uint8)
-    yield Talk(engine, processor, make_clip(frames), frames, replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
+    yield Talk(engine, processor, make_clip(frames), replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
 
 
 def print_table(options: argparse.Namespace) -> None:

@@ -13,10 +13,10 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from internals import SIDE, images_and_clips, read
+from internals import SIDE, read
 
 from videollava_cli.errors import MediaError
-from videollava_cli.media import NUM_FRAMES, Medium
+from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 
 DECODE_THREADS = 2
 PAGE = resource.getpagesize()
@@ -75,11 +75,10 @@ def read_one(path: str) -> Outcome:
 
 
 def _checked(medium: Medium) -> tuple[str, str]:
-    images, clips = images_and_clips([medium])
-    kind, [pixels] = ("image", images) if images else ("clip", clips)
-    shape = (SIDE, SIDE, 3) if images else (NUM_FRAMES, SIDE, SIDE, 3)
-    is_right = pixels.shape == shape and str(pixels.dtype) == "uint8"
-    return (kind, "") if is_right else (f"wrong {kind}", f"{pixels.shape} {pixels.dtype}")
+    num_frames, kind = (1, "image") if medium.kind is MediaKind.IMAGE else (NUM_FRAMES, "clip")
+    pixels, stamps = medium.pixels, medium.stamps
+    is_right = pixels.shape == (num_frames, SIDE, SIDE, 3) and str(pixels.dtype) == "uint8"
+    return (kind, "") if is_right else (f"wrong {kind}", f"{pixels.shape} {pixels.dtype}, {len(stamps)} stamps")
 
 
 def _where(error: BaseException) -> str:

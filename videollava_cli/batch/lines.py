@@ -10,7 +10,6 @@ from videollava_cli.batch.pipeline import Answered, Failed, Pace
 from videollava_cli.batch.records import error_record, identity
 from videollava_cli.batch.tally import Tally
 from videollava_cli.errors import OutputError
-from videollava_cli.media import json_medium
 from videollava_cli.progress import duration
 from videollava_cli.settings import Settings
 
@@ -25,7 +24,7 @@ def line_of(outcome: "Answered[Answer] | Failed", settings: Settings, load_secon
     """
     same = identity(outcome.item, settings)
     row = outcome.row
-    medium = json_medium(row.medium) if row else {"path": outcome.item.source.path, "kind": None, "frames": []}
+    medium = row.medium.as_json() if row else {"path": outcome.item.source.path, "kind": None, "frames": []}
     line: dict[str, Any] = {"id": same.pop("id"), "media": [medium], "question": same.pop("question")}
     if isinstance(outcome, Failed):
         return line | {"error": error_record(outcome.error)} | same

@@ -19,7 +19,7 @@ from videollava_cli.console import Console
 from videollava_cli.engine.batch import MAX_CPU_ROWS, MAX_GPU_ROWS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
-from videollava_cli.media import Clip, Medium
+from videollava_cli.media import Medium
 from videollava_cli.reader.limits import num_processors
 from videollava_cli.settings import Settings
 
@@ -248,9 +248,7 @@ def without_pictures(outcome: "Outcome[Answer]") -> "Outcome[Answer]":
 
 
 def _without_pixels(medium: Medium) -> Medium:
-    if isinstance(medium, Clip):
-        return replace(medium, frames=medium.frames[:, :0, :0])
-    return replace(medium, pixels=medium.pixels[:0, :0])
+    return replace(medium, pixels=medium.pixels[:, :0, :0])
 
 
 @cache

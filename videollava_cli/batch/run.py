@@ -21,7 +21,6 @@ from videollava_cli.batch.worklist import by_medium
 from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.errors import ExitStatus, OutputClosedError, UsageError, VllavaError
-from videollava_cli.media import Clip
 from videollava_cli.progress import Meter, Numbers, meter
 from videollava_cli.reader import MediaReader
 from videollava_cli.reader.limits import num_processors
@@ -202,7 +201,7 @@ class _Work:
         elif isinstance(outcome, Answered):
             self.num_new_tokens += outcome.answer.usage.new_tokens
             medium = outcome.row.medium
-            if isinstance(medium, Clip):
+            if medium.stamps:
                 frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in medium.stamps)
                 self.console.detail(f"{medium.name}: frames {frames}")
             for notice in medium.notices:

@@ -9,7 +9,6 @@ from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
 from videollava_cli.engine.prompting import prompt_text
 from videollava_cli.errors import VllavaError
-from videollava_cli.media import json_medium
 
 
 class Answers(Protocol):
@@ -82,7 +81,7 @@ class JsonAnswers:
         given, usage = session.given, session.usage
         assert given is not None, "an answer was given to something"
         line: dict[str, Any] = {
-            "media": [json_medium(medium) for medium in given.media],
+            "media": [medium.as_json() for medium in given.media],
             "question": question,
             "prompt": prompt_text(given.conversation, session.engine.tokenizer),
             "answer": self._text,
@@ -99,6 +98,6 @@ class JsonAnswers:
         return line | {"model": session.settings.model}
 
     def _failed(self, session: Session, question: str, error: VllavaError) -> dict[str, Any]:
-        media = [json_medium(session.media[source]) for source in session.sources if source in session.media]
+        media = [session.media[source].as_json() for source in session.sources if source in session.media]
         message = " ".join(str(error).split())
         return {"media": media, "question": question, "error": {"type": type(error).__name__, "message": message}}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from videollava_cli.console import Console, clock
-from videollava_cli.media import Clip, Medium
+from videollava_cli.media import Medium
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -27,7 +27,7 @@ def show_frames(media: Sequence[Medium | None], console: Console) -> None:
 
 def frame_times(medium: Medium) -> str:
     """Return the part of a clip that its frames are spread over; nothing for an image."""
-    if not isinstance(medium, Clip):
+    if not medium.stamps:
         return ""
     first, last = medium.stamps[0].seconds, medium.stamps[-1].seconds
     return f", {len(medium.stamps)} frames from {clock(first)} to {clock(last)}"
@@ -39,8 +39,7 @@ def _title(medium: Medium) -> str:
 
 def _listed(medium: Medium) -> list[str]:
     lines = [_title(medium)]
-    if isinstance(medium, Clip):
-        lines += [f"{stamp.index:6}  {stamp.seconds:8.3f}" for stamp in medium.stamps]
+    lines += [f"{stamp.index:6}  {stamp.seconds:8.3f}" for stamp in medium.stamps]
     return lines
 
 
@@ -62,12 +61,9 @@ def _tiles(medium: Medium) -> "list[Tile]":
 
     from videollava_cli.sheet import Tile
 
-    if isinstance(medium, Clip):
-        pictures = list(medium.frames)
-        labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps]
-    else:
-        pictures, labels = [medium.pixels], [("", "")]
-    side = len(pictures[0])
+    labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps] or [("", "")]
+    side = medium.pixels.shape[1]
     return [
-        Tile(Image.fromarray(pixels), (0, 0, side, side), texts) for pixels, texts in zip(pictures, labels, strict=True)
+        Tile(Image.fromarray(pixels), (0, 0, side, side), texts)
+        for pixels, texts in zip(medium.pixels, labels, strict=True)
     ]

@@ -1,23 +1,16 @@
 """Media of a conversation: read when they are shown, and read again when it is taken up; knows no turns."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from videollava_cli.chat.transcript import Source
 from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.errors import UsageError, VllavaError
-from videollava_cli.media import Clip, MediaKind, Medium
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
 from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
-from videollava_cli.settings import CHOICES, Settings, for_one_answer
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from videollava_cli.settings import SETTINGS, Settings, for_one_answer
 
 STDIN = "-"
 
@@ -40,8 +33,7 @@ def read_medium(
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         found = reader.find(name)
         check(found.kind)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        medium = reader.read(found, checkpoint.pixels, sampling)
+        medium = reader.read(found, checkpoint.pixels, settings.sampling)
     return source_of(name, medium, settings), medium
 
 
@@ -55,8 +47,8 @@ def source_of(name: str, medium: Medium, settings: Settings) -> Source:
         end=settings.end,
         at=settings.at,
         fit=settings.fit,
-        side=_pixels(medium).shape[-2],
-        digest=digest_of(medium),
+        side=medium.pixels.shape[-2],
+        digest=medium.digest,
     )
 
 
@@ -76,8 +68,8 @@ def read_again(
         except VllavaError as error:
             lines.append(f"{error}; the conversation goes on without it")
             continue
-        is_comparable = _pixels(media[source]).shape[-2] == source.side
-        if is_comparable and digest_of(media[source]) != source.digest:
+        is_comparable = media[source].pixels.shape[-2] == source.side
+        if is_comparable and media[source].digest != source.digest:
             lines.append(f"{source.name!r} has changed since it was talked about: the model sees what is there now")
     return media, lines
 
@@ -85,7 +77,7 @@ def read_again(
 def _read_again(source: Source, settings: Settings, checkpoint: Checkpoint) -> Medium:
     if source.name == STDIN:
         raise UsageError(f"a medium came on stdin ({source.kind}) and cannot be read again")
-    if source.fit not in CHOICES["fit"]:
+    if source.fit not in SETTINGS["fit"].choices:
         raise UsageError(f"fit of {source.name!r} is {source.fit!r}")
     then = for_one_answer(settings, {"start": source.start, "end": source.end, "at": source.at})
     pixels = replace(checkpoint.pixels, fit=Fit(source.fit))
@@ -93,13 +85,4 @@ def _read_again(source: Source, settings: Settings, checkpoint: Checkpoint) -> M
         found = reader.find(source.name)
         if found.kind is not source.kind:
             raise UsageError(f"{source.name!r} is of another kind now, {found.kind} and not {source.kind}")
-        return reader.read(found, pixels, sampling_from(then.start, then.end, then.moments))
-
-
-def digest_of(medium: Medium) -> str:
-    """Return a digest of a medium's pixels."""
-    return hashlib.blake2b(_pixels(medium).tobytes(), digest_size=16).hexdigest()
-
-
-def _pixels(medium: Medium) -> "NDArray[np.uint8]":
-    return medium.frames if isinstance(medium, Clip) else medium.pixels
+        return reader.read(found, pixels, then.sampling)

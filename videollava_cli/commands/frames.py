@@ -13,10 +13,10 @@ from videollava_cli.console import Console, clock, printable
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.notes import tell_about_media
 from videollava_cli.errors import OutputError, UsageError
-from videollava_cli.media import Clip, Medium
+from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import Sampling, sampling_from
+from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ Examples:
 """
 
 
+@opt.command(takes=(*opt.OUTPUT, *opt.CLIP, *opt.CHECKPOINT))
 def frames(
+    settings: Settings,
+    console: Console,
     medium: Annotated[
         str,
         typer.Argument(
@@ -44,31 +47,19 @@ def frames(
             show_default=False,
         ),
     ],
-    output: opt.Sheet = None,
+    output: Annotated[
+        Path | None,
+        opt.option("Write the picture to this file: .png, .jpg or .webp.", "Output", "-o", "--output", metavar="FILE"),
+    ] = None,
     json_object: opt.JsonObject = False,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
 ) -> None:
     """Show the frames that the model sees, and what the crop hides from it.
 
     Eight frames of a video, or the image, to the pixel; what the crop leaves out is dimmed. No weights are needed.
     Where no picture can be shown, such as in a pipe, the frames are listed.
     """
-    given = dict(locals())
-    own = ("medium", "output", "json_object", "quiet", "verbose", "config")
-    settings = opt.settings_from({key: value for key, value in given.items() if key not in own}, config)
     if output:
         check_output(output, medium)
-    console = Console(is_quiet=quiet, is_verbose=verbose)
     seen = see(medium, settings, console)
     if output:
         write_sheet(seen, output)
@@ -115,7 +106,7 @@ class Seen:
         """What there is to say about all of the frames."""
         height, width = self.size
         parts = [f"{width} x {height}"]
-        if isinstance(self.medium, Clip):
+        if self.medium.stamps:
             first, last = self.medium.stamps[0], self.medium.stamps[-1]
             parts.append(f"frames {first.index} to {last.index}, {clock(first.seconds)} to {clock(last.seconds)}")
         parts.append(f"the model sees {self.pixels.crop_side} x {self.pixels.crop_side}")
@@ -124,13 +115,12 @@ class Seen:
 
 def see(source: str, settings: Settings, console: Console) -> Seen:
     """Find a medium and read what the model would see of it, with the surroundings; no weights are loaded."""
-    sampling = sampling_from(settings.start, settings.end, settings.moments)
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         with console.status("Finding media"):
             found = reader.find(source)
         pixels = find_checkpoint(settings).pixels
         with console.status("Reading frames"):
-            seen = _read(reader, found, pixels, sampling)
+            seen = _read(reader, found, pixels, settings.sampling)
     tell_about_media([seen.medium], settings, console)
     return seen
 
@@ -140,12 +130,8 @@ def _read(reader: MediaReader, found: Found, pixels: PixelSettings, sampling: Sa
 
     overview = Overview()
     medium = reader.read(found, pixels, sampling, final_form=overview)
-    if isinstance(medium, Clip):
-        canvases = list(medium.frames)
-        labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps]
-    else:
-        canvases, labels = [medium.pixels], [("", "")]
-    tiles = make_tiles(canvases, overview, pixels, labels)
+    labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps] or [("", "")]
+    tiles = make_tiles(medium.pixels, overview, pixels, labels)
     return Seen(medium, tuple(tiles), overview.size, pixels)
 
 
@@ -212,14 +198,13 @@ def _draw(seen: Seen, console: Console, screen: "RichConsole") -> None:
 def _listed(seen: Seen) -> list[str]:
     """Return what there is to see, in words: a head, then a line a frame with its index and its time in seconds."""
     lines = [title(seen), *seen.lines]
-    if isinstance(seen.medium, Clip):
+    if seen.medium.stamps:
         lines += ["", " frame   seconds", *(f"{s.index:6}  {s.seconds:8.3f}" for s in seen.medium.stamps)]
     return lines
 
 
 def json_seen(seen: Seen) -> dict[str, Any]:
     """Return what there is to see as the object that --json prints; `crop` is in the file's own pixels."""
-    stamps = seen.medium.stamps if isinstance(seen.medium, Clip) else ()
     height, width = seen.size
     return {
         "path": seen.medium.name,
@@ -228,5 +213,5 @@ def json_seen(seen: Seen) -> dict[str, Any]:
         "height": height,
         "fit": str(seen.pixels.fit),
         "crop": dict(zip(("left", "top", "right", "bottom"), seen.box, strict=True)),
-        "frames": [asdict(stamp) for stamp in stamps],
+        "frames": [asdict(stamp) for stamp in seen.medium.stamps],
     }

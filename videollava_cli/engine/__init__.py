@@ -11,8 +11,8 @@ from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.engine.chunks import Chunk, FinishReason, Usage
 from videollava_cli.engine.prompting import expanded_ids, one_question, prompt_ids, prompt_text
 from videollava_cli.errors import UsageError
-from videollava_cli.media import Clip, Image, MediaKind, Medium
-from videollava_cli.sampling import Sampling, sampling_from
+from videollava_cli.media import MediaKind, Medium
+from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["Chunk", "Engine", "FinishReason", "Usage"]
 class Engine:
     """A loaded checkpoint. `model` and `tokenizer` are transformers' own objects.
 
-    `read` turns what a caller names into a `Clip` or an `Image`, clips sampled as told. The KV cache of what was run
+    `read` turns what a caller names into a `Medium`, clips sampled as told. The KV cache of what was run
     last and the features of recent media are kept: a prompt that begins as the last one did costs only its rest.
     """
 
@@ -64,8 +64,7 @@ class Engine:
             MediaError: If a medium cannot be read.
         """
         settings = for_one_answer(self.settings, options)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        read = [self._medium(medium, sampling) for medium in media]
+        read = [self._medium(medium, settings.sampling) for medium in media]
         conversation = one_question([medium.kind for medium in read], question, settings)
         return self.stream(conversation, read, settings)
 
@@ -123,7 +122,7 @@ class Engine:
         self._runner.forget()
 
     def _medium(self, medium: "str | PathLike[str] | Medium", sampling: Sampling) -> Medium:
-        if isinstance(medium, Clip | Image):
+        if isinstance(medium, Medium):
             return medium
         if self.read is None:
             raise UsageError(f"this engine was made without a reader, so it cannot read {fspath(medium)!r}")

@@ -12,7 +12,7 @@ from videollava_cli.engine.checkpoint import model_size
 from videollava_cli.engine.memory import needed_memory
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.errors import MemoryFullError, UsageError
-from videollava_cli.media import Clip, Image, Medium
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ def _prompts(engine: Engine, ids: Sequence[Sequence[int]], media: Iterable[Seque
 
     padded, mask = pad_left(ids, 0, engine.model.device)
     shown = [medium for of_row in media for medium in of_row]
-    images = _pixels(engine, [medium.pixels for medium in shown if isinstance(medium, Image)])
-    videos = _pixels(engine, [medium.frames for medium in shown if isinstance(medium, Clip)])
+    images = _pixels(engine, [medium.pixels[0] for medium in shown if medium.kind is MediaKind.IMAGE])
+    videos = _pixels(engine, [medium.pixels for medium in shown if medium.kind is MediaKind.VIDEO])
     return Prompts(padded, mask, pixel_values=images, pixel_values_videos=videos)
 
 

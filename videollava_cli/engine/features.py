@@ -8,7 +8,7 @@ from transformers import VideoLlavaForConditionalGeneration
 
 from videollava_cli.engine.prefix import Placed
 from videollava_cli.generation import image_features, storage_bytes, video_features
-from videollava_cli.media import Clip
+from videollava_cli.media import MediaKind
 from videollava_cli.preprocessing import PixelSettings, pixel_values
 
 LIMIT_BYTES = 256 << 20  # sixteen clips of the 7B in fp16: 2,056 tokens x 4,096 numbers each
@@ -51,6 +51,5 @@ class FeatureStore:
 
 def _run_tower(place: Placed, model: VideoLlavaForConditionalGeneration, pixels: PixelSettings) -> torch.Tensor:
     medium = place.medium
-    shown = medium.frames if isinstance(medium, Clip) else medium.pixels
-    values = pixel_values(shown, pixels).to(model.device, model.dtype)
-    return video_features(model, values) if isinstance(medium, Clip) else image_features(model, values)
+    values = pixel_values(medium.pixels, pixels).to(model.device, model.dtype)
+    return video_features(model, values) if medium.kind is MediaKind.VIDEO else image_features(model, values[0])

@@ -1,15 +1,13 @@
 """The kept prefix: a KV cache and what each of its places stands for; knows keys and tensors, no text, no files."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-import numpy as np
 from transformers import PretrainedConfig
 
 from videollava_cli.generation import GrowingCache, cache_bytes, cut, new_cache
-from videollava_cli.media import Clip, Medium
+from videollava_cli.media import Medium
 
 Key = int | bytes  # a token id, or at a media token the digest of the medium
 
@@ -48,18 +46,10 @@ def prompt_of(ids: list[int], media: Sequence[Medium], lengths: dict[int, int]) 
             start += 1
             continue
         medium = next(coming)
-        placed.append(Placed(start, medium, digest_of(medium)))
+        placed.append(Placed(start, medium, f"{medium.kind} {medium.digest}".encode()))
         keys[start : start + length] = [placed[-1].digest] * length
         start += length
     return Prompt(ids, tuple(placed), keys)
-
-
-def digest_of(medium: Medium) -> bytes:
-    """Return a digest of a medium's kind and pixels."""
-    pixels = medium.frames if isinstance(medium, Clip) else medium.pixels
-    digest = hashlib.blake2b(f"{medium.kind} {pixels.shape}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
 
 
 def num_shared(rows: Sequence[Sequence[Key]]) -> int:

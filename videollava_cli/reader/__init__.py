@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from videollava_cli.errors import MediaError
-from videollava_cli.media import Clip, Image, MediaKind
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.reader.limits import num_processors
 from videollava_cli.reader.shrink import ReadingStopped, Shrink
@@ -123,7 +123,7 @@ class MediaReader:
         sampling: Sampling | None = None,
         *,
         final_form: "FinalForm" = to_model,
-    ) -> Clip | Image:
+    ) -> Medium:
         """Read a medium: eight frames of a clip, or one picture, each shrunk as soon as it is there.
 
         Args:

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 
 from videollava_cli.errors import MediaError
-from videollava_cli.media import Clip, FrameStamp, Image
+from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.reader.limits import check_size
 from videollava_cli.reader.shrink import Shrink
 from videollava_cli.sampling import Sampling
@@ -59,7 +59,7 @@ def num_still_pixels(path: Path, name: str) -> int:
         return picture.width * picture.height
 
 
-def read_image(path: Path, name: str, shrink: Shrink) -> Image:
+def read_image(path: Path, name: str, shrink: Shrink) -> Medium:
     """Read a still picture, upright and over white where it is transparent.
 
     Raises:
@@ -68,10 +68,10 @@ def read_image(path: Path, name: str, shrink: Shrink) -> Image:
     with _opened(path, name) as picture:
         with _damage_told(name):
             rgb = _rgb(picture)
-        return Image(name=name, pixels=shrink(rgb))
+        return Medium(name, MediaKind.IMAGE, shrink(rgb)[None])
 
 
-def read_animation(path: Path, name: str, sampling: Sampling, shrink: Shrink) -> Clip:
+def read_animation(path: Path, name: str, sampling: Sampling, shrink: Shrink) -> Medium:
     """Read eight frames of a GIF, APNG, WebP or AVIF animation.
 
     Raises:
@@ -85,7 +85,7 @@ def read_animation(path: Path, name: str, sampling: Sampling, shrink: Shrink) ->
         shrunk = {index: shrink(rgb) for index, rgb in _chosen_frames(picture, name, set(chosen), shrink)}
     notices = tuple(sampling.notices(name, seconds))
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
-    return Clip(name=name, frames=np.stack([shrunk[i] for i in chosen]), stamps=stamps, notices=notices)
+    return Medium(name, MediaKind.VIDEO, np.stack([shrunk[i] for i in chosen]), stamps, notices)
 
 
 @contextmanager

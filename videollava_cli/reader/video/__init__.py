@@ -9,7 +9,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
-from videollava_cli.media import Clip, FrameStamp
+from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.reader.video.containers import num_videos, opened, video_stream
 from videollava_cli.reader.video.excerpts import Picture, VideoFile, decode_excerpts
 from videollava_cli.reader.video.sequential import decode_all, promised_seconds
@@ -24,7 +24,7 @@ from videollava_cli.reader.video.survey import (
 from videollava_cli.sampling import Sampling, uniform_indices
 
 
-def read_clip(file: VideoFile, sampling: Sampling) -> Clip:
+def read_clip(file: VideoFile, sampling: Sampling) -> Medium:
     """Read eight frames, each rotated upright and shrunk on arrival.
 
     Frames count in presentation order, and are those that decoding the whole file would give. Three ways are tried,
@@ -53,7 +53,7 @@ def read_clip(file: VideoFile, sampling: Sampling) -> Clip:
 
 def _by_index(
     file: VideoFile, sampling: Sampling, survey: IndexSurvey, container: av.container.InputContainer
-) -> Clip | None:
+) -> Medium | None:
     ranks = uniform_indices(survey.num_frames)
     try:
         pictures = decode_excerpts(file, survey, set(ranks), seek=True, fresh=container)
@@ -62,7 +62,7 @@ def _by_index(
     return _clip(file, ranks, pictures, sampling.notices(file.name, range(survey.num_frames)))
 
 
-def _by_packets(file: VideoFile, sampling: Sampling, container: av.container.InputContainer) -> Clip | None:
+def _by_packets(file: VideoFile, sampling: Sampling, container: av.container.InputContainer) -> Medium | None:
     is_seekable = container.format.name in SEEKABLE_FORMATS
     survey = survey_packets(container, video_stream(container, file.name), file.shrink.check)
     if survey is None:
@@ -79,7 +79,7 @@ def _by_packets(file: VideoFile, sampling: Sampling, container: av.container.Inp
     return None
 
 
-def _by_decoding(file: VideoFile, sampling: Sampling) -> Clip:
+def _by_decoding(file: VideoFile, sampling: Sampling) -> Medium:
     promised = promised_seconds(file)
     wanted = sampling.chosen(promised)
     decoded = decode_all(file, set(wanted))
@@ -106,10 +106,11 @@ def _chosen(file: VideoFile, sampling: Sampling, seconds: Sequence[float]) -> li
     return ranks
 
 
-def _clip(file: VideoFile, ranks: list[int], pictures: dict[int, Picture], notices: Iterable[str]) -> Clip:
-    return Clip(
+def _clip(file: VideoFile, ranks: list[int], pictures: dict[int, Picture], notices: Iterable[str]) -> Medium:
+    return Medium(
         name=file.name,
-        frames=np.stack([pictures[rank].shrunk for rank in ranks]),
+        kind=MediaKind.VIDEO,
+        pixels=np.stack([pictures[rank].shrunk for rank in ranks]),
         stamps=tuple(FrameStamp(rank, pictures[rank].seconds) for rank in ranks),
         notices=tuple(notices),
     )
