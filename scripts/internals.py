@@ -14,7 +14,6 @@ from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, resize_frame, resize_image, to_model
-from videollava_cli.reader.limits import num_processors
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from videollava_cli.engine import Engine
     from videollava_cli.generation import Prompts
 
-__all__ = ["BUNDLED_FOLDER", "Conversation", "Turn", "num_processors"]  # beside what is below
+__all__ = ["BUNDLED_FOLDER", "Conversation", "Turn"]  # beside what is below
 
 Pixels = NDArray[np.uint8]
 Steps = Literal["growing", "fixed"]  # on a cache that grows, or in one shape, which a CUDA card records

@@ -21,13 +21,13 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from internals import num_processors
 
 from benchmarks import table
 from benchmarks.clips import CLIPS, WARM_UP, BenchClip, made
 from benchmarks.judging import RIGHT, Judge, marker_judge, sequential_judge
 from benchmarks.methods import METHODS
 from benchmarks.table import BUILD, ROOT, Record, child_environment, spread
+from videollava_cli.machine import num_processors
 
 PEERS = BUILD / "peers"
 PACKAGES = {"decord2": "decord2", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
