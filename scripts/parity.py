@@ -8,8 +8,8 @@ whole pictures. Random weights in the 7B's token geometry, fp32, on the CPU; nf4
 Then every case is asked turn by turn of an engine that keeps what it ran, of the engine made to forget it, and of
 `model.generate` over the whole prompt; and conversations about the same media are answered together and alone.
 
-Steps of one shape, which a CUDA card records, are held against `model.generate` as well, batched, in every mode, and
-answer conversations together.
+Static decode, as a CUDA card captures it, is held against `model.generate` as well, batched, in every mode, and
+answers conversations together.
 
 In 16 bits rounding may tell a batch from its rows; how often it does is told, and decides nothing.
 
@@ -32,20 +32,11 @@ from parity_cases import Case, make_cases, random_clip, random_image, random_pic
 from parity_rounding import count_equal
 from transformers import VideoLlavaImageProcessor
 
-from videollava_cli.engine import Engine
+from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.engine.prompting import prompt_ids, prompt_text
+from videollava_cli.engine.model_access import end_of_answer_ids, image_argument
+from videollava_cli.engine.sequence import Detokenizer
 from videollava_cli.engine.startup import load
-from videollava_cli.generation import (
-    Decoding,
-    Detokenizer,
-    Prompts,
-    Steps,
-    end_of_answer_ids,
-    generate,
-    image_argument,
-    pad_left,
-)
 from videollava_cli.media import MediaKind
 from videollava_cli.preprocessing import pixel_values, shrink_frame, shrink_image
 
@@ -87,7 +78,7 @@ def main() -> int:
             "equal to model.generate": list(compare_all(Path(folder))),
             "cached equal to uncached and to model.generate": list(compare_cached(Path(folder))),
             "together equal to alone": list(compare_together(Path(folder))),
-            "fixed steps equal to growing ones and to model.generate": list(compare_fixed(Path(folder))),
+            "static decode equal to dynamic and to model.generate": list(compare_static(Path(folder))),
         }
     for title, outcomes in kinds.items():
         for outcome in outcomes:
@@ -126,7 +117,7 @@ def compare_cached(checkpoint: Path) -> Iterator[Outcome]:
     asked = [turn for case in make_cases(keeping) for turn in turn_by_turn(case)]
     for case in [*asked, *reversed(asked)]:
         cached = engine_text(keeping, case)
-        forgetful.forget()
+        forgetful.clear_cache()
         yield Outcome(f"cached against uncached: {case.name}", cached, engine_text(forgetful, case))
         yield Outcome(f"cached against generate: {case.name}", cached, reference_text(forgetful, case))
 
@@ -143,39 +134,35 @@ def compare_together(checkpoint: Path) -> Iterator[Outcome]:
         for cases in about.values():
             alone = []
             for case in cases:
-                engine.forget()
+                engine.clear_cache()
                 alone.append(engine_text(engine, case, options))
-            engine.forget()
+            engine.clear_cache()
             for state in ("nothing kept", "kept"):
                 together = engine_texts(engine, cases, options)
                 names = [f"together, {mode}, {state}: {case.name}" for case in cases]
                 yield from (Outcome(*row) for row in zip(names, together, alone, strict=True))
 
 
-def compare_fixed(checkpoint: Path) -> Iterator[Outcome]:
-    """Answer with steps of one shape: batches of different lengths, and conversations about the same media."""
+def compare_static(checkpoint: Path) -> Iterator[Outcome]:
+    """Answer with static decode: batches of different lengths, and conversations about the same media."""
     engine = load(str(checkpoint), device="cpu")
+    static = replace(engine, static_decode=True)
     cases = make_cases(engine)
     for mode, options in MODES.items():
         if mode == "nf4":
             continue
         for first in range(0, len(cases), 4):
             several = cases[first : first + 4]
-            ours = our_ids(engine, several, options, Steps.FIXED)
+            ours = our_ids(static, several, options)
             is_drawn_alike = mode != "sampled"  # as above
-            others = (
-                reference_ids(engine, several, options)
-                if is_drawn_alike
-                else our_ids(engine, several, options, Steps.GROWING)
-            )
-            names = [f"fixed, {mode}, batch: {case.name}" for case in several]
+            others = (reference_ids if is_drawn_alike else our_ids)(engine, several, options)
+            names = [f"static, {mode}, batch: {case.name}" for case in several]
             yield from (Outcome(*row) for row in zip(names, ours, others, strict=True))
     asked = [turn for case in (cases[4], cases[12]) for turn in turn_by_turn(case)]
     alone = [engine_text(engine, case) for case in asked]
-    engine.forget()
-    engine._runner.steps = Steps.FIXED
+    engine.clear_cache()
     for case, text in zip(asked, alone, strict=True):
-        yield Outcome(f"fixed, turn by turn: {case.name}", engine_text(engine, case), text)
+        yield Outcome(f"static, turn by turn: {case.name}", engine_text(static, case), text)
 
 
 def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = None) -> str:
@@ -186,10 +173,10 @@ def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = Non
 def engine_texts(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[str]:
     """Return the texts that an engine streams when it is asked cases about the same media together."""
     settings = replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS, **options)
-    texts = [""] * len(cases)
-    for number, chunk in engine.stream_together([case.conversation for case in cases], cases[0].media, settings):
-        texts[number] += chunk.text
-    return texts
+    texts = {Request(case.conversation, case.media, settings): "" for case in cases}
+    for request, chunk in engine.answer(list(texts)):
+        texts[request] += chunk.text
+    return list(texts.values())
 
 
 def reference_text(engine: Engine, case: Case) -> str:
@@ -208,22 +195,15 @@ def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str,
     return [Outcome(*row) for row in zip(names, ours, reference, strict=True)]
 
 
-def our_ids(
-    engine: Engine, cases: Sequence[Case], options: dict[str, Any], steps: Steps | None = None
-) -> list[list[int]]:
-    """Return the ids that our loop generates for a batch of cases, end-of-answer ids included."""
-    texts = [prompt_text(case.conversation, engine.tokenizer) for case in cases]
-    rows = [prompt_ids(text, engine.tokenizer, engine.checkpoint) for text in texts]
-    pictures = _pictures(cases)
-    tensors = [
-        pixel_values(np.stack(p), engine.checkpoint.pixels).to(engine.model.device) if p else None for p in pictures
-    ]
-    pad_id = engine.tokenizer.pad_token_id
-    prompts = Prompts(*pad_left(rows, pad_id, engine.model.device), *tensors)
+def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
+    """Return the ids that the engine generates for a batch of cases with nothing cached, end-of-answer ids included."""
     chosen = {key: value for key, value in options.items() if key != "load_4bit"}
-    decoding = Decoding((NUM_NEW_TOKENS,) * len(rows), end_of_answer_ids(engine.model), **chosen)
-    tokens = list(generate(engine.model, prompts, decoding, steps))
-    return [[step[row] for step in tokens if row in step] for row in range(len(rows))]
+    settings = replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS, **chosen)
+    ids: dict[Request, list[int]] = {Request(case.conversation, case.media, settings): [] for case in cases}
+    engine.clear_cache()
+    for request, chunk in engine.answer(list(ids), max_num_seqs=len(cases)):
+        ids[request] += chunk.token_ids
+    return list(ids.values())
 
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
@@ -231,7 +211,7 @@ def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]
     lengths = {"<image>": 256, "<video>": 2056}  # transformers docs, model_doc/video_llava
     texts = []
     for case in cases:
-        text = prompt_text(case.conversation, engine.tokenizer)
+        text = engine.encoder.text(case.conversation)
         for word, length in lengths.items():
             text = text.replace(word, word * length)
         texts.append(text)

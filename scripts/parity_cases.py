@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import shrink_image
+from videollava_cli.prompt import Conversation, Turn
 
 SYSTEM = "You watch closely."
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from videollava_cli.conversation import Conversation, Turn
-from videollava_cli.engine import Engine
-from videollava_cli.engine.batch import Answer, Request, answer_batch
+from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.startup import load
+from videollava_cli.prompt import Conversation, Turn
 from videollava_cli.reader import MediaReader
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -47,13 +46,15 @@ def _requests(engine: Engine) -> list[Request]:
     with MediaReader(offline=True) as reader:
         media = [reader.read(reader.find(str(path)), engine.checkpoint.pixels) for path in paths]
     return [
-        Request(Conversation.about([medium.kind], (Turn(question),)), (medium,))
+        Request(Conversation.about([medium.kind], (Turn(question),)), (medium,), engine.settings)
         for question in QUESTIONS
         for medium in media
     ]
 
 
 def _texts(engine: Engine, requests: list[Request]) -> list[str]:
-    answers = answer_batch(engine, requests)
-    assert all(isinstance(answer, Answer) for answer in answers), "the questions fit the context"
-    return [answer.text for answer in answers if isinstance(answer, Answer)]
+    engine.clear_cache()
+    texts = dict.fromkeys(requests, "")
+    for request, chunk in engine.answer(requests, max_num_seqs=BATCH_SIZE):
+        texts[request] += chunk.text
+    return list(texts.values())

@@ -5,12 +5,12 @@ from itertools import takewhile
 
 import numpy as np
 import torch
-
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.generation import Detokenizer, end_of_answer_ids, image_argument
+
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import pixel_values
+from videollava_cli.prompt import Conversation, Turn
 
 NUM_NEW = 6
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from videollava_cli.engine import batch as engine_batch
 from videollava_cli.engine.batch import Request, answer_batch, num_fitting_rows
 from videollava_cli.engine.prompting import one_question
+
+from videollava_cli.engine import batch as engine_batch
 from videollava_cli.engine.startup import load
 from videollava_cli.errors import MemoryFullError, UsageError
 from videollava_cli.reader import MediaReader

@@ -9,7 +9,6 @@ import torch
 from conversations import about, answer, answers_together, noise_clip, noise_image, reference_answer, settings_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-
 from videollava_cli.engine.prompting import prompt_ids
 from videollava_cli.generation import (
     Decoding,
@@ -30,6 +29,7 @@ from videollava_cli.generation import (
     pad_left,
     prefill,
 )
+
 from videollava_cli.preprocessing import pixel_values
 
 LONG_AS_ASKED = frozenset[int]()  # no id ends the answer

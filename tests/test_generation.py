@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from videollava_cli.generation import Decoding, Detokenizer, Prompts, generate, pad_left
 
 LONG_AS_ASKED = frozenset[int]()  # no id ends the answer

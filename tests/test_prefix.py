@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.features import FeatureStore
 from videollava_cli.engine.prefix import KeptPrefix, prompt_of
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
-from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.generation import Rest, image_argument, new_cache, prefill
 from videollava_cli.generation.caching import ROOM_TOKENS, GrowingLayer
+
+from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.preprocessing import pixel_values
+from videollava_cli.prompt import Conversation, Turn
 
 WORDS = ("What moves?", "Where to?", "A red circle moves.", "größer als 世界", "Why, in this video?", "It is red.")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from videollava_cli.conversation import PromptStyle
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.preprocessing import Fit
+from videollava_cli.prompt import PromptStyle
 from videollava_cli.settings import CHOICES, Settings, closest, preset_names, presets_folder, resolve
 
 NOT_ASCENDING = "give seconds from the beginning of the clip, in ascending order"

@@ -6,13 +6,13 @@ from conversations import about, answer, answers_together, noise_clip, noise_ima
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-
-from videollava_cli.engine import running
 from videollava_cli.engine.chunks import Chunk, Usage, in_order
-from videollava_cli.engine.startup import load
-from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.generation import Decoding, Rest, generate_behind, new_cache
 from videollava_cli.generation import model as model_facts
+
+from videollava_cli.engine import running
+from videollava_cli.engine.startup import load
+from videollava_cli.errors import GenerationError, UsageError
 
 QUESTIONS = ("What moves?", "Where to, and why?", "größer als 世界 🎬?", "A", "What moves?", "What?")
 OPTIONS = (

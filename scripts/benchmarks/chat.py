@@ -10,7 +10,7 @@ import time
 from statistics import median
 
 from benchmarks.talking import Row, Talk, add_options, header, talk_about_a_clip, told
-from videollava_cli.conversation import Conversation, Turn
+from videollava_cli.prompt import Conversation, Turn
 
 __all__ = ["add_options", "measure_chat", "print_table"]
 

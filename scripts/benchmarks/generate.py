@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import torch
 from make_checkpoint import GEOMETRIES
+from videollava_cli.generation import Steps
 
 from benchmarks.loops import Row, make_model, make_workload, measure, of_transformers, ours, spread
 from benchmarks.machine import machine_line
 from videollava_cli.engine.loading import choose_device, choose_dtype
-from videollava_cli.generation import Steps
 
 REFERENCE = "model.generate"
 SIDES = {"growing": ours(Steps.GROWING), "fixed": ours(Steps.FIXED), REFERENCE: of_transformers}

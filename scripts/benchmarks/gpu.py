@@ -19,6 +19,8 @@ from make_checkpoint import GEOMETRIES
 from torch import nn
 from transformers import VideoLlavaForConditionalGeneration
 from transformers import __version__ as transformers_version
+from videollava_cli.generation import Steps
+from videollava_cli.generation.caching import rounded_up
 
 from benchmarks import card, nf4
 from benchmarks.attention import attention_seconds
@@ -35,8 +37,6 @@ from benchmarks.loops import (
 )
 from benchmarks.machine import machine_line
 from videollava_cli.engine.loading import choose_device
-from videollava_cli.generation import Steps
-from videollava_cli.generation.caching import rounded_up
 
 NUM_EQUAL = 256  # tokens that fixed and growing steps are compared over
 MAX_EAGER_ROWS = 8  # eager attention has all scores of a prefill in memory: 40 GB for 32 clips

@@ -10,9 +10,9 @@ import torch
 from make_checkpoint import make_config, make_tokenizer
 from transformers import AutoModelForImageTextToText, VideoLlavaForConditionalGeneration
 from transformers.generation.streamers import BaseStreamer
+from videollava_cli.generation import Decoding, Prompts, Steps, generate
 
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.generation import Decoding, Prompts, Steps, generate
 from videollava_cli.media import NUM_FRAMES
 
 QUESTION = "USER: <video>\nWhat happens in this video? ASSISTANT:"

@@ -9,7 +9,7 @@ import time
 from statistics import median
 
 from benchmarks.talking import NUM_NEW_TOKENS, Row, Talk, add_options, header, talk_about_a_clip, told
-from videollava_cli.conversation import Turn
+from videollava_cli.prompt import Turn
 
 __all__ = ["add_options", "measure_questions", "print_table"]
 

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from make_checkpoint import GEOMETRIES, make_checkpoint
 from transformers import VideoLlavaImageProcessor
+from videollava_cli.engine.prompting import prompt_text
 
 from benchmarks.machine import machine_line
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.engine.prompting import prompt_text
 from videollava_cli.engine.startup import load
 from videollava_cli.media import NUM_FRAMES, FrameStamp, MediaKind, Medium
+from videollava_cli.prompt import Conversation, Turn
 from videollava_cli.settings import Settings
 
 NUM_NEW_TOKENS = 16

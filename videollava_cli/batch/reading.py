@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -13,19 +13,18 @@ from videollava_cli.batch.folders import says_it_is_media
 from videollava_cli.batch.pipeline import Failed, NoMedia, Row, Unread
 from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.engine.startup import load_engine
 from videollava_cli.errors import MediaError, UsageError
 from videollava_cli.malloc import give_back_pictures
 from videollava_cli.media import NUM_FRAMES, MediaKind
+from videollava_cli.prompt import one_question
 from videollava_cli.reader import Found, MediaReader, Turns
 from videollava_cli.reader.sizes import num_pixels
 from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from videollava_cli.engine import Engine
-    from videollava_cli.engine.batch import Answer
+    from videollava_cli.engine import Chunk, Engine
 
 # Of the pictures that all readers hold, for each processor: half of an 8K one. Two processors have room for one video
 # of 1080p beside a smaller one; since readers share the processors, a second large one would only take memory.
@@ -151,39 +150,47 @@ class Answering:
             CheckpointError: If the checkpoint cannot be had.
             GenerationError: If it does not fit the memory.
         """
-        from videollava_cli.engine.batch import num_fitting_rows
-
         began = time.perf_counter()
         with self.console.status(f"Loading {self.settings.model}"):
             self._engine = self._loaded()
         self.load_seconds = time.perf_counter() - began
         device, dtype = self._engine.model.device, self._engine.model.dtype
-        size = self.batch_size or num_fitting_rows(self._engine)
+        size = self.batch_size or self._engine.max_num_seqs
         self.console.detail(f"{self.settings.model} on {device}, {dtype}, {size} questions at once")
         return size
 
-    def answer(self, rows: Sequence[Row]) -> "Sequence[Answer | UsageError]":
+    def answer(self, rows: Sequence[Row]) -> "Sequence[Chunk | UsageError]":
         """Answer rows at the same time.
 
         Raises:
             MemoryFullError: If the memory does not suffice for all of them.
         """
-        from videollava_cli.engine.batch import Request, answer_batch
+        from videollava_cli.engine import Request
 
         assert self._engine is not None, "prepare was called"
         requests = [
-            Request(one_question([row.medium.kind], row.item.question, self.settings), (row.medium,)) for row in rows
+            Request(one_question([row.medium.kind], row.item.question, self.settings), (row.medium,), self.settings)
+            for row in rows
         ]
-        return answer_batch(self._engine, requests)
+        texts, last = dict.fromkeys(requests, ""), {}
+        for request, chunk in self._engine.answer(requests, max_num_seqs=len(requests)):
+            texts[request] += chunk.text
+            last[request] = chunk
+        return [self._whole(last[request], texts[request]) for request in requests]
+
+    def _whole(self, chunk: "Chunk", text: str) -> "Chunk | UsageError":
+        if chunk.error is not None and not isinstance(chunk.error, UsageError):
+            raise chunk.error
+        return chunk.error or replace(chunk, text=text)
 
     def _loaded(self) -> "Engine":
+        from videollava_cli.engine import prompt_encoder
         from videollava_cli.engine.loading import check_machine, load_tokenizer
 
         check_machine(self.settings)
-        tokenizer = load_tokenizer(self.checkpoint)
+        encoder = prompt_encoder(self.checkpoint, load_tokenizer(self.checkpoint))
         kind = min(MediaKind, key=self.checkpoint.media_tokens)  # what does not fit with it fits with none
         for question in self.common_questions:
-            text = prompt_text(one_question([kind], question, self.settings), tokenizer)
-            prompt_ids(text, tokenizer, self.checkpoint)
+            encoder.encode(one_question([kind], question, self.settings))
         fetch_weights(self.checkpoint, offline=self.settings.offline)
-        return load_engine(self.settings, self.checkpoint, tokenizer, tell=self.console.notice)
+        return load_engine(self.settings, self.checkpoint, encoder, tell=self.console.notice)

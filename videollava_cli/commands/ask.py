@@ -5,28 +5,23 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.conversation import SEVERAL_MEDIA, Conversation, Turn
-from videollava_cli.engine import Chunk, Engine, Usage
+from videollava_cli.engine import Chunk, Engine, Usage, in_order, prompt_encoder
+from videollava_cli.engine import Request as EngineRequest
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
-from videollava_cli.engine.chunks import in_order
-from videollava_cli.engine.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
 from videollava_cli.engine.startup import BackgroundReading, load_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
+from videollava_cli.prompt import SEVERAL_MEDIA, Conversation, PromptEncoder, Turn, one_question
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 EXAMPLES = """\b
 Examples:
@@ -150,10 +145,10 @@ def answer(request: Request, console: Console) -> None:
         with BackgroundReading(reader, found, checkpoint, sampling) as reading:
             engine, load_seconds = _load(request, found, checkpoint, reading, console)
             media = tuple(reading.result())
-    tell_about_engine(engine, console)
+    console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
     if len(media) > 1:
         console.notice(SEVERAL_MEDIA)
-    tell_about_media(media, settings, console)
+    console.media_notices(media, settings)
     seconds = {"read_s": find_seconds + reading.seconds, "load_s": load_seconds}
     _answer_all([Asked(question, engine, media, seconds) for question in request.questions], request, console)
 
@@ -195,7 +190,7 @@ def _load(
     """
     clock = Clock()
     with console.status("Starting"):
-        tokenizer = _checked_tokenizer(request, found, checkpoint)
+        encoder = _checked_encoder(request, found, checkpoint)
     seconds = clock.lap()
     if missing_shards(checkpoint):
         reading.result()  # a damaged clip is told before gigabytes are fetched
@@ -203,33 +198,35 @@ def _load(
     reading.raise_if_failed()
     clock.lap()
     with console.status(f"Loading {request.settings.model}"):
-        engine = load_engine(request.settings, checkpoint, tokenizer, tell=console.notice)
+        engine = load_engine(request.settings, checkpoint, encoder, tell=console.notice)
     return engine, seconds + clock.lap()
 
 
-def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
+def _checked_encoder(request: Request, found: Sequence[Found], checkpoint: Checkpoint) -> PromptEncoder:
     """Load the tokenizer and refuse what the machine cannot do and prompts that are too long."""
     from videollava_cli.engine.loading import check_machine, load_tokenizer
 
     check_machine(request.settings)
-    tokenizer = load_tokenizer(checkpoint)
+    encoder = prompt_encoder(checkpoint, load_tokenizer(checkpoint))
     for question in request.questions:
-        conversation = one_question([medium.kind for medium in found], question, request.settings)
-        prompt_ids(prompt_text(conversation, tokenizer), tokenizer, checkpoint)
-    return tokenizer
+        encoder.encode(one_question([medium.kind for medium in found], question, request.settings))
+    return encoder
 
 
 def _answer_all(asked: Sequence[Asked], request: Request, console: Console) -> None:
     """Print the answers in the order of their questions, the first open one as it is written if it is wanted so."""
     engine, media = asked[0].engine, asked[0].media
     text = ""
-    with closing(engine.stream_together([each.conversation for each in asked], media)) as chunks:
-        for number, chunk in in_order(chunks):
+    requests = {EngineRequest(each.conversation, media, engine.settings): each for each in asked}
+    with closing(engine.answer(requests)) as pairs:
+        for answered, chunk in in_order(pairs):
+            if chunk.error is not None:
+                raise chunk.error
             text += chunk.text
             if request.is_live:
                 console.answer(chunk.text)
-            if chunk.usage is not None:
-                _end_answer(asked[number], Chunk(text, chunk.finish_reason, chunk.usage), request, console)
+            if chunk.finish_reason is not None:
+                _end_answer(requests[answered], replace(chunk, text=text), request, console)
                 text = ""
 
 
@@ -239,23 +236,23 @@ def _end_answer(asked: Asked, whole: Chunk, request: Request, console: Console) 
     assert usage is not None, "the last chunk tells the usage"
     end = "" if whole.text.endswith("\n") else "\n"
     if request.is_json:
-        console.answer(json.dumps(_json_line(asked, whole.text, whole.finish_reason, usage), ensure_ascii=False) + "\n")
+        console.answer(json.dumps(_json_line(asked, whole, usage), ensure_ascii=False) + "\n")
     else:
         console.answer(end if request.is_live else whole.text + end)
         if whole.finish_reason == "length":
             context_length = asked.engine.checkpoint.context_length
-            console.notice(cut_off_line(usage, context_length, "give a larger --max-new-tokens"))
-    console.detail(f"{usage_line(usage)}, ended by {whole.finish_reason}")
+            console.notice(usage.cut_off_notice(context_length, "give a larger --max-new-tokens"))
+    console.detail(f"{usage.in_words}, ended by {whole.finish_reason}")
 
 
-def _json_line(asked: Asked, text: str, finish_reason: str | None, usage: Usage) -> dict[str, Any]:
+def _json_line(asked: Asked, whole: Chunk, usage: Usage) -> dict[str, Any]:
     seconds = {**asked.seconds, "prefill_s": usage.prefill_seconds, "generate_s": usage.generate_seconds}
     return {
         "media": [medium.as_json() for medium in asked.media],
         "question": asked.question,
-        "prompt": prompt_text(asked.conversation, asked.engine.tokenizer),
-        "answer": text,
-        "finish_reason": finish_reason,
+        "prompt": whole.prompt,
+        "answer": whole.text,
+        "finish_reason": whole.finish_reason,
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "new_tokens": usage.new_tokens,

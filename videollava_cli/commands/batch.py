@@ -16,8 +16,8 @@ from videollava_cli.batch.run import Job, list_items, run
 from videollava_cli.batch.worklist import Shard, items_about, stamped, without_repetitions
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.conversation import Turn
 from videollava_cli.errors import ExitStatus, UsageError
+from videollava_cli.prompt import Turn
 
 BATCH_EXAMPLES = """\b
 Examples:

@@ -11,7 +11,6 @@ import typer
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console, clock, printable
 from videollava_cli.engine.checkpoint import find_checkpoint
-from videollava_cli.engine.notes import tell_about_media
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
@@ -131,7 +130,7 @@ def see(source: str, settings: Settings, console: Console) -> Seen:
         pixels = find_checkpoint(settings).pixels
         with console.status("Reading frames"):
             seen = _read(reader, found, pixels, sampling)
-    tell_about_media([seen.medium], settings, console)
+    console.media_notices([seen.medium], settings)
     return seen
 
 

@@ -23,11 +23,11 @@ from transformers import (
 
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, weight_files
 from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.model_access import is_out_of_memory
 from videollava_cli.engine.quantized import QuantizedStore, identity_of, is_keepable
 from videollava_cli.engine.quantizing import QuantizingInPieces, quantization_config
 from videollava_cli.engine.weights import Target, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
-from videollava_cli.generation import is_out_of_memory
 from videollava_cli.malloc import returning_blocks
 from videollava_cli.settings import Settings
 

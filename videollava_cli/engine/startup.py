@@ -7,18 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from videollava_cli.engine import Engine
+from videollava_cli.engine import Engine, prompt_encoder
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
 from videollava_cli.engine.quantized import QuantizedStore
 from videollava_cli.media import Medium
+from videollava_cli.prompt import PromptEncoder
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, presets_folder, resolve
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def load(model: str = "7b", **options: object) -> Engine:
@@ -53,7 +51,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 def load_engine(
     settings: Settings,
     checkpoint: Checkpoint,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    encoder: PromptEncoder | None = None,
     *,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Engine:
@@ -62,7 +60,7 @@ def load_engine(
     Args:
         settings: How to load it; with `cache`, 4-bit weights are kept on disk for the next time.
         checkpoint: What to load.
-        tokenizer: Its tokenizer, if it was loaded before.
+        encoder: What makes its prompts, if the tokenizer was loaded before.
         tell: Called with what the user should know about weights that are kept.
 
     Raises:
@@ -77,9 +75,13 @@ def load_engine(
         with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
             return reader.read(reader.find(source), checkpoint.pixels, sampling)
 
-    tokenizer = tokenizer or load_tokenizer(checkpoint)
+    encoder = encoder or prompt_encoder(checkpoint, load_tokenizer(checkpoint))
     store = QuantizedStore(cache_folder(os.environ), tell) if settings.cache else None
-    return Engine(load_model(checkpoint, settings, store), tokenizer, checkpoint, settings, read)
+    model = load_model(checkpoint, settings, store)
+    devices = sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
+    if len(devices) > 1:
+        tell(f"{settings.model} is too large for one device, so it is spread over {', '.join(devices)}")
+    return Engine(model, encoder.tokenizer, checkpoint, settings, read, encoder)
 
 
 class BackgroundReading:
