@@ -1,10 +1,10 @@
 """Estimates of memory: what weights, KV cache and activations take, the same for every part that asks."""
 
 import pytest
-from videollava_cli.generation import bytes_per_token
 
 from videollava_cli.engine.checkpoint import model_size, weight_bytes
 from videollava_cli.engine.memory import ModelSize, TextShape, needed_memory
+from videollava_cli.engine.model_access import bytes_per_token
 from videollava_cli.settings import presets_folder, resolve
 
 SEVEN_B = ModelSize(14_740_000_000, TextShape(), 2056, 4096)
