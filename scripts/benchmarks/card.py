@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import VideoLlavaForConditionalGeneration
-from videollava_cli.generation import bytes_per_token
 
+from videollava_cli.engine.model_access import bytes_per_token
 from videollava_cli.media import NUM_FRAMES
 
 GIB = 1 << 30

@@ -41,7 +41,7 @@ def measure_chat(talk: Talk, runs: int) -> dict[int, Row]:
     """Hold a conversation of ten turns so many times, after one that does not count; return the turns shown."""
     rows = {turn: Row(str(turn)) for turn in SHOWN_TURNS}
     for run in range(runs + 1):
-        talk.engine.forget()
+        talk.engine.clear_cache()
         seconds = [_first_token_seconds(talk, turn) for turn in range(1, SHOWN_TURNS[-1] + 1)]
         for turn, row in rows.items():
             documented = talk.documented_seconds(_conversation(talk, turn), max_new_tokens=1)

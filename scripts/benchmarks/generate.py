@@ -1,4 +1,4 @@
-"""The table `generate`: tokens a second of our loop, with growing and with fixed steps, against `model.generate`.
+"""The table `generate`: tokens a second of our loop, with dynamic and with static decode, against `model.generate`.
 
 All sides get the same ids and pixel values, and answer in turn. `model.generate` runs on the cache that it takes by
 itself, a `DynamicCache`. Seconds to the first token are those of the vision tower and the prefill.
@@ -10,14 +10,13 @@ from collections.abc import Sequence
 
 import torch
 from make_checkpoint import GEOMETRIES
-from videollava_cli.generation import Steps
 
 from benchmarks.loops import Row, make_model, make_workload, measure, of_transformers, ours, spread
 from benchmarks.machine import machine_line
 from videollava_cli.engine.loading import choose_device, choose_dtype
 
 REFERENCE = "model.generate"
-SIDES = {"growing": ours(Steps.GROWING), "fixed": ours(Steps.FIXED), REFERENCE: of_transformers}
+SIDES = {"dynamic": ours(static=False), "static": ours(static=True), REFERENCE: of_transformers}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

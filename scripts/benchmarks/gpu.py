@@ -19,8 +19,6 @@ from make_checkpoint import GEOMETRIES
 from torch import nn
 from transformers import VideoLlavaForConditionalGeneration
 from transformers import __version__ as transformers_version
-from videollava_cli.generation import Steps
-from videollava_cli.generation.caching import rounded_up
 
 from benchmarks import card, nf4
 from benchmarks.attention import attention_seconds
@@ -36,12 +34,13 @@ from benchmarks.loops import (
     ours,
 )
 from benchmarks.machine import machine_line
+from videollava_cli.engine.kv_cache import rounded_up
 from videollava_cli.engine.loading import choose_device
 
-NUM_EQUAL = 256  # tokens that fixed and growing steps are compared over
+NUM_EQUAL = 256  # tokens that static and dynamic decode are compared over
 MAX_EAGER_ROWS = 8  # eager attention has all scores of a prefill in memory: 40 GB for 32 clips
 REFERENCE = "model.generate"
-FIXED = "ours, fixed steps"
+STATIC = "ours, static decode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +116,11 @@ def _generating(
     """Measure each way to generate at each number of answers at once."""
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
-        sides: dict[str, Side] = {FIXED: ours(Steps.FIXED), "ours, growing steps": ours(Steps.GROWING)}
+        sides: dict[str, Side] = {STATIC: ours(static=True), "ours, dynamic decode": ours(static=False)}
         rows = measure(workload, sides | {REFERENCE: of_transformers}, options.runs)
         if batch <= MAX_EAGER_ROWS:
             model.set_attn_implementation("eager")
-            rows += measure(workload, {f"{FIXED}, eager attention": ours(Steps.FIXED)}, options.runs)
+            rows += measure(workload, {f"{STATIC}, eager attention": ours(static=True)}, options.runs)
             model.set_attn_implementation("sdpa")
         reference = next(row for row in rows if row.side == REFERENCE)
         for row in rows:
@@ -143,9 +142,9 @@ def _facts(name: str, workload: Workload, row: Row, limits: Limits) -> Iterator[
 
 
 def _equality(workload: Workload) -> Iterator[Fact]:
-    """Tell whether fixed and growing steps give the same tokens, and if not what decided."""
+    """Tell whether static and dynamic decode give the same tokens, and if not what decided."""
     difference = first_difference(workload)
-    name = f"fixed and growing steps, equal tokens of {NUM_EQUAL}"
+    name = f"static and dynamic decode, equal tokens of {NUM_EQUAL}"
     if difference is None:
         yield Fact(name, NUM_EQUAL, "tokens")
         return

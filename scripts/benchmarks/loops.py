@@ -1,8 +1,8 @@
 """What the tables about generating share: a model of random weights, clips of noise, our loop and `model.generate`."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -10,32 +10,42 @@ import torch
 from make_checkpoint import make_config, make_tokenizer
 from transformers import AutoModelForImageTextToText, VideoLlavaForConditionalGeneration
 from transformers.generation.streamers import BaseStreamer
-from videollava_cli.generation import Decoding, Prompts, Steps, generate
 
+from videollava_cli.engine import Request
+from videollava_cli.engine.caches import CachedPrefix
+from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, ModelRunner
+from videollava_cli.engine.kv_cache import KVCache
 from videollava_cli.engine.loading import quiet_libraries
+from videollava_cli.engine.sequence import Sequence
 from videollava_cli.media import NUM_FRAMES
+from videollava_cli.prompt import Conversation, EncodedPrompt, Turn
+from videollava_cli.settings import Settings
 
 QUESTION = "USER: <video>\nWhat happens in this video? ASSISTANT:"
-LONG_AS_ASKED = frozenset[int]()  # no id ends an answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """Answers of so many tokens to a question about clips of noise, a clip a row."""
+    """Answers of so many tokens to a question about clips of noise, a clip a row.
+
+    `token_ids` are those of the prompt; `pixel_values` is (rows, 8, 3, S, S).
+    """
 
     model: VideoLlavaForConditionalGeneration
-    prompts: Prompts
+    token_ids: tuple[int, ...]
+    pixel_values: torch.Tensor
     num_new_tokens: int
+    settings: Settings = field(default_factory=Settings)
 
     @property
     def num_rows(self) -> int:
         """How many answers are written at once."""
-        return len(self.prompts.input_ids)
+        return len(self.pixel_values)
 
     @property
     def num_prompt_tokens(self) -> int:
         """How many tokens a prompt has."""
-        return self.prompts.input_ids.shape[1]
+        return len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +105,54 @@ def make_workload(
 ) -> Workload:
     """Make clips of noise and the prompts about them, of `NUM_FRAMES` frames each."""
     text = QUESTION.replace("<video>", "<video>" * model.config.video_seq_length)
-    ids = torch.tensor([make_tokenizer(geometry)(text)["input_ids"]] * num_rows, device=model.device)
+    ids = tuple(make_tokenizer(geometry)(text)["input_ids"])
     vision: Any = model.config.vision_config
     side = vision.image_size
     torch.manual_seed(1)
     pixels = torch.randn(num_rows, NUM_FRAMES, 3, side, side, dtype=model.dtype, device=model.device)
-    return Workload(model, Prompts(ids, torch.ones_like(ids), pixel_values_videos=pixels), num_new_tokens)
+    return Workload(model, ids, pixels, num_new_tokens)
 
 
-def ours(steps: Steps) -> Side:
-    """Return our loop, with steps of a kind."""
+def ours(*, static: bool) -> Side:
+    """Return our loop, with static or dynamic decode."""
 
     def run(workload: Workload) -> Times:
-        decoding = Decoding((workload.num_new_tokens,) * workload.num_rows, LONG_AS_ASKED)
         clock = Clock()
-        for _ in generate(workload.model, workload.prompts, decoding, steps):
+        for _ in generated(ModelRunner(workload.model, static_decode=static), workload):
             clock.tick()
         return clock.times(workload)
 
     return run
 
 
+def generated(runner: ModelRunner, workload: Workload) -> Iterator[list[int]]:
+    """Yield the next token of each row, as the scheduler has them generated; no id ends an answer."""
+    batch, settings = DecodeBatch(runner), replace(workload.settings, max_new_tokens=workload.num_new_tokens)
+    for number, pixels in enumerate(workload.pixel_values):
+        request = Request(Conversation((Turn("What happens?"),)), (), settings)
+        sequence = Sequence(number, request, EncodedPrompt("", workload.token_ids), 1 << 20)
+        with torch.inference_mode():
+            features = workload.model.model.get_video_features(pixels[None]).pooler_output.flatten(0, 1)
+        prefix = CachedPrefix(KVCache(workload.model.config), [])
+        num_reserved = len(workload.token_ids) + (min(workload.num_new_tokens, STEPS_AHEAD) if runner.is_static else 1)
+        (batch.cache if workload.num_rows > 1 else prefix.cache).reserve(workload.num_rows, num_reserved)
+        batch.join(runner.prefill(prefix, [sequence], [features]), adopt=workload.num_rows == 1)
+    for _ in range(workload.num_new_tokens):
+        tokens = batch.next_tokens()
+        for sequence, token in tokens:
+            sequence.token_ids.append(token)
+        yield [token for _, token in tokens]
+
+
 def of_transformers(workload: Workload) -> Times:
     """Run `model.generate`, on the cache that it takes by itself."""
     clock = Clock()
-    prompts = workload.prompts
+    ids = torch.tensor([workload.token_ids] * workload.num_rows, device=workload.model.device)
     with quiet_libraries():
         workload.model.generate(  # type: ignore[misc]
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            pixel_values_videos=prompts.pixel_values_videos,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values_videos=workload.pixel_values,
             do_sample=False,
             max_new_tokens=workload.num_new_tokens,
             streamer=clock,
@@ -187,30 +215,31 @@ class Difference:
     gap: float
 
 
-@torch.inference_mode()
 def first_difference(workload: Workload) -> Difference | None:
-    """Return where fixed steps and growing ones part in the first row; None if they never do.
+    """Return where static and dynamic decode part in the first row; None if they never do."""
+    runners = [ModelRunner(workload.model, static_decode=is_static) for is_static in (True, False)]
+    static, dynamic = ([step[0] for step in generated(runner, workload)] for runner in runners)
+    return compared(workload, static, dynamic)
+
+
+@torch.inference_mode()
+def compared(workload: Workload, static: list[int], dynamic: list[int]) -> Difference | None:
+    """Return where two answers of the first row part; None if they never do.
 
     The gap is that of one forward pass over the prompt and all tokens that both agree on.
     """
-    model, prompts = workload.model, workload.prompts
-    decoding = Decoding((workload.num_new_tokens,) * workload.num_rows, LONG_AS_ASKED)
-    fixed, growing = (
-        [step[0] for step in generate(model, prompts, decoding, steps)] for steps in (Steps.FIXED, Steps.GROWING)
-    )
-    at = next((number for number, ids in enumerate(zip(fixed, growing, strict=True)) if len(set(ids)) > 1), None)
+    model = workload.model
+    at = next((number for number, ids in enumerate(zip(static, dynamic, strict=True)) if len(set(ids)) > 1), None)
     if at is None:
         return None
-    assert prompts.pixel_values_videos is not None
-    agreed = torch.tensor([growing[:at]], dtype=torch.int64, device=model.device)
-    ids = torch.cat([prompts.input_ids[:1], agreed], dim=1)
+    ids = torch.tensor([[*workload.token_ids, *dynamic[:at]]], device=model.device)
     output = model(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values_videos=prompts.pixel_values_videos[:1],
+        pixel_values_videos=workload.pixel_values[:1],
         logits_to_keep=1,
     )
-    one, other = (float(output.logits[0, -1, way[at]]) for way in (fixed, growing))
+    one, other = (float(output.logits[0, -1, way[at]]) for way in (static, dynamic))
     step = max(abs(one), abs(other)) * torch.finfo(model.dtype).eps
     return Difference(at, abs(one - other) / step)
 

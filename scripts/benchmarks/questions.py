@@ -9,6 +9,7 @@ import time
 from statistics import median
 
 from benchmarks.talking import NUM_NEW_TOKENS, Row, Talk, add_options, header, talk_about_a_clip, told
+from videollava_cli.engine import Request
 from videollava_cli.prompt import Turn
 
 __all__ = ["add_options", "measure_questions", "print_table"]
@@ -42,9 +43,9 @@ def measure_questions(talk: Talk, runs: int) -> dict[int, Row]:
     for run in range(runs + 1):
         for count, row in rows.items():
             conversations = [talk.conversation([Turn(question)]) for question in QUESTIONS[:count]]
-            talk.engine.forget()
+            talk.engine.clear_cache()
             began = time.perf_counter()
-            for _ in talk.engine.stream_together(conversations, [talk.clip], talk.settings):
+            for _ in talk.engine.answer([Request(each, (talk.clip,), talk.settings) for each in conversations]):
                 pass
             ours = time.perf_counter() - began
             if not run and count > 1:

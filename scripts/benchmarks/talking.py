@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from make_checkpoint import GEOMETRIES, make_checkpoint
 from transformers import VideoLlavaImageProcessor
-from videollava_cli.engine.prompting import prompt_text
 
 from benchmarks.machine import machine_line
 from videollava_cli.engine import Engine
@@ -67,7 +66,7 @@ class Talk:
         """Return how long the documented way takes to answer."""
         began = time.perf_counter()
         engine = self.engine
-        text = prompt_text(conversation, engine.tokenizer)
+        text = engine.encoder.text(conversation)
         text = text.replace("<video>", "<video>" * engine.checkpoint.tokens_per_video)
         inputs = dict(engine.tokenizer(text, return_tensors="pt"))
         with quiet_libraries():
