@@ -27,9 +27,9 @@ from tiny_world.rendering import render_clip
 from tiny_world.scenes import draw_scene
 
 from videollava_cli import media as nouns
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine import Engine
 from videollava_cli.engine.startup import load
+from videollava_cli.prompt import Conversation, Turn
 from videollava_cli.sampling import Window
 
 SIZES = ((180, 320), (320, 180), (240, 240), (270, 480), (360, 480), (112, 112), (144, 256))  # height, width

@@ -6,11 +6,12 @@ from itertools import takewhile
 import numpy as np
 import torch
 
-from videollava_cli.conversation import Conversation, Turn
-from videollava_cli.engine.prompting import prompt_ids, prompt_text
-from videollava_cli.generation import Detokenizer, end_of_answer_ids, image_argument
+from videollava_cli.engine import Request
+from videollava_cli.engine.model_access import end_of_answer_ids, image_argument
+from videollava_cli.engine.sequence import Detokenizer, Sequence
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import pixel_values
+from videollava_cli.prompt import Conversation, Turn
 
 NUM_NEW = 6
 
@@ -49,23 +50,53 @@ def answer(engine, conversation, media, **options):
 
 def answers_together(engine, conversations, media, **options):
     """Return the text and the usage of each answer."""
-    texts, usages = [""] * len(conversations), [None] * len(conversations)
-    for number, chunk in engine.stream_together(conversations, media, settings_for(engine, **options)):
-        assert usages[number] is None
-        texts[number], usages[number] = texts[number] + chunk.text, chunk.usage
-    return texts, usages
+    return collected(engine, requests_about(engine, conversations, media, **options))
 
 
-def reference_answer(engine, conversation, media, **options):
+def requests_about(engine, conversations, media, **options):
+    """Return requests about the same media, with a small budget."""
+    return [Request(each, tuple(media), settings_for(engine, **options)) for each in conversations]
+
+
+def sequence_about(engine, conversation, media, **options):
+    """Return a request's sequence, as the scheduler makes it."""
+    (request,) = requests_about(engine, [conversation], media, **options)
+    sequence = Sequence(0, request, engine.encoder.encode(conversation), engine.checkpoint.context_length)
+    sequence.place_media(engine.encoder.media_tokens)
+    return sequence
+
+
+def collected(engine, requests, **options):
+    """Answer requests; return the text and the usage of each, and raise the first error."""
+    texts, usages = dict.fromkeys(requests, ""), dict.fromkeys(requests)
+    for request, chunk in engine.answer(requests, **options):
+        if chunk.error is not None:
+            raise chunk.error
+        assert usages[request] is None
+        texts[request], usages[request] = texts[request] + chunk.text, chunk.usage
+    return list(texts.values()), list(usages.values())
+
+
+def collected_ids(engine, requests, **options):
+    """Answer requests; return the token ids of each, with those that end answers."""
+    ids = {request: [] for request in requests}
+    for request, chunk in engine.answer(requests, **options):
+        ids[request] += chunk.token_ids
+    return list(ids.values())
+
+
+def reference_answer(engine, conversation, media, max_new_tokens=NUM_NEW, **options):
     """Return the text of `model.generate` over the whole prompt, given the pixel values."""
-    ids = prompt_ids(prompt_text(conversation, engine.tokenizer), engine.tokenizer, engine.checkpoint)
+    ids = list(engine.encoder.encode(conversation).token_ids)
     inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
     pictures = [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE]
     clips = [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO]
     for name, shown in ((image_argument(engine.model), pictures), ("pixel_values_videos", clips)):
         if shown:
             inputs[name] = pixel_values(np.stack(shown), engine.checkpoint.pixels)
-    output = engine.model.generate(**inputs, do_sample=False, max_new_tokens=NUM_NEW, **options)[0, len(ids) :].tolist()
+    output = engine.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **options)[
+        0, len(ids) :
+    ].tolist()
     detokenizer = Detokenizer(engine.tokenizer)
     pieces = [
         detokenizer.add(token)

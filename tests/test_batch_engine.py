@@ -5,39 +5,48 @@ from pathlib import Path
 
 import pytest
 import torch
-from container import enter_container
+from conversations import collected
 
-from videollava_cli.engine.batch import MAX_CPU_ROWS, Request, answer_batch, num_fitting_rows
-from videollava_cli.engine.checkpoint import model_size, needed_memory
-from videollava_cli.engine.prompting import one_question
+from videollava_cli.engine import MAX_CPU_SEQS, Request
 from videollava_cli.engine.startup import load
-from videollava_cli.errors import MemoryFullError, UsageError
-from videollava_cli.reader import Reader
-from videollava_cli.settings import Settings, for_one_answer
+from videollava_cli.errors import UsageError
+from videollava_cli.prompt import one_question
+from videollava_cli.reader import MediaReader
+from videollava_cli.settings import for_one_answer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 QUESTIONS = ("What happens?", "What color is it?", "How many shapes are there, and where?")
 GREEDY = {"max_new_tokens": 12}
 
 
-def requests_about(engine, names, questions):
-    with Reader(Settings()) as reader:
+def requests_about(engine, names, questions, **options):
+    with MediaReader() as reader:
         media = [reader.read(reader.find(str(EXAMPLES / name)), engine.checkpoint.pixels) for name in names]
+    settings = for_one_answer(engine.settings, options)
     return [
-        Request(one_question([medium.kind], question, engine.settings), (medium,))
+        Request(one_question([medium.kind], question, settings), (medium,), settings)
         for medium in media
         for question in questions
     ]
 
 
-def alone(engine, request, settings):
-    return "".join(chunk.text for chunk in engine.stream(request.conversation, request.media, settings))
+def whole(engine, requests, max_num_seqs=8):
+    """Answer requests; return the text and the last chunk of each."""
+    texts, last = dict.fromkeys(requests, ""), {}
+    for request, chunk in engine.answer(requests, max_num_seqs=max_num_seqs):
+        texts[request] += chunk.text
+        last[request] = chunk
+    return list(texts.values()), [last[request] for request in requests]
 
 
-def assert_equal_to_single_answers(engine, requests, options):
-    settings = for_one_answer(engine.settings, options)
-    together = [answer.text for answer in answer_batch(engine, requests, settings)]
-    assert together == [alone(engine, request, settings) for request in requests]
+def alone(engine, request):
+    return "".join(chunk.text for chunk in engine.stream(request.conversation, request.media, request.settings))
+
+
+def assert_equal_to_single_answers(engine, requests):
+    engine.clear_cache()
+    texts, _ = collected(engine, requests, max_num_seqs=8)
+    assert texts == [alone(engine, request) for request in requests]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def all_media():
 
 @pytest.mark.parametrize("questions", [QUESTIONS[:1], QUESTIONS])
 def test_batched_answers_of_the_bundled_model_equal_single_ones(tiny, all_media, questions):
-    assert_equal_to_single_answers(tiny, requests_about(tiny, all_media, questions), {"max_new_tokens": 64})
+    assert_equal_to_single_answers(tiny, requests_about(tiny, all_media, questions, max_new_tokens=64))
 
 
 @pytest.mark.parametrize("questions", [QUESTIONS[:1], QUESTIONS])
@@ -63,65 +72,80 @@ def test_batched_answers_of_the_bundled_model_equal_single_ones(tiny, all_media,
 def test_batched_answers_of_random_weights_equal_single_ones(small, questions, options):
     names = ["circle-moves-right.mp4", "triangle.jpg", "star-grows.webm"]
 
-    assert_equal_to_single_answers(small, requests_about(small, names, questions), options)
+    assert_equal_to_single_answers(small, requests_about(small, names, questions, **options))
 
 
-def test_rows_that_end_early_leave_the_others_alone(tiny):
+def test_sequences_that_end_early_leave_the_others_alone(tiny):
     requests = requests_about(tiny, ["triangle.jpg", "circle-and-triangle.mp4"], ["What color is it?", "What happens?"])
 
-    answers = answer_batch(tiny, requests)
+    texts, last = whole(tiny, requests)
 
-    assert len({answer.usage.new_tokens for answer in answers}) > 2
-    assert [answer.finish_reason for answer in answers] == ["stop"] * 4
-    assert [answer.text for answer in answers] == [alone(tiny, request, None) for request in requests]
+    assert len({chunk.usage.new_tokens for chunk in last}) > 2
+    assert [chunk.finish_reason for chunk in last] == ["stop"] * 4
+    assert texts == [alone(tiny, request) for request in requests]
 
 
-def test_usage_counts_what_rows_about_a_medium_share_once(tiny):
-    answers = answer_batch(tiny, requests_about(tiny, ["star-grows.webm", "ring-moves-up.mp4"], QUESTIONS))
+def test_usage_counts_what_questions_about_a_medium_share_once(tiny):
+    tiny.clear_cache()
 
-    cached = [answer.usage.cached_tokens for answer in answers]
+    _, last = whole(tiny, requests_about(tiny, ["star-grows.webm", "ring-moves-up.mp4"], QUESTIONS))
+
+    cached = [chunk.usage.cached_tokens for chunk in last]
     assert cached[0] == cached[3] == 0
     assert min(cached[1:3] + cached[4:]) > tiny.checkpoint.tokens_per_video
-    assert all(answer.usage.prompt_tokens > answer.usage.cached_tokens for answer in answers)
+    assert all(chunk.usage.prompt_tokens > chunk.usage.cached_tokens for chunk in last)
+
+
+def test_next_question_about_the_last_clip_of_a_batch_hits_the_prefix_cache(tiny):
+    requests = requests_about(tiny, ["star-grows.webm", "ring-moves-up.mp4"], QUESTIONS[:2])
+    tiny.clear_cache()
+
+    whole(tiny, [requests[0], requests[2]])
+    _, last = whole(tiny, [requests[3]])
+
+    assert last[0].usage.cached_tokens > tiny.checkpoint.tokens_per_video
 
 
 def test_prompt_over_the_context_is_an_error_of_its_own(tiny):
-    answers = answer_batch(tiny, requests_about(tiny, ["star-grows.webm"], ["What happens?", "Why? " * 200]))
+    texts, last = whole(tiny, requests_about(tiny, ["star-grows.webm"], ["What happens?", "Why? " * 200]))
 
-    assert answers[0].text == "A yellow star grows."
-    assert isinstance(answers[1], UsageError)
+    assert texts[0] == "A yellow star grows."
+    assert isinstance(last[1].error, UsageError)
 
 
 def test_answer_ends_with_the_context(tiny):
-    room = 3
+    num_left = 3
     question = "Why? " * 10
-    length = answer_batch(tiny, requests_about(tiny, ["star-grows.webm"], [question]))[0].usage.prompt_tokens
-    checkpoint = replace(tiny.checkpoint, context_length=length + room)
-    cut = replace(tiny, checkpoint=checkpoint)
+    _, last = whole(tiny, requests_about(tiny, ["star-grows.webm"], [question]))
+    checkpoint = replace(tiny.checkpoint, context_length=last[0].usage.prompt_tokens + num_left)
+    cut = replace(tiny, checkpoint=checkpoint, encoder=None)
 
-    answers = answer_batch(cut, requests_about(cut, ["star-grows.webm"], [question, "What happens?"]))
+    _, last = whole(cut, requests_about(cut, ["star-grows.webm"], [question, "What happens?"]))
 
-    assert [answer.finish_reason for answer in answers] == ["length", "stop"]
-    assert answers[0].usage.new_tokens == room
+    assert [chunk.finish_reason for chunk in last] == ["length", "stop"]
+    assert last[0].usage.new_tokens == num_left
 
 
-def test_full_memory_is_told_as_such(tiny, monkeypatch):
-    def full(*_arguments, **_options):
+def test_memory_that_does_not_suffice_for_one_is_an_error_of_each(tiny):
+    def full(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(tiny.model, "forward", full)
-    with pytest.raises(MemoryFullError, match="out of memory: try --load-4bit"):
-        answer_batch(tiny, requests_about(tiny, ["star-grows.webm"], QUESTIONS))
+    engine = replace(tiny)
+    handle = engine.model.register_forward_pre_hook(full)
+    _, last = whole(engine, requests_about(tiny, ["star-grows.webm"], QUESTIONS))
+    handle.remove()
+
+    assert ["out of memory after 0 tokens of the answer: try --load-4bit" in str(chunk.error) for chunk in last] == [
+        True
+    ] * 3
+    assert engine.max_num_seqs == 1
 
 
-def test_number_of_rows_follows_from_the_memory_that_a_container_leaves(small, tmp_path, monkeypatch):
-    need = needed_memory(model_size(small.checkpoint), small.settings, 32).answer
-    rows = []
-    for num_answers in (1000, 4, 0):
-        enter_container(tmp_path, monkeypatch, limit=2**30 + 4 * need * num_answers // 3, used=2**30)
-        rows.append(num_fitting_rows(small))
+def test_number_of_sequences_follows_from_the_memory_that_is_free(small):
+    enormous = replace(small.checkpoint, shape=replace(small.checkpoint.shape, num_layers=10**7))
 
-    assert rows == [MAX_CPU_ROWS, 4, 1]
+    assert small.max_num_seqs == MAX_CPU_SEQS
+    assert replace(small, checkpoint=enormous).max_num_seqs == 1
 
 
 def test_four_bits_answer_in_batches_too():
@@ -129,4 +153,4 @@ def test_four_bits_answer_in_batches_too():
 
     requests = requests_about(engine, ["circle-moves-right.mp4", "ring-moves-up.mp4"], QUESTIONS[:1])
 
-    assert [answer.text for answer in answer_batch(engine, requests)] == [alone(engine, r, None) for r in requests]
+    assert_equal_to_single_answers(engine, requests)

@@ -28,7 +28,7 @@ def test_generate_tells_every_side_at_every_number_of_answers():
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
 
     rows = [json.loads(line) for line in said.splitlines()]
-    sides = ["growing", "fixed", "model.generate"]
+    sides = ["dynamic", "static", "model.generate"]
     assert [(row["batch"], row["side"]) for row in rows] == [(batch, side) for batch in (1, 2) for side in sides]
     for row in rows:
         (rate,), (first,) = row["tokens_per_second"], row["first_seconds"]
@@ -45,12 +45,12 @@ def test_gpu_tells_limits_rates_shares_and_equality():
     for number_format in ("fp32", "nf4"):
         for batch in (1, 2):
             ours, other = (
-                facts[f"{number_format}, {batch} at once, {side}"] for side in ("ours, fixed steps", "model.generate")
+                facts[f"{number_format}, {batch} at once, {side}"] for side in ("ours, static decode", "model.generate")
             )
             assert ours.against == pytest.approx(ours.value / other.value)
             assert 0 < ours.share < 1
-            assert 0 < facts[f"{number_format}, {batch} at once, ours, fixed steps, first token"].share < 1
-    assert facts["fixed and growing steps, equal tokens of 256"].value == 256
+            assert 0 < facts[f"{number_format}, {batch} at once, ours, static decode, first token"].share < 1
+    assert facts["static and dynamic decode, equal tokens of 256"].value == 256
     assert facts["weights, nf4"].value < facts["weights"].value
     assert facts["one MLP layer, 1 tokens, nf4"].unit == "us"
 

@@ -60,7 +60,7 @@ def test_counts_from_the_small_files_are_those_of_transformers_config(tiny):
 
 
 def test_streamed_chunks_end_with_reason_and_usage(tiny):
-    tiny.forget()  # other files of tests ask it, too
+    tiny.clear_cache()  # other files of tests ask it, too
 
     chunks = list(tiny.ask([CLIP], "What happens?"))
 

@@ -1,12 +1,17 @@
 """What needs a CUDA card: numbers in fp16, 8 bits, placement. Run it there with `scripts/test -m gpu`."""
 
+from dataclasses import replace
+
 import parity
 import pytest
 import torch
-from benchmarks.generate import first_difference, make_model, make_workload
+from benchmarks.loops import first_difference, generated, make_model, make_workload
+from conversations import about, collected_ids, noise_clip, requests_about
 
 from videollava_cli import load
-from videollava_cli.generation import Decoding, Rest, Steps, best_steps, generate, generate_behind, graphs, new_cache
+from videollava_cli.engine import Request
+from videollava_cli.engine.cuda_graph import capture_graph
+from videollava_cli.engine.generate import ModelRunner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,72 +45,81 @@ def test_answer_on_the_card_equals_that_of_generate(small_checkpoint, mode):
 
 CARD = torch.device("cuda")
 MODES = ({}, {"repetition_penalty": 1.3}, {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 7})
-
-
-def refuse(work, device):
-    raise RuntimeError("operation not permitted when stream is capturing")
+BUDGETS = (40, 3, 12, 300)
 
 
 @pytest.fixture(scope="module")
-def whole():
-    """Make a model of fp32 in the 7B's token geometry."""
-    return make_model("small", CARD, torch.float32)
+def whole(small_checkpoint):
+    """Load random weights of fp32 in the 7B's token geometry."""
+    return load(str(small_checkpoint), device="cuda", dtype="float32")
 
 
-def test_steps_are_fixed_on_one_card_and_grow_in_eight_bits():
-    assert best_steps(load("tiny", device="cuda").model) is Steps.FIXED
-    assert best_steps(load("tiny", device="cuda", load_8bit=True).model) is Steps.GROWING
+def with_budgets(requests):
+    return [
+        Request(each.conversation, each.media, replace(each.settings, max_new_tokens=budget))
+        for each, budget in zip(requests, BUDGETS, strict=True)
+    ]
 
 
-@pytest.mark.parametrize("options", MODES)
-def test_recorded_rows_get_the_tokens_of_growing_steps(whole, options):
-    prompts = make_workload(whole, "small", 4, 1).prompts
-    decoding = Decoding((40, 3, 12, 300), frozenset(), **options)
-
-    fixed, growing = (list(generate(whole, prompts, decoding, steps)) for steps in (Steps.FIXED, Steps.GROWING))
-
-    assert fixed == growing
+def test_decode_is_static_on_one_card_and_dynamic_in_eight_bits():
+    assert load("tiny", device="cuda").runner.is_static
+    assert not load("tiny", device="cuda", load_8bit=True).runner.is_static
 
 
 @pytest.mark.parametrize("options", MODES)
-def test_recorded_branches_get_the_tokens_of_growing_steps(whole, options):
-    rests = [Rest([1, 5, 9, number]) for number in range(20, 26)]
-    decoding = Decoding((40, 3, 12, 80, 80, 9), frozenset(), **options)
+def test_captured_rows_get_the_tokens_of_dynamic_decode(whole, options):
+    clips = [noise_clip(whole, number) for number in range(len(BUDGETS))]
+    requests = [requests_about(whole, [about([clip], "What moves?")], [clip], **options)[0] for clip in clips]
 
-    fixed, growing = (
-        list(generate_behind(whole, new_cache(whole.config), rests, decoding, steps))
-        for steps in (Steps.FIXED, Steps.GROWING)
+    static, dynamic = (
+        collected_ids(replace(whole, static_decode=is_static), with_budgets(requests)) for is_static in (True, False)
     )
 
-    assert fixed == growing
+    assert static == dynamic
+
+
+@pytest.mark.parametrize("options", MODES)
+def test_captured_sequences_of_a_row_get_the_tokens_of_dynamic_decode(whole, options):
+    clip = noise_clip(whole, 0)
+    texts = ("What moves?", "Where to?", "Why?", "What color is it?")
+    requests = requests_about(whole, [about([clip], text) for text in texts], [clip], **options)
+
+    static, dynamic = (
+        collected_ids(replace(whole, static_decode=is_static), with_budgets(requests)) for is_static in (True, False)
+    )
+
+    assert static == dynamic
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_recorded_steps_give_the_very_numbers_of_steps_that_are_not(monkeypatch, attention):
+def test_captured_steps_give_the_very_numbers_of_steps_that_are_not(attention):
     model = make_model("small", CARD, torch.float16)
     model.set_attn_implementation(attention)
-    graphs_made, record = [], graphs.record
-    prompts, decoding = make_workload(model, "small", 1, 1).prompts, Decoding((256,), frozenset())
+    workload, graphs = make_workload(model, "small", 1, 256), []
 
-    monkeypatch.setattr(graphs, "record", lambda *work: graphs_made.append(record(*work)) or graphs_made[-1])
-    recorded = list(generate(model, prompts, decoding))
-    monkeypatch.setattr(graphs, "record", refuse)
-    as_they_are = list(generate(model, prompts, decoding))
+    def capture(work, device):
+        graphs.append(capture_graph(work, device))
+        return graphs[-1]
 
-    assert [type(graph) for graph in graphs_made] == [torch.cuda.CUDAGraph]
-    assert recorded == as_they_are
+    def refuse(work, device):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    captured, eager = (list(generated(ModelRunner(model, capture=each), workload)) for each in (capture, refuse))
+
+    assert [type(graph) for graph in graphs] == [torch.cuda.CUDAGraph]
+    assert captured == eager
 
 
-def test_fp16_tokens_of_fixed_and_growing_steps_differ_by_rounding_alone():
+def test_fp16_tokens_of_static_and_dynamic_decode_differ_by_rounding_alone():
     difference = first_difference(make_workload(make_model("small", CARD, torch.float16), "small", 1, 256))
 
     assert difference is None or difference.gap < 8
 
 
 @pytest.mark.parametrize("options", MODES)
-def test_recorded_steps_wait_for_nothing_but_their_tokens(whole, options):
-    prompts = make_workload(whole, "small", 2, 1).prompts
-    steps = generate(whole, prompts, Decoding((20, 20), frozenset(), **options))
+def test_captured_steps_wait_for_nothing_but_their_tokens(whole, options):
+    workload = make_workload(whole.model, "small", 2, 20)
+    steps = generated(whole.runner, replace(workload, settings=replace(whole.settings, **options)))
     for _ in range(4):
         next(steps)
 
@@ -117,14 +131,10 @@ def test_recorded_steps_wait_for_nothing_but_their_tokens(whole, options):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_nf4_answers_of_fixed_steps_are_those_of_growing_ones():
+def test_nf4_answers_of_static_decode_are_those_of_dynamic_decode():
     engine = load("tiny", device="cuda", load_4bit=True)
-    ids = engine.tokenizer("USER: What color is it? ASSISTANT:")["input_ids"]
-    decoding = Decoding((20,), frozenset())
+    requests = requests_about(engine, [about([], "What color is it?")], [], max_new_tokens=20)
 
-    fixed, growing = (
-        list(generate_behind(engine.model, new_cache(engine.model.config), [Rest(ids)], decoding, steps))
-        for steps in (Steps.FIXED, Steps.GROWING)
-    )
+    static, dynamic = (collected_ids(replace(engine, static_decode=is_static), requests) for is_static in (True, False))
 
-    assert fixed == growing
+    assert static == dynamic

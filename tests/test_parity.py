@@ -38,7 +38,7 @@ def test_prompts_have_the_token_counts_of_the_7b(small):
 
 
 def test_turns_of_a_conversation_are_answered_on_what_is_kept_as_by_generate(small):
-    small.forget()
+    small.clear_cache()
     for case in parity.turn_by_turn(parity.make_cases(small)[12]):
         assert parity.engine_text(small, case) == parity.reference_text(small, case)
 
@@ -46,10 +46,10 @@ def test_turns_of_a_conversation_are_answered_on_what_is_kept_as_by_generate(sma
 @pytest.mark.parametrize("mode", ["greedy", "repetition penalty", "sampled"])
 def test_questions_together_are_answered_as_alone(small, mode):
     cases = [case for number in (3, 4, 5) for case in parity.turn_by_turn(parity.make_cases(small)[number])]
-    small.forget()
+    small.clear_cache()
 
     together = parity.engine_texts(small, cases, parity.MODES[mode])
 
     for text, case in zip(together, cases, strict=True):
-        small.forget()
+        small.clear_cache()
         assert text == parity.engine_text(small, case, parity.MODES[mode])

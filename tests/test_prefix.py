@@ -6,20 +6,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conversations import about, answer, noise_clip, noise_image, reference_answer, settings_for
+from conversations import about, answer, noise_clip, noise_image, reference_answer, sequence_about, settings_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from videollava_cli.conversation import Conversation, Turn
-from videollava_cli.engine.features import FeatureStore
-from videollava_cli.engine.prefix import KeptPrefix, prompt_of
-from videollava_cli.engine.prompting import prompt_ids, prompt_text
+from videollava_cli.engine.caches import EncoderCache, PrefixCache
+from videollava_cli.engine.kv_cache import BLOCK_TOKENS, KVCacheLayer
+from videollava_cli.engine.model_access import image_argument
 from videollava_cli.errors import GenerationError, UsageError
-from videollava_cli.generation import Rest, image_argument, new_cache, prefill
-from videollava_cli.generation.caching import ROOM_TOKENS, GrowingLayer
 from videollava_cli.preprocessing import pixel_values
+from videollava_cli.prompt import Conversation, Turn
 
 WORDS = ("What moves?", "Where to?", "A red circle moves.", "größer als 世界", "Why, in this video?", "It is red.")
 
@@ -54,13 +52,13 @@ def failing(module, error, *, at_call):
 
 def num_kept_in_common(engine, conversations):
     """Return how many first tokens two text prompts share."""
-    rows = [prompt_ids(prompt_text(c, engine.tokenizer), engine.tokenizer, engine.checkpoint) for c in conversations]
+    rows = [engine.encoder.encode(conversation).token_ids for conversation in conversations]
     return next(place for place, (one, other) in enumerate(zip(*rows, strict=False)) if one != other)
 
 
 @pytest.fixture
 def engine(mini):
-    mini.forget()
+    mini.clear_cache()
     return mini
 
 
@@ -82,7 +80,7 @@ asked = st.tuples(turns, st.sampled_from([None, "You watch closely.", "Say littl
 @given(st.lists(asked, min_size=1, max_size=4))
 def test_answers_of_any_conversations_one_after_another_are_those_of_generate(mini, shown, conversations):
     """Turns, media at any turn, edits of what was said before, answers given up after some chunks."""
-    mini.forget()
+    mini.clear_cache()
     for said, system, num_chunks in conversations:
         *past, last = said
         talk = [Turn(question, answer, tuple(shown[m].kind for m in media)) for question, media, answer in past]
@@ -118,7 +116,8 @@ def test_same_prompt_again_runs_its_last_token(engine, shown):
 
 
 def test_edited_turn_shares_what_stands_before_the_edit(engine):
-    one, other = about([], "What moves?", "A red circle.", "Why?"), about([], "What moves?", "A blue one.", "Why?")
+    question = "What moves, and where to, and why, in this video that you watch?"
+    one, other = about([], question, "A red circle.", "Why?"), about([], question, "A blue one.", "Why?")
     answer(engine, one, [])
 
     _, usage = answer(engine, other, [])
@@ -128,24 +127,21 @@ def test_edited_turn_shares_what_stands_before_the_edit(engine):
 
 def test_another_clip_with_the_same_text_shares_nothing_behind_the_placeholder(engine, shown):
     one, other = shown[0], shown[2]
-    before = prompt_ids("USER:", engine.tokenizer, engine.checkpoint)
     answer(engine, about([one], "What moves?"), [one])
 
     text, usage = answer(engine, about([other], "What moves?"), [other])
 
-    assert usage.cached_tokens in (len(before), len(before) + 1)  # a space before the placeholder may be a token
+    assert usage.cached_tokens == 0  # a hit of a few tokens, USER:, would save nothing
     assert text == reference_answer(engine, about([other], "What moves?"), [other])
 
 
 def test_clip_and_image_of_the_same_bytes_are_told_apart(mini):
-    clip, image = noise_clip(mini, 5), noise_image(mini, 5)
-    lengths = {mini.checkpoint.video_token_id: 2, mini.checkpoint.image_token_id: 2}
+    clip, image = (
+        sequence_about(mini, about([medium], "What?"), [medium])
+        for medium in (noise_clip(mini, 5), noise_image(mini, 5))
+    )
 
-    keys = [
-        prompt_of([token, token], [medium], lengths).keys for token, medium in zip(lengths, (clip, image), strict=True)
-    ]
-
-    assert keys[0][0] == keys[0][1] != keys[1][0]
+    assert clip.keys[clip.media[0].start] != image.keys[image.media[0].start]
 
 
 def test_towers_run_once_for_a_medium_whatever_comes_before_it(engine, shown):
@@ -164,50 +160,48 @@ def test_towers_run_once_for_a_medium_whatever_comes_before_it(engine, shown):
 
 def test_features_in_place_of_pixel_values_give_the_very_same_keys_and_values(mini, shown):
     for medium, kind in ((shown[0], "pixel_values_videos"), (shown[1], image_argument(mini.model))):
-        conversation = about([medium], "What moves?")
-        ids = prompt_ids(prompt_text(conversation, mini.tokenizer), mini.tokenizer, mini.checkpoint)
-        lengths = {mini.checkpoint.video_token_id: 40, mini.checkpoint.image_token_id: 4}
-        features = FeatureStore().of(prompt_of(ids, [medium], lengths).placed, mini.model, mini.checkpoint.pixels)
-        caches = [new_cache(mini.model.config), DynamicCache(config=mini.model.config.get_text_config())]
+        sequence = sequence_about(mini, about([medium], "What moves?"), [medium])
+        ours = PrefixCache(mini.model.config).acquire(sequence.keys)
+        theirs = DynamicCache(config=mini.model.config.get_text_config())
         pixels = medium.pixels if kind == "pixel_values_videos" else medium.pixels[0]
+        features = EncoderCache(mini.model, mini.checkpoint.pixels).get(sequence.media)
 
-        prefill(mini.model, caches[0], Rest(ids, features))
-        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
+        mini.runner.prefill(ours, [sequence], features)
+        ids = torch.tensor([sequence.ids])
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         inputs[kind] = pixel_values(pixels, mini.checkpoint.pixels)[None]
         with torch.inference_mode():
-            mini.model(**inputs, past_key_values=caches[1], use_cache=True)
+            mini.model(**inputs, past_key_values=theirs, use_cache=True)
 
-        for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):
-            assert torch.equal(ours.keys, theirs.keys)
-            assert torch.equal(ours.values, theirs.values)
+        for layer, their_layer in zip(ours.cache.layers, theirs.layers, strict=True):
+            assert torch.equal(layer.keys, their_layer.keys)
+            assert torch.equal(layer.values, their_layer.values)
 
 
 def test_features_over_the_limit_drop_the_least_recently_used(mini):
-    prompts = [
-        prompt_of([mini.checkpoint.image_token_id] * 4, [noise_image(mini, seed)], {mini.checkpoint.image_token_id: 4})
-        for seed in range(3)
-    ]
+    noise = [noise_image(mini, seed) for seed in range(3)]
+    images = [sequence_about(mini, about([image], "What?"), [image]).media for image in noise]
     one_image = 4 * 64 * 4  # tokens, numbers, bytes
-    store = FeatureStore(limit_bytes=2 * one_image)
+    cache = EncoderCache(mini.model, mini.checkpoint.pixels, max_bytes=2 * one_image)
 
     with counted(mini.model.model.image_tower) as runs:
         for number in (0, 1, 0, 2, 0, 1):
-            store.of(prompts[number].placed, mini.model, mini.checkpoint.pixels)
-            assert store.num_bytes <= 2 * one_image
+            cache.get(images[number])
+            assert cache.nbytes <= 2 * one_image
 
     assert len(runs) == 4  # the image 1 went for 2, and was wanted again
 
 
 def test_bytes_kept_are_those_of_the_cache_and_the_features(engine, shown):
-    assert engine.kept_bytes == 0
+    assert engine.nbytes == 0
 
     _, usage = answer(engine, about([shown[0]], "What moves?"), [shown[0]])
 
     a_token = 2 * 2 * 64 * 4  # keys and values, layers, numbers, bytes
-    assert usage.prompt_tokens + usage.new_tokens <= ROOM_TOKENS
-    assert engine.kept_bytes == ROOM_TOKENS * a_token + 40 * 64 * 4
-    engine.forget()
-    assert engine.kept_bytes == 0
+    assert usage.prompt_tokens + usage.new_tokens <= BLOCK_TOKENS
+    assert engine.nbytes == BLOCK_TOKENS * a_token + 40 * 64 * 4
+    engine.clear_cache()
+    assert engine.nbytes == 0
 
 
 def test_interrupt_in_the_middle_of_a_layer_leaves_the_next_answer_right(engine, shown):
@@ -222,22 +216,7 @@ def test_interrupt_in_the_middle_of_a_layer_leaves_the_next_answer_right(engine,
 
             assert text == reference_answer(engine, conversation, [shown[0]])
             assert usage.cached_tokens == (0 if at_call == 1 else usage.prompt_tokens - 1)
-            engine.forget()
-
-
-def test_interrupt_between_a_layers_keys_and_values_leaves_them_equally_long(engine, shown):
-    conversation = about([], "What moves?")
-    text, _ = answer(engine, conversation, [])
-    kept = engine._runner.prefix
-    keys = list(kept._keys)
-    cache = kept.take(keys, engine.model.config)
-    layer = cache.layers[0]
-    layer.keys = layer.rooms[0][..., : layer.keys.shape[-2] + 1, :]
-
-    kept.put(cache, keys)
-
-    assert {states.shape[-2] for each in cache.layers for states in (each.keys, each.values)} == {len(keys)}
-    assert answer(engine, conversation, [])[0] == text
+            engine.clear_cache()
 
 
 def test_second_answer_begun_before_the_first_one_ended_is_right(engine, shown):
@@ -260,7 +239,7 @@ def test_nothing_is_kept_of_a_prompt_that_never_ran(engine):
     with fault, pytest.raises(RuntimeError, match="the card fell off"):
         answer(engine, about([], "What moves?"), [])
 
-    assert engine.kept_bytes == 0
+    assert engine.nbytes == 0
 
 
 def out_of_memory():
@@ -274,7 +253,7 @@ def test_out_of_memory_drops_what_is_kept_and_tries_once_more(engine, shown):
     kept = []
 
     def count_kept(*_):
-        kept.append(engine.kept_bytes)
+        kept.append(engine.nbytes)
 
     with failing(engine.model.lm_head, out_of_memory(), at_call=1):
         handle = engine.model.model.video_tower.register_forward_hook(count_kept)
@@ -294,7 +273,7 @@ def test_out_of_memory_twice_is_a_generation_error_and_keeps_nothing(engine, sho
         answer(engine, about([shown[0]], "What moves?"), [shown[0]])
     handle.remove()
 
-    assert engine.kept_bytes == 0
+    assert engine.nbytes == 0
     assert answer(engine, about([shown[0]], "What moves?"), [shown[0]])[1].cached_tokens == 0
 
 
@@ -304,7 +283,7 @@ def test_out_of_memory_in_the_middle_of_an_answer_is_not_tried_again(engine):
     with fault as calls, pytest.raises(GenerationError, match=message):
         answer(engine, about([], "What moves?"), [])
 
-    assert (len(calls), engine.kept_bytes) == (4, 0)
+    assert (len(calls), engine.nbytes) == (4, 0)
 
 
 def test_tokens_are_counted_even_of_what_does_not_fit(engine):
@@ -319,7 +298,7 @@ def test_tokens_are_counted_even_of_what_does_not_fit(engine):
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 600)), min_size=1, max_size=8))
 def test_layer_that_grows_in_place_holds_what_transformers_own_does(steps):
-    ours, theirs = GrowingLayer(), DynamicLayer()
+    ours, theirs = KVCacheLayer(), DynamicLayer()
     generator = torch.Generator().manual_seed(0)
     for num_new, kept in steps:
         keys, values = torch.randn(2, 1, 2, num_new, 4, generator=generator)
@@ -328,20 +307,21 @@ def test_layer_that_grows_in_place_holds_what_transformers_own_does(steps):
 
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
         length = min(kept, theirs.get_seq_length())
-        ours.cut(length)
+        ours.crop(length)
         theirs.keys, theirs.values = theirs.keys[..., :length, :], theirs.values[..., :length, :]
         assert ours.get_seq_length() == length
-        assert ours.rooms[0].shape[-2] % ROOM_TOKENS == 0
+        assert ours.storage[0].shape[-2] % BLOCK_TOKENS == 0
 
 
-def test_nothing_in_common_starts_a_new_cache(mini):
-    kept = KeptPrefix()
-    cache = kept.take([1, 2], mini.model.config)
-    prefill(mini.model, cache, Rest([1, 2, 3]))
-    kept.put(cache, [1, 2, 3])
+def test_few_tokens_in_common_start_an_empty_cache(mini):
+    cache, sequence = PrefixCache(mini.model.config), sequence_about(mini, about([], "What moves?"), [])
+    prefix = cache.acquire(sequence.keys)
+    mini.runner.prefill(prefix, [sequence], [])
+    cache.release(prefix)
 
-    assert kept.take([7], mini.model.config).get_seq_length() == 0
-    assert kept.num_bytes == 0
+    taken = cache.acquire([*sequence.keys[:4], -1])
+
+    assert (taken.keys, taken.cache.get_seq_length(), cache.nbytes) == ([], 0, 0)
 
 
 def test_kept_tokens_grow_from_turn_to_turn(engine, shown):

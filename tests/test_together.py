@@ -1,18 +1,33 @@
 """Several conversations about the same media answered together: each as it would be alone."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
-from conversations import about, answer, answers_together, noise_clip, noise_image, reference_answer, settings_for
+from conversations import (
+    about,
+    answer,
+    answers_together,
+    collected,
+    collected_ids,
+    noise_clip,
+    noise_image,
+    reference_answer,
+    requests_about,
+    settings_for,
+)
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from videollava_cli.engine import running
-from videollava_cli.engine.chunks import Chunk, Usage, in_order
+from videollava_cli.engine import Chunk, Request, Usage, in_order
+from videollava_cli.engine.sequence import Detokenizer
 from videollava_cli.engine.startup import load
-from videollava_cli.errors import GenerationError, UsageError
-from videollava_cli.generation import Decoding, Rest, generate_behind, new_cache
-from videollava_cli.generation import model as model_facts
+from videollava_cli.errors import MemoryFullError, UsageError
 
 QUESTIONS = ("What moves?", "Where to, and why?", "größer als 世界 🎬?", "A", "What moves?", "What?")
 OPTIONS = (
@@ -25,8 +40,8 @@ OPTIONS = (
 
 @pytest.fixture
 def engine(mini):
-    mini.forget()
-    return mini
+    mini.clear_cache()
+    return replace(mini)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +55,22 @@ def eager(mini):
 
 
 @pytest.fixture
-def without_masks(monkeypatch):
-    """Treat this attention as one that takes padding only, as Flash-Attention 2 does."""
-    monkeypatch.setattr(model_facts, "MASKABLE_ATTENTION", frozenset())
+def padding_only(mini):
+    """Give the model an attention that we may give padding only, as Flash-Attention 2 is."""
+    AttentionInterface.register("padding_only", sdpa_attention_forward)
+    AttentionMaskInterface.register("padding_only", sdpa_mask)
+    mini.clear_cache()
+    mini.model.set_attn_implementation("padding_only")
+    yield mini
+    mini.model.set_attn_implementation("sdpa")
 
 
 def asked_alone(engine, conversations, media, **options):
     texts = []
     for conversation in conversations:
-        engine.forget()
+        engine.clear_cache()
         texts.append(answer(engine, conversation, media, **options)[0])
-    engine.forget()
+    engine.clear_cache()
     return texts
 
 
@@ -80,7 +100,7 @@ def test_answers_together_are_those_given_alone(engine, eager, media, options, a
     assert together == asked_alone(engine, conversations, media, **options)
 
 
-def test_what_fills_a_shorter_prompt_up_is_not_taken_for_said(engine, media):
+def test_a_repetition_penalty_ignores_what_is_no_token_of_the_sequence(engine, media):
     conversations = [about(media, question) for question in QUESTIONS]
 
     def prefer_id_0(module, args, logits):
@@ -111,7 +131,7 @@ talks = st.lists(st.tuples(said, st.sampled_from([None, "You watch closely."])),
 @given(talks, talks)
 def test_any_conversations_together_are_answered_as_generate_would(mini, media, first, second):
     """Also where they share no more than a word, and media stand behind what they share; and once more, kept."""
-    mini.forget()
+    mini.clear_cache()
     for several in (first, second):
         conversations = [about(media, *texts, system=system) for texts, system in several]
 
@@ -146,14 +166,16 @@ def test_media_are_run_once_and_then_a_token_of_each_a_step(engine, media):
     assert lengths == [shared, sum(counts) - 3 * shared, 3, 3]
 
 
-def test_answer_that_ended_is_run_no_further(engine):
-    rests = [Rest(engine.tokenizer(question).input_ids) for question in ("What moves?", "Why?")]
-    cache = new_cache(engine.model.config)
-    steps = generate_behind(engine.model, cache, rests, Decoding((2, 4), frozenset()))
+def test_answer_that_ended_is_run_no_further(engine, media):
+    texts = ("What moves?", "Why?")
+    requests = [
+        Request(about([], text), (), settings_for(engine, max_new_tokens=budget))
+        for text, budget in zip(texts, (2, 4), strict=True)
+    ]
 
-    lengths = forward_lengths(engine, lambda: list(steps))
+    lengths = forward_lengths(engine, lambda: collected(engine, requests))
 
-    assert lengths == [sum(len(rest.ids) for rest in rests), 2, 1, 1]
+    assert lengths[-3:] == [2, 1, 1]
 
 
 def test_conversations_about_other_media_are_refused(engine, media):
@@ -166,56 +188,63 @@ def test_one_question_is_a_plain_stream(engine, media):
 
     together, (usage,) = answers_together(engine, [conversation], media)
 
-    engine.forget()
+    engine.clear_cache()
     text, alone = answer(engine, conversation, media)
     assert together == [text]
     assert (usage.cached_tokens, usage.new_tokens) == (alone.cached_tokens, alone.new_tokens)
 
 
-def test_no_question_has_no_answer(engine, media):
-    assert list(engine.stream_together([], media)) == []
+def test_no_question_has_no_answer(engine):
+    assert list(engine.answer([])) == []
 
 
-def test_one_prompt_too_long_refuses_all_before_anything_runs(engine):
-    conversations = [about([], "What moves?"), about([], "What moves? " * 3000)]
+def test_prompt_too_long_is_an_error_of_its_own_in_the_order_of_the_requests(engine):
+    conversations = [about([], "What moves? " * 3000), about([], "What moves?")]
+    requests = requests_about(engine, conversations, [])
 
-    with pytest.raises(UsageError, match="context"):
-        next(engine.stream_together(conversations, []))
+    pairs = list(engine.answer(requests))
 
-    assert engine.kept_bytes == 0
+    assert [request is requests[0] for request, _ in pairs] == [True] + [False] * (len(pairs) - 1)
+    failed, whole = pairs[0][1], pairs[-1][1]
+    assert (failed.finish_reason, type(failed.error), failed.usage) == ("error", UsageError, None)
+    assert "context" in str(failed.error)
+    assert failed.prompt == engine.encoder.text(conversations[0])
+    assert (whole.finish_reason, whole.prompt) == ("length", engine.encoder.text(conversations[1]))
 
 
-def test_attention_without_masks_answers_one_after_another_on_the_kept_prefix(engine, media, without_masks):
-    conversations = [about(media, question) for question in QUESTIONS[:3]]
-    expected = asked_alone(engine, conversations, media)
+def test_attention_that_takes_padding_only_has_a_row_for_each_sequence(padding_only, media):
+    engine, conversations = padding_only, [about(media, question) for question in QUESTIONS]
+    expected = [reference_answer(engine, conversation, media) for conversation in conversations]
 
-    lengths = forward_lengths(engine, lambda: answers_together(engine, conversations, media, max_new_tokens=1))
-    engine.forget()
+    lengths = forward_lengths(engine, lambda: answers_together(engine, conversations, media, max_new_tokens=3))
+    engine.clear_cache()
     together, usages = answers_together(engine, conversations, media)
 
     assert together == expected
-    assert max(lengths[1:]) < lengths[0] / 2
+    assert lengths[-2:] == [1, 1]
+    assert max(lengths[1:]) < lengths[0] / 2  # the media are run once
     assert usages[0].cached_tokens == 0 < usages[1].cached_tokens <= usages[2].cached_tokens
 
 
-def test_branches_over_their_bound_are_answered_in_groups(engine, media, monkeypatch):
-    conversations = [about(media, question) for question in QUESTIONS]
-    expected = asked_alone(engine, conversations, media)
-    prompts = [engine._prompt(conversation, media) for conversation in conversations]
-    monkeypatch.setattr(running, "BRANCHES_BYTES", 40 * 2 * 2 * 64 * 4)  # tokens, keys and values, layers, numbers
+def test_suffixes_over_the_bound_of_a_row_are_answered_in_several_rows(engine, media):
+    """The bound is a full context of suffixes, so that the mask stays small."""
+    long = "What moves, and where to? " * 60
+    conversations = [about(media, f"{long} {question}") for question in QUESTIONS]
+    length = engine.count_tokens(conversations[0])
+    assert 2 * length < engine.checkpoint.context_length < 6 * length
 
-    groups = list(engine._runner.groups(prompts, settings_for(engine)))
+    lengths = forward_lengths(engine, lambda: answers_together(engine, conversations, media))
+    engine.clear_cache()
     together, usages = answers_together(engine, conversations, media)
 
-    assert [number for group in groups for number in group] == list(range(len(QUESTIONS)))
-    assert 1 < len(groups) < len(QUESTIONS)
-    assert together == expected
-    assert all(usage.cached_tokens > 0 for usage in usages[1:])
+    assert max(lengths) <= engine.checkpoint.context_length
+    assert together == [reference_answer(engine, conversation, media) for conversation in conversations]
+    assert all(usage.cached_tokens > 44 for usage in usages[1:])  # the clip and the image
 
 
 def test_closing_in_the_middle_keeps_the_shared_prefix(engine, media):
     conversations = [about(media, question) for question in QUESTIONS]
-    chunks = engine.stream_together(conversations, media, settings_for(engine))
+    chunks = engine.answer(requests_about(engine, conversations, media))
 
     next(chunks)
     chunks.close()
@@ -242,15 +271,15 @@ def test_interrupt_in_a_layer_leaves_the_next_answers_right(engine, media):
         handle.remove()
 
         assert answers_together(engine, conversations, media)[0] == expected
-        engine.forget()
+        engine.clear_cache()
 
 
-def test_out_of_memory_at_the_start_answers_one_after_another(engine, media):
+def test_out_of_memory_at_the_start_answers_fewer_at_once(engine, media):
     conversations = [about(media, question) for question in QUESTIONS]
     expected = asked_alone(engine, conversations, media)
 
     def fail_for_several(module, args, kwargs):
-        if kwargs["attention_mask"].ndim == 4:
+        if kwargs.get("attention_mask") is not None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     handle = engine.model.register_forward_pre_hook(fail_for_several, with_kwargs=True)
@@ -263,31 +292,128 @@ def test_out_of_memory_at_the_start_answers_one_after_another(engine, media):
 
 def test_out_of_memory_after_the_first_words_is_a_generation_error(engine, media):
     conversations = [about(media, question) for question in QUESTIONS[:3]]
-    chunks = engine.stream_together(conversations, media, settings_for(engine))
+    chunks = engine.answer(requests_about(engine, conversations, media))
     next(chunks)
 
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     handle = engine.model.register_forward_pre_hook(fail)
-    with pytest.raises(GenerationError, match=r"out of memory after \d tokens"):
-        list(chunks)
+    errors = [chunk.error for _, chunk in chunks if chunk.finish_reason == "error"]
     handle.remove()
 
-    assert engine.kept_bytes == 0
+    assert [type(error) for error in errors] == [MemoryFullError] * 3
+    assert all(re.match(r"out of memory after \d tokens of the answer: try", str(error)) for error in errors)
+
+    assert engine.nbytes == 0
 
 
-def test_pieces_come_in_the_order_of_the_questions():
+def test_out_of_memory_in_the_middle_goes_on_where_the_answers_were(engine, media):
+    conversations = [about(media, question) for question in QUESTIONS]
+    for options in OPTIONS:
+        expected = asked_alone(engine, conversations, media, **options)
+        calls = []
+
+        def fail_once(*_, calls=calls):
+            calls.append(1)
+            if len(calls) == 5:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        handle = engine.model.register_forward_pre_hook(fail_once)
+        together, _ = answers_together(engine, conversations, media, **options)
+        handle.remove()
+
+        assert together == expected
+        assert engine.max_num_seqs == 3
+
+
+class Arriving:
+    """Requests of which some come late; None says that nothing waits now."""
+
+    def __init__(self, *requests):
+        self.requests = list(requests)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.requests:
+            raise StopIteration
+        return self.requests.pop(0)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("static_decode", [False, True])
+def test_late_request_joins_a_running_batch_and_all_are_answered_as_alone(mini, media, options, static_decode):
+    engine = replace(mini, static_decode=static_decode)
+    others = [noise_clip(mini, 7), noise_image(mini, 8)]
+    first, *_ = requests_about(engine, [about(media, QUESTIONS[0])], media, max_new_tokens=12, **options)
+    late, later = requests_about(engine, [about(others, q) for q in QUESTIONS[1:3]], others, **options)
+    expected = [
+        answer(mini, each.conversation, each.media, **{"max_new_tokens": each.settings.max_new_tokens, **options})[0]
+        for each in (first, late, later)
+    ]
+
+    pairs = list(engine.answer(Arriving(first, None, None, late, None, later)))
+
+    texts = ["".join(chunk.text for request, chunk in pairs if request is each) for each in (first, late, later)]
+    assert texts == expected
+    order = [request for request, _ in pairs]
+    assert order.index(late) == 3  # after three tokens of the first one
+    assert order.index(later) < len(order) - 1 - order[::-1].index(first)
+    if not options:
+        assert texts[1] == reference_answer(mini, late.conversation, others)
+
+
+def test_requests_are_taken_as_seats_become_free(engine, media):
+    requests = requests_about(engine, [about(media, question) for question in QUESTIONS], media)
+    taken = []
+
+    def source():
+        for request in requests:
+            taken.append(request)
+            yield request
+
+    num_taken = [len(taken) for _ in engine.answer(source(), max_num_seqs=2)]
+
+    assert num_taken[0] == 2
+    assert num_taken[-1] == 6
+    assert sorted(num_taken) == num_taken
+
+
+def test_requests_with_settings_of_their_own_are_answered_together_as_alone(engine, media):
+    settings = [settings_for(engine, **options) for options in OPTIONS]
+    conversation = about(media, "What moves?")
+    alone = [answer(engine, conversation, media, **options)[0] for options in OPTIONS]
+
+    together, _ = collected(engine, [Request(conversation, tuple(media), each) for each in settings])
+
+    assert together == alone
+
+
+def test_token_ids_of_chunks_are_those_of_the_answer(engine, media):
+    request = requests_about(engine, [about(media, "What moves?")], media)[0]
+
+    (ids,) = collected_ids(engine, [request])
+
+    detokenizer = Detokenizer(engine.tokenizer)
+    text = "".join(map(detokenizer.add, ids)) + detokenizer.finish()
+    assert text == answer(engine, request.conversation, media)[0]
+    assert len(ids) == request.settings.max_new_tokens
+
+
+def test_pieces_come_in_the_order_of_the_questions(engine):
     end = Usage(1, 0, 1, 0.0, 0.0)
-    grown = [(1, Chunk("b1")), (0, Chunk("a1")), (2, Chunk("", "stop", end)), (1, Chunk("b2", "stop", end))]
+    numbers = requests_about(engine, [about([], "What?")] * 3, [])
+    grown = [(0, Chunk("a1")), (1, Chunk("b1")), (2, Chunk("", "stop", end)), (1, Chunk("b2", "stop", end))]
     grown += [(0, Chunk("a2")), (0, Chunk("", "stop", end))]
     passed_on = []
 
     def source():
         for number, chunk in grown:
             passed_on.append(chunk.text)
-            yield number, chunk
+            yield numbers[number], chunk
 
-    seen = [(number, chunk.text, len(passed_on)) for number, chunk in in_order(source())]
+    seen = [(numbers.index(request), chunk.text, len(passed_on)) for request, chunk in in_order(source())]
 
-    assert seen == [(0, "a1", 2), (0, "a2", 5), (0, "", 6), (1, "b1", 6), (1, "b2", 6), (2, "", 6)]
+    assert seen == [(0, "a1", 1), (0, "a2", 5), (0, "", 6), (1, "b1", 6), (1, "b2", 6), (2, "", 6)]

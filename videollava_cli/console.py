@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from videollava_cli.errors import OutputClosedError, OutputError
+from videollava_cli.media import MediaKind, Medium
+from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -65,6 +67,20 @@ class Console:
         """Say on stderr what the user should know."""
         if not self.is_quiet:
             self._say(f"note: {text}", DIM)
+
+    def media_notices(self, media: Sequence[Medium], settings: Settings) -> None:
+        """Pass on what was noticed while reading media, and with --verbose which frames were taken."""
+        is_partial = (settings.start, settings.end, settings.at) != (None, None, None)
+        if is_partial and not any(medium.kind is MediaKind.VIDEO for medium in media):
+            self.notice("--start, --end and --at choose frames of a video, and here is none")
+        for medium in media:
+            for notice in medium.notices:
+                self.notice(notice)
+            if medium.stamps:
+                for detail in medium.details:
+                    self.detail(detail)
+                frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in medium.stamps)
+                self.detail(f"{medium.name}: frames {frames}")
 
     def detail(self, text: str) -> None:
         """Say on stderr what is shown with --verbose only."""

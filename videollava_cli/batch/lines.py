@@ -14,10 +14,10 @@ from videollava_cli.progress import duration
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from videollava_cli.engine.batch import Answer
+    from videollava_cli.engine import Chunk
 
 
-def line_of(outcome: "Answered[Answer] | Failed", settings: Settings, load_seconds: float) -> dict[str, Any]:
+def line_of(outcome: "Answered[Chunk] | Failed", settings: Settings, load_seconds: float) -> dict[str, Any]:
     """Return an outcome's line: the keys of `ask --json`, and those by which resuming knows it.
 
     Seconds of prefill and of generating are those of the batch that the answer was part of.
@@ -29,6 +29,7 @@ def line_of(outcome: "Answered[Answer] | Failed", settings: Settings, load_secon
     if isinstance(outcome, Failed):
         return line | {"error": error_record(outcome.error)} | same
     answer, usage = outcome.answer, outcome.answer.usage
+    assert usage is not None, "the last chunk of an answer has it"
     seconds = {
         "read_s": outcome.row.read_seconds,
         "load_s": load_seconds,

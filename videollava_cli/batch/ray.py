@@ -16,7 +16,7 @@ from videollava_cli.batch.pipeline import Failed, NoMedia, Outcome, Pace, Row, U
 from videollava_cli.batch.reading import Answering, Reading
 from videollava_cli.batch.worklist import by_medium
 from videollava_cli.console import Console
-from videollava_cli.engine.batch import MAX_CPU_ROWS, MAX_GPU_ROWS
+from videollava_cli.engine import MAX_CPU_SEQS, MAX_GPU_SEQS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
@@ -24,7 +24,7 @@ from videollava_cli.media import Medium
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from videollava_cli.engine.batch import Answer
+    from videollava_cli.engine import Chunk
 
 # Of a process with torch, transformers and what a batch takes, beside its weights.
 ENGINE_BYTES = 1 << 30
@@ -66,7 +66,7 @@ class Done:
     Media have lost their pictures: lines tell the rest.
     """
 
-    groups: "Sequence[tuple[int, list[Outcome[Answer]]]]"
+    groups: "Sequence[tuple[int, list[Outcome[Chunk]]]]"
     batch_size: int = 0
     load_seconds: float = 0.0
     ready_seconds: float = 0.0
@@ -96,7 +96,7 @@ class Spread:
     pace: Pace = field(default_factory=Pace)
     load_seconds: float = 0.0
 
-    def run(self, items: Iterable[Item]) -> "Generator[list[Outcome[Answer]], None, None]":
+    def run(self, items: Iterable[Item]) -> "Generator[list[Outcome[Chunk]], None, None]":
         """Yield outcomes as they come from the nodes, each item's once.
 
         Raises:
@@ -126,7 +126,7 @@ class Spread:
         self.tell(f"Ray has {len(nodes)} node{'s'[: len(nodes) - 1]}; engines on {actors.count} {where}")
         device = "cuda" if actors.num_gpus else "cpu"
         plan = replace(self.plan, settings=replace(self.plan.settings, device=device))
-        rows_at_once = plan.batch_size or (MAX_GPU_ROWS if actors.num_gpus else MAX_CPU_ROWS)
+        rows_at_once = plan.batch_size or (MAX_GPU_SEQS if actors.num_gpus else MAX_CPU_SEQS)
         rows_a_medium = sum(len(group.items) for group in groups) / len(groups)
         media_an_engine = -(-len(groups) // actors.count)
         return Steps(
@@ -223,7 +223,7 @@ class AnsweringGroups:
             return self._error
         batches = answered([entry for _, entry in entries], self._answer, self._pace)
         outcomes = [without_pictures(outcome) for batch in batches for outcome in batch]
-        by_number: dict[int, list[Outcome[Answer]]] = {group.number: [] for group in groups}
+        by_number: dict[int, list[Outcome[Chunk]]] = {group.number: [] for group in groups}
         for (number, _), outcome in zip(entries, outcomes, strict=True):
             by_number[number].append(outcome)
         self._ended = time.perf_counter()
@@ -236,11 +236,11 @@ class AnsweringGroups:
             answer_seconds=self._ended - began,
         )
 
-    def _answer(self, rows: Sequence[Row]) -> "Sequence[Answer | UsageError]":
+    def _answer(self, rows: Sequence[Row]) -> "Sequence[Chunk | UsageError]":
         return self._answering.answer(rows)
 
 
-def without_pictures(outcome: "Outcome[Answer]") -> "Outcome[Answer]":
+def without_pictures(outcome: "Outcome[Chunk]") -> "Outcome[Chunk]":
     """Return an outcome with all of its medium but the pixels, to travel."""
     if isinstance(outcome, NoMedia) or outcome.row is None:
         return outcome

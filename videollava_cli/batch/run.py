@@ -27,7 +27,7 @@ from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from videollava_cli.engine.batch import Answer
+    from videollava_cli.engine import Chunk
 
 WAITING = "finishing the answers in hand; Ctrl-C again ends at once"
 
@@ -127,10 +127,10 @@ class _Source(Protocol):
     @property
     def pace(self) -> Pace: ...
 
-    def run(self, items: Iterable[Item]) -> "Generator[list[Outcome[Answer]], None, None]": ...
+    def run(self, items: Iterable[Item]) -> "Generator[list[Outcome[Chunk]], None, None]": ...
 
 
-def _pipeline(work: "_Work", answering: Answering, checkpoint: Checkpoint) -> "Pipeline[Answer]":
+def _pipeline(work: "_Work", answering: Answering, checkpoint: Checkpoint) -> "Pipeline[Chunk]":
     """Return what reads and answers in this process."""
     reading = Reading(work.job.settings, checkpoint, num_processors())
 
@@ -140,7 +140,7 @@ def _pipeline(work: "_Work", answering: Answering, checkpoint: Checkpoint) -> "P
         work.tally.start_clock()
         return batch_size
 
-    def answer(rows: Sequence[Row]) -> "Sequence[Answer | UsageError]":
+    def answer(rows: Sequence[Row]) -> "Sequence[Chunk | UsageError]":
         """Answer rows; from now on Ctrl-C waits until their lines are written."""
         work.interrupts.hold()
         return answering.answer(rows)
@@ -181,7 +181,7 @@ class _Work:
             raise
         self._tell_sums(source.pace, is_finished=True)
 
-    def _write(self, outcomes: "Sequence[Outcome[Answer]]", shown: Meter) -> None:
+    def _write(self, outcomes: "Sequence[Outcome[Chunk]]", shown: Meter) -> None:
         self.interrupts.hold()
         for outcome in outcomes:
             self._tell_about(outcome)
@@ -195,11 +195,11 @@ class _Work:
         shown.show(_numbers(self.tally))
         self.interrupts.release()
 
-    def _tell_about(self, outcome: "Outcome[Answer]") -> None:
+    def _tell_about(self, outcome: "Outcome[Chunk]") -> None:
         if isinstance(outcome, Failed):
             self.console.notice(f"failed: {outcome.error}")
         elif isinstance(outcome, Answered):
-            self.num_new_tokens += outcome.answer.usage.new_tokens
+            self.num_new_tokens += outcome.answer.usage.new_tokens if outcome.answer.usage else 0
             medium = outcome.row.medium
             if medium.stamps:
                 frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in medium.stamps)

@@ -7,7 +7,6 @@ from videollava_cli.chat.lines import OneLine
 from videollava_cli.chat.session import Session
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
-from videollava_cli.engine.prompting import prompt_text
 from videollava_cli.errors import VllavaError
 
 
@@ -83,7 +82,7 @@ class JsonAnswers:
         line: dict[str, Any] = {
             "media": [medium.as_json() for medium in given.media],
             "question": question,
-            "prompt": prompt_text(given.conversation, session.engine.tokenizer),
+            "prompt": session.engine.encoder.text(given.conversation),
             "answer": self._text,
             "finish_reason": self._finish_reason,
         }

@@ -11,7 +11,6 @@ from videollava_cli.chat.slash import COMMANDS, Order, to_path
 from videollava_cli.chat.store import check_target, read_transcript, write_transcript
 from videollava_cli.chat.transcript import Said, Source
 from videollava_cli.console import Console
-from videollava_cli.engine.notes import tell_about_media, usage_line
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import MediaKind
 from videollava_cli.settings import ANSWER_KEYS, from_text
@@ -82,7 +81,7 @@ class Orders:
         session = self.session
         with self.console.status("Reading media"):
             source, medium = read_medium(path, session.settings, session.engine.checkpoint, session.check_room)
-        tell_about_media([medium], session.settings, self.console)
+        self.console.media_notices([medium], session.settings)
         session.show(source, medium)
         article = "an image" if source.kind is MediaKind.IMAGE else "a video"
         if kind not in (None, source.kind):
@@ -182,8 +181,8 @@ class Orders:
         lines = [
             f"context      {used:,} of {length:,} tokens, {session.percent}%",
             f"turns        {turns if session.num_left_out else len(session.turns)}",
-            f"last answer  {usage_line(session.usage) if session.usage else 'none, or stopped'}",
-            f"kept         {session.engine.kept_bytes / (1 << 20):,.1f} MiB for the next answer",
+            f"last answer  {session.usage.in_words if session.usage else 'none, or stopped'}",
+            f"kept         {session.engine.nbytes / (1 << 20):,.1f} MiB for the next answer",
         ]
         self.console.report("\n".join(lines))
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from videollava_cli.chat.transcript import Said, Source, Transcript
-from videollava_cli.conversation import SEVERAL_MEDIA, Conversation, PromptStyle, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.prompt import SEVERAL_MEDIA, Conversation, PromptStyle, Turn
 from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer
 
 ANSWER_SHARE = 8  # an eighth of the context is kept free for an answer, unless it may not be so long
@@ -154,7 +154,7 @@ class Session:
         """Forget turns and media; the settings stay."""
         self.clear()
         self.queued, self.media, self.usage = (), {}, None
-        self.engine.forget()
+        self.engine.clear_cache()
 
     def set(self, options: Mapping[str, object]) -> None:
         """Change settings from the next answer on, or for media that are shown from now on.

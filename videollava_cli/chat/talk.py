@@ -12,7 +12,6 @@ from videollava_cli.chat.session import Session
 from videollava_cli.chat.slash import Dragged, Order, Question, meaning
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
-from videollava_cli.engine.notes import cut_off_line, usage_line
 from videollava_cli.errors import ExitStatus, OutputError, VllavaError
 
 
@@ -152,9 +151,9 @@ class Talk:
 
     def _tell_about(self, last: Chunk) -> None:
         if last.usage is not None:
-            self.console.detail(f"{usage_line(last.usage)}, ended by {last.finish_reason}")
+            self.console.detail(f"{last.usage.in_words}, ended by {last.finish_reason}")
             if last.finish_reason == "length":
                 context_length = self.session.engine.checkpoint.context_length
                 remedy = f"/set max_new_tokens {2 * last.usage.new_tokens} allows more"
-                self.console.notice(cut_off_line(last.usage, context_length, remedy))
+                self.console.notice(last.usage.cut_off_notice(context_length, remedy))
         self.session.tell_of_fullness()

@@ -1,35 +1,39 @@
-"""The engine: a loaded checkpoint that streams answers; knows transformers, nothing of files or the terminal."""
+"""The engine: a loaded checkpoint that answers requests, one or many at a time."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from videollava_cli.conversation import Conversation
-from videollava_cli.engine.checkpoint import Checkpoint
-from videollava_cli.engine.chunks import Chunk, FinishReason, Usage
-from videollava_cli.engine.prompting import expanded_ids, one_question, prompt_ids, prompt_text
+from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory
+from videollava_cli.engine.request import Chunk, FinishReason, Request, Usage, in_order
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.prompt import Conversation, PromptEncoder, one_question
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
 
-    from videollava_cli.engine.prefix import Prompt
-    from videollava_cli.engine.running import Runner
+    from videollava_cli.engine.caches import EncoderCache, PrefixCache
+    from videollava_cli.engine.generate import ModelRunner
 
-__all__ = ["Chunk", "Engine", "FinishReason", "Usage"]
+__all__ = ["Chunk", "Engine", "FinishReason", "Request", "Usage", "in_order", "prompt_encoder"]
+
+# Beyond these more sequences at once give hardly more answers a second. That of a GPU is a guess.
+MAX_GPU_SEQS, MAX_CPU_SEQS = 32, 8
+SHARE_OF_MEMORY = 0.8  # of what is free; allocators waste some
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Engine:
     """A loaded checkpoint. `model` and `tokenizer` are transformers' own objects.
 
-    `read` turns what a caller names into a `Medium`, clips sampled as told. The KV cache of what was run
-    last and the features of recent media are kept: a prompt that begins as the last one did costs only its rest.
+    `read` turns what a caller names into a `Medium`. `encoder` makes the prompts, `runner` runs the model. The KV cache
+    of the last prompt and the features of recent media stay for the next answer: a prompt that begins as the last one
+    did costs only its suffix.
     """
 
     model: "VideoLlavaForConditionalGeneration"
@@ -37,17 +41,67 @@ class Engine:
     checkpoint: Checkpoint
     settings: Settings = field(default_factory=Settings)
     read: Callable[[str, Sampling], Medium] | None = None
-    _runner: "Runner" = field(init=False, repr=False)
+    encoder: PromptEncoder = None  # type: ignore[assignment]  # made of the others unless it is given
+    static_decode: bool | None = None
+    runner: "ModelRunner" = field(init=False, repr=False)
+    prefix_cache: "PrefixCache" = field(init=False, repr=False)
+    encoder_cache: "EncoderCache" = field(init=False, repr=False)
+    _seq_limit: int = field(default=MAX_GPU_SEQS, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        from videollava_cli.engine.running import Runner
+        from videollava_cli.engine.caches import EncoderCache, PrefixCache
+        from videollava_cli.engine.generate import ModelRunner
 
-        object.__setattr__(self, "_runner", Runner(self.model, self.tokenizer, self.checkpoint))
+        self.encoder = self.encoder or prompt_encoder(self.checkpoint, self.tokenizer)
+        self.runner = ModelRunner(self.model, static_decode=self.static_decode)
+        self.prefix_cache = PrefixCache(self.model.config)
+        self.encoder_cache = EncoderCache(self.model, self.checkpoint.pixels)
 
-    @property
-    def kept_bytes(self) -> int:
-        """How much memory is held from one answer to the next, in bytes: a KV cache and features of media."""
-        return self._runner.kept_bytes
+    def answer(
+        self, requests: Iterable[Request | None], *, max_num_seqs: int | None = None
+    ) -> Generator[tuple[Request, Chunk], None, None]:
+        """Answer requests, each as it would be answered alone, as many at once as make sense.
+
+        Requests are taken lazily: the next ones when there are free seats, while others decode. An iterable that may
+        block can yield None for "nothing waits now". Neighbours about the same media share their prefix. After an
+        out-of-memory error the caches are dropped, fewer sequences run at once from then on, and nothing is lost.
+
+        Args:
+            requests: What to answer; the same media are best given as the same or equal objects.
+            max_num_seqs: How many to answer at once at most; None for as many as the KV budget allows.
+
+        Yields:
+            A request and a piece of its answer, as tokens come. First pieces come in the order of the requests. A
+            prompt that does not fit the context, or memory that does not suffice even for one sequence, is a last
+            piece with an `error`; it does not end the others.
+        """
+        from videollava_cli.engine.scheduler import Scheduler
+
+        yield from Scheduler(self, requests, max_num_seqs).run()
+
+    def stream(
+        self, conversation: Conversation, media: Sequence[Medium], settings: Settings | None = None
+    ) -> Generator[Chunk, None, None]:
+        """Stream the answer to a conversation's last question, as a generator in the calling thread.
+
+        Args:
+            conversation: The turns; the last one has no answer yet.
+            media: What the placeholders stand for, in the conversation's order.
+            settings: How to generate; the engine's own by default.
+
+        Yields:
+            Pieces of text; their sum is the answer.
+
+        Raises:
+            UsageError: If the prompt does not fit the context.
+            MemoryFullError: If the memory does not suffice.
+        """
+        request = Request(conversation, tuple(media), settings or self.settings)
+        with closing(self.answer([request])) as pairs:
+            for _, chunk in pairs:
+                if chunk.error is not None:
+                    raise chunk.error
+                yield chunk
 
     def ask(
         self, media: Sequence["str | PathLike[str] | Medium"], question: str, **options: Any
@@ -68,58 +122,33 @@ class Engine:
         conversation = one_question([medium.kind for medium in read], question, settings)
         return self.stream(conversation, read, settings)
 
-    def stream(
-        self, conversation: Conversation, media: Sequence[Medium], settings: Settings | None = None
-    ) -> Generator[Chunk, None, None]:
-        """Stream the answer to a conversation's last question, as a generator in the calling thread.
-
-        Args:
-            conversation: The turns; the last one has no answer yet.
-            media: What the placeholders stand for, in the conversation's order.
-            settings: How to generate; the engine's own by default.
-
-        Yields:
-            Pieces of text; their sum is the answer.
-
-        Raises:
-            UsageError: If the prompt does not fit the context.
-            GenerationError: If the memory does not suffice.
-        """
-        with closing(self.stream_together([conversation], media, settings)) as chunks:
-            for _, chunk in chunks:
-                yield chunk
-
-    def stream_together(
-        self, conversations: Sequence[Conversation], media: Sequence[Medium], settings: Settings | None = None
-    ) -> Generator[tuple[int, Chunk], None, None]:
-        """Stream the answers to several conversations about the same media, each as it would be alone.
-
-        What the prompts share is run once; then all answers grow at the same time, as many of them as the memory is
-        meant for.
-
-        Args:
-            conversations: Their turns; the last one of each has no answer yet.
-            media: What the placeholders of each stand for, in order.
-            settings: How to generate; the engine's own by default.
-
-        Yields:
-            Which conversation, and a piece of its answer. The last piece of each tells its usage: the first of those
-            that are run together is counted the tokens that all share, for the others they are cached.
-
-        Raises:
-            UsageError: If a prompt does not fit the context.
-            GenerationError: If the memory does not suffice.
-        """
-        prompts = [self._prompt(conversation, media) for conversation in conversations]
-        yield from self._runner.answer(prompts, settings or self.settings)
-
     def count_tokens(self, conversation: Conversation) -> int:
         """Return how many tokens a conversation's prompt has, whether or not they fit the context."""
-        return len(expanded_ids(prompt_text(conversation, self.tokenizer), self.tokenizer, self.checkpoint))
+        return self.encoder.count_tokens(conversation)
 
-    def forget(self) -> None:
-        """Drop what is kept of earlier answers; an answer that is being written keeps its own until it ends."""
-        self._runner.forget()
+    @property
+    def nbytes(self) -> int:
+        """How much memory the prefix cache and the encoder cache hold, in bytes."""
+        return self.prefix_cache.nbytes + self.encoder_cache.nbytes
+
+    def clear_cache(self) -> None:
+        """Drop what earlier answers left; an answer that is being written has its own until it ends."""
+        self.prefix_cache.clear()
+        self.encoder_cache.clear()
+
+    @property
+    def max_num_seqs(self) -> int:
+        """How many questions, each about a clip, are worth answering at once and fit the free memory, by estimate."""
+        from videollava_cli.engine.model_access import free_bytes
+
+        need = needed_memory(model_size(self.checkpoint), self.settings, self.model.dtype.itemsize * 8)
+        limit = MAX_CPU_SEQS if self.model.device.type == "cpu" else MAX_GPU_SEQS
+        fitting = int(SHARE_OF_MEMORY * free_bytes(self.model.device) / need.answer)
+        return max(1, min(limit, self._seq_limit, fitting))
+
+    def limit_num_seqs(self, limit: int) -> None:
+        """Answer no more sequences at once from now on: more of them did not fit the memory."""
+        self._seq_limit = min(self._seq_limit, limit)
 
     def _medium(self, medium: "str | PathLike[str] | Medium", sampling: Sampling) -> Medium:
         if isinstance(medium, Medium):
@@ -128,11 +157,8 @@ class Engine:
             raise UsageError(f"this engine was made without a reader, so it cannot read {fspath(medium)!r}")
         return self.read(fspath(medium), sampling)
 
-    def _prompt(self, conversation: Conversation, media: Sequence[Medium]) -> "Prompt":
-        from videollava_cli.engine.prefix import prompt_of
 
-        if tuple(medium.kind for medium in media) != conversation.media:
-            raise ValueError(f"the conversation is about {conversation.media}, not about the media given")
-        ids = prompt_ids(prompt_text(conversation, self.tokenizer), self.tokenizer, self.checkpoint)
-        lengths = {self.checkpoint.placeholder_id(kind): self.checkpoint.media_tokens(kind) for kind in MediaKind}
-        return prompt_of(ids, media, lengths)
+def prompt_encoder(checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase") -> PromptEncoder:
+    """Return what turns conversations into prompts of a checkpoint; it knows no weights."""
+    media_tokens = {checkpoint.placeholder_id(kind): checkpoint.media_tokens(kind) for kind in MediaKind}
+    return PromptEncoder(tokenizer, media_tokens, checkpoint.context_length, checkpoint.name)

@@ -22,10 +22,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory, weight_files
+from videollava_cli.engine.model_access import is_out_of_memory
 from videollava_cli.engine.quantized_cache import QuantizedCache, identity_of, is_worth_caching
 from videollava_cli.engine.weights import PiecewiseQuantization, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
-from videollava_cli.generation import is_out_of_memory
 from videollava_cli.malloc import large_blocks_returned
 from videollava_cli.settings import Settings
 

@@ -6,12 +6,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from videollava_cli.console import Console
-from videollava_cli.conversation import Conversation
-from videollava_cli.engine import Engine
+from videollava_cli.engine import Engine, prompt_encoder
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
-from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
 from videollava_cli.media import Medium
+from videollava_cli.prompt import Conversation
 from videollava_cli.reader import ReadAhead, Reader
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, presets_folder, resolve
@@ -67,9 +66,9 @@ def start_engine(
         from videollava_cli.engine.loading import check_machine, load_model, load_tokenizer
 
         check_machine(settings)
-        tokenizer = load_tokenizer(checkpoint)
+        encoder = prompt_encoder(checkpoint, load_tokenizer(checkpoint))
         for conversation in conversations:
-            prompt_ids(prompt_text(conversation, tokenizer), tokenizer, checkpoint)
+            encoder.encode(conversation)
     seconds = time.perf_counter() - began
     if missing_shards(checkpoint):
         if media is not None:
@@ -86,7 +85,7 @@ def start_engine(
         with Reader(settings) as reader:
             return reader.read(reader.find(source), checkpoint.pixels, sampling=sampling)
 
-    engine = Engine(model, tokenizer, checkpoint, settings, read)
+    engine = Engine(model, encoder.tokenizer, checkpoint, settings, read, encoder)
     devices = sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
     if len(devices) > 1:
         console.notice(f"{settings.model} is too large for one device, so it is spread over {', '.join(devices)}")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videollava_cli.conversation import Conversation, PromptStyle, Turn, set_apart
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind
+from videollava_cli.prompt import Conversation, PromptStyle, Turn, set_apart
 
 VIDEO, IMAGE = MediaKind.VIDEO, MediaKind.IMAGE
 RESERVED = ("<s>", "</s>", "<unk>", "<pad>", "<video>", "<image>")

@@ -1,0 +1,93 @@
+"""What the engine must know of a model beside `forward`: features, embeddings, end ids, what versions rename."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import VideoLlavaForConditionalGeneration
+
+from videollava_cli.media import MediaKind, Medium
+from videollava_cli.preprocessing import PixelSettings, pixel_values
+
+# These take any mask of (queries, keys); Flash-Attention 2 and its kin take padding only.
+MASKABLE_ATTENTION = frozenset({"sdpa", "eager"})
+
+
+def image_argument(model: VideoLlavaForConditionalGeneration) -> str:
+    """Return what `forward` calls an image's pixels: `pixel_values`, before transformers 5.23 `pixel_values_images`."""
+    names = inspect.signature(model.forward).parameters
+    return "pixel_values" if "pixel_values" in names else "pixel_values_images"
+
+
+@torch.inference_mode()
+def encode_medium(model: VideoLlavaForConditionalGeneration, medium: Medium, pixels: PixelSettings) -> torch.Tensor:
+    """Run a medium's tower and the projector: what stands at its placeholders, (media tokens, hidden size)."""
+    values = pixel_values(medium.pixels, pixels).to(model.device, model.dtype)  # (T, 3, S, S)
+    if medium.kind is MediaKind.VIDEO:
+        features: torch.Tensor = model.model.get_video_features(values[None]).pooler_output
+    else:
+        features = model.model.get_image_features(values).pooler_output  # by position: 5.23 renamed the argument
+    return features.flatten(0, 1)
+
+
+def embed(
+    model: VideoLlavaForConditionalGeneration, token_ids: Sequence[int], features: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return the embeddings of token ids, (T, hidden size), with the features of media at their placeholders."""
+    tokens = torch.tensor(token_ids, device=model.device)  # (T,)
+    embedded: torch.Tensor = model.get_input_embeddings()(tokens)  # (T, hidden)
+    if features:
+        is_media = (tokens == model.config.image_token_id) | (tokens == model.config.video_token_id)
+        given = torch.cat([feature.to(embedded.device, embedded.dtype) for feature in features])
+        embedded[is_media.to(embedded.device)] = given
+    return embedded
+
+
+def takes_any_mask(model: VideoLlavaForConditionalGeneration) -> bool:
+    """Return whether the language model's attention takes any mask, as several sequences of a row need."""
+    return model.config.get_text_config()._attn_implementation in MASKABLE_ATTENTION
+
+
+def can_capture(model: VideoLlavaForConditionalGeneration) -> bool:
+    """Return whether decode steps can be captured as a CUDA graph.
+
+    They can if the model is on one CUDA card, its attention takes our mask, and no layer asks the host how to go on,
+    as those of 8 bits do (bitsandbytes looks for outliers).
+    """
+    placement = getattr(model, "hf_device_map", {})
+    is_on_one_card = model.device.type == "cuda" and len(set(map(str, placement.values()))) <= 1
+    return is_on_one_card and takes_any_mask(model) and not getattr(model, "is_loaded_in_8bit", False)
+
+
+def bytes_per_token(model: VideoLlavaForConditionalGeneration) -> int:
+    """Return how many bytes a token takes in the KV cache."""
+    config = model.config.get_text_config()
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head_size * model.dtype.itemsize)
+
+
+def end_of_answer_ids(model: VideoLlavaForConditionalGeneration) -> frozenset[int]:
+    """Return the ids that end an answer, from the generation config, else from the text config."""
+    for config in (model.generation_config, model.config.get_text_config()):
+        found: Any = getattr(config, "eos_token_id", None)
+        if found is not None:
+            return frozenset(found if isinstance(found, list) else [found])
+    return frozenset()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether a device ran out of memory; on a CPU torch raises a plain RuntimeError that says so."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory is free on a device, in bytes; a guess where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = (line.split() for line in meminfo.read_text().splitlines())
+        return next(int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:")
+    return 4 << 30
