@@ -2,21 +2,25 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
-from videollava_cli.chat.answers import Answers, JsonAnswers, LineAnswers, LiveAnswers
-from videollava_cli.chat.keeping import Keeper
-from videollava_cli.chat.lines import PipedLines
-from videollava_cli.chat.start import Beginning, begin
-from videollava_cli.chat.store import StateFolder, read_transcript
-from videollava_cli.chat.talk import Lines, Outlet, Talk
-from videollava_cli.chat.transcript import Transcript
+from videollava_cli.chat.repl import Answers, Autosave, PipedLines, Repl
+from videollava_cli.chat.session import STDIN, Session, read_again
+from videollava_cli.chat.transcript import LAST, TYPED_LINES, Transcript, make_state_folder, read_transcript
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
+from videollava_cli.engine.checkpoint import fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine.notes import tell_about_engine, tell_about_media
+from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
+from videollava_cli.engine.startup import BackgroundReading, load_engine
 from videollava_cli.errors import OutputError, UsageError
+from videollava_cli.reader import MediaReader
+from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer
 
 SAMPLING_KEYS = ("start", "end", "at")  # they belong together: one that is given replaces all that were saved
@@ -91,22 +95,22 @@ def chat(
     console = Console(is_quiet=quiet, is_verbose=verbose)
     with ExitStack() as stack:
         terminal = questions_terminal(media or [], stack)
-        folder = StateFolder.of(os.environ)
-        if take_up and not folder.last.exists():
-            raise UsageError(f"there is no conversation to take up in {str(folder.path)!r}: leave --continue out")
-        transcript = read_transcript(folder.last) if take_up else None
+        folder = state_folder(os.environ)
+        last = folder / LAST
+        if take_up and not last.exists():
+            raise UsageError(f"there is no conversation to take up in {str(folder)!r}: leave --continue out")
+        transcript = read_transcript(last) if take_up else None
         settings = settings_of(flags, transcript, opt.settings_from(loading(flags, transcript), config))
-        kept = None if no_save else made(folder, console)
-        session = begin(Beginning(tuple(media or ()), settings, transcript), console)
-        answers: Answers = JsonAnswers(console) if json_lines else LineAnswers(console)
-        lines: Lines = PipedLines(sys.stdin.buffer)
+        is_saved = not no_save and made(folder, console)
+        session = start_session(media or [], settings, transcript, console)
+        read_line: Callable[[str], str] = PipedLines(sys.stdin.buffer).read
         if terminal is not None:
-            from videollava_cli.chat.editor import Editor
+            from videollava_cli.chat.input import Editor
 
-            lines = Editor(kept.lines if kept else None, terminal)
-            answers = JsonAnswers(console) if json_lines else LiveAnswers(console)
-        keeper = Keeper(kept.last if kept else None, transcript, console)
-        return Talk(session, console, lines, Outlet(answers, keeper), is_terminal=terminal is not None).run()
+            read_line = Editor(terminal, folder / TYPED_LINES if is_saved else None).read
+        answers = Answers(console, "json" if json_lines else "live" if terminal else "line")
+        autosave = Autosave(last if is_saved else None, transcript, console)
+        return Repl(session, console, read_line, answers, autosave, is_terminal=terminal is not None).run()
 
 
 def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
@@ -119,14 +123,59 @@ def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
     """
     if sys.stdin is None:
         raise UsageError("stdin is closed, and questions come from there: pipe them into it")
-    if "-" not in media:
+    if STDIN not in media:
         return sys.stdin if sys.stdin.isatty() else None
-    if media.count("-") > 1:
+    if media.count(STDIN) > 1:
         raise UsageError("'-' is given more than once, and stdin can be read only once")
     try:
         return stack.enter_context(open("/dev/tty", encoding="utf-8"))
     except OSError as error:
         raise UsageError("'-' takes stdin for a medium, and there is no terminal for the questions") from error
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder."""
+    home = environment.get("XDG_STATE_HOME", "")
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "vllava"
+
+
+def start_session(names: Sequence[str], settings: Settings, transcript: Transcript | None, console: Console) -> Session:
+    """Load the engine while media are read; take up a conversation, and show the media with the next question."""
+    if console.is_quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
+    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+        with console.status("Finding media"):
+            found = [reader.find(name) for name in names]
+        checkpoint = find_checkpoint(settings)
+        sampling = sampling_from(settings.start, settings.end, settings.moments)
+        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
+            with console.status("Starting"):
+                from videollava_cli.engine.loading import check_machine, load_tokenizer
+
+                check_machine(settings)
+                tokenizer = load_tokenizer(checkpoint)
+                shown, lines = read_again(transcript.media if transcript else (), settings, checkpoint)
+                for line in lines:
+                    console.notice(line)
+                question = one_question([*(each.kind for each in shown), *(file.kind for file in found)], "?", settings)
+                prompt_ids(prompt_text(question, tokenizer), tokenizer, checkpoint)
+            if missing_shards(checkpoint):
+                reading.result()  # a damaged clip is told before gigabytes are fetched
+                fetch_weights(checkpoint, offline=settings.offline)
+            reading.raise_if_failed()
+            with console.status(f"Loading {settings.model}"):
+                engine = load_engine(settings, checkpoint, tokenizer, tell=console.notice)
+            media = reading.result()
+    tell_about_engine(engine, console)
+    if media:
+        tell_about_media(media, settings, console)
+    session = Session(engine, settings, console.notice)
+    if transcript is not None:
+        session.take_up(transcript, shown)
+        session.settings = settings  # flags count more than what was saved
+    for name, medium in zip(names, media, strict=True):
+        session.show(name, medium)
+    return session
 
 
 def loading(flags: dict[str, object], transcript: Transcript | None) -> dict[str, object]:
@@ -153,11 +202,11 @@ def settings_of(flags: dict[str, object], transcript: Transcript | None, loaded:
     return for_one_answer(loaded, chosen)
 
 
-def made(folder: StateFolder, console: Console) -> StateFolder | None:
-    """Make the folder of conversations; where that cannot be done, say so and go on without."""
+def made(folder: Path, console: Console) -> bool:
+    """Make the folder of conversations; warn and return False where that fails."""
     try:
-        folder.make()
+        make_state_folder(folder)
     except OutputError as error:
         console.notice(str(error))
-        return None
-    return folder
+        return False
+    return True
