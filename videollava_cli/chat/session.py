@@ -13,8 +13,7 @@ from videollava_cli.errors import UsageError, VllavaError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
 from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
-from videollava_cli.settings import ANSWER_KEYS, CHOICES, Settings, for_one_answer
+from videollava_cli.settings import ANSWER_KEYS, SETTINGS, Settings, for_one_answer
 
 STDIN = "-"
 ANSWER_SHARE = 8  # an eighth of the context is kept free for an answer, unless it may not be so long
@@ -83,8 +82,7 @@ class Session:
         with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
             found = reader.find(name)
             self.check_fits(found.kind)
-            sampling = sampling_from(settings.start, settings.end, settings.moments)
-            return reader.read(found, self.engine.checkpoint.pixels, sampling)
+            return reader.read(found, self.engine.checkpoint.pixels, settings.sampling)
 
     def check_fits(self, kind: MediaKind) -> None:
         """Refuse another medium if all media alone fill the context.
@@ -298,7 +296,7 @@ def read_again(
 def _read_again(shown: ShownMedium, settings: Settings, checkpoint: Checkpoint) -> Medium:
     if shown.name == STDIN:
         raise UsageError(f"a medium came on stdin ({shown.kind}) and cannot be read again")
-    if shown.fit not in CHOICES["fit"]:
+    if shown.fit not in SETTINGS["fit"].choices:
         raise UsageError(f"fit of {shown.name!r} is {shown.fit!r}")
     then = for_one_answer(settings, {"start": shown.start, "end": shown.end, "at": shown.at})
     pixels = replace(checkpoint.pixels, fit=Fit(shown.fit))
@@ -306,4 +304,4 @@ def _read_again(shown: ShownMedium, settings: Settings, checkpoint: Checkpoint) 
         found = reader.find(shown.name)
         if found.kind is not shown.kind:
             raise UsageError(f"{shown.name!r} is of another kind now, {found.kind} and not {shown.kind}")
-        return reader.read(found, pixels, sampling_from(then.start, then.end, then.moments))
+        return reader.read(found, pixels, then.sampling)

@@ -1,6 +1,5 @@
 """`vllava chat`: a conversation about media, over turns."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,8 +19,7 @@ from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_tex
 from videollava_cli.engine.startup import BackgroundReading, load_engine
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
-from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer
+from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer, settings_from, xdg_folder
 
 SAMPLING_KEYS = ("start", "end", "at")  # they belong together: one that is given replaces all that were saved
 
@@ -42,7 +40,11 @@ When the context is full, the oldest turns are left out of what the model is giv
 """
 
 
+@opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
 def chat(
+    flags: dict[str, object],
+    config: Path | None,
+    console: Console,
     media: Annotated[
         list[str] | None,
         typer.Argument(
@@ -51,57 +53,27 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    take_up: opt.Continue = False,
-    system: opt.System = None,
-    prompt_style: opt.PromptStyle = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    load_4bit: opt.Load4bit = None,
-    load_8bit: opt.Load8bit = None,
-    cache: opt.Cache = None,
-    flash_attn: opt.FlashAttn = False,
-    attn_implementation: opt.AttnImplementation = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
+    take_up: Annotated[
+        bool, opt.option("Take up the last conversation, its media and settings.", "Question", "-c", "--continue")
+    ] = False,
     json_lines: opt.Json = False,
-    no_save: opt.NoSave = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
+    no_save: Annotated[
+        bool, opt.option("Keep neither the conversation nor the typed lines on disk.", "Output", "--no-save")
+    ] = False,
 ) -> int:
     """Talk about videos and images: ask, show more, ask on.
 
     The conversation is kept, readable by you only, in $XDG_STATE_HOME/vllava (~/.local/state/vllava); -c takes it up.
     """
-    given = dict(locals())
-    own = ("media", "take_up", "flash_attn", "json_lines", "no_save", "quiet", "verbose", "config")
-    flags: dict[str, object] = {key: value for key, value in given.items() if key not in own and value is not None}
-    if flash_attn:
-        if attn_implementation not in (None, "flash_attention_2"):
-            raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
-        flags["attn_implementation"] = "flash_attention_2"
-    console = Console(is_quiet=quiet, is_verbose=verbose)
     with ExitStack() as stack:
         terminal = questions_terminal(media or [], stack)
-        folder = state_folder(os.environ)
+        folder = xdg_folder("STATE")
         last = folder / LAST
         if take_up and not last.exists():
             raise UsageError(f"there is no conversation to take up in {str(folder)!r}: leave --continue out")
         transcript = read_transcript(last) if take_up else None
-        settings = settings_of(flags, transcript, opt.settings_from(loading(flags, transcript), config))
-        is_saved = not no_save and made(folder, console)
+        settings = resolve_settings(flags, config, transcript)
+        is_saved = not no_save and has_state_folder(folder, console)
         session = start_session(media or [], settings, transcript, console)
         read_line: Callable[[str], str] = PipedLines(sys.stdin.buffer).read
         if terminal is not None:
@@ -133,22 +105,42 @@ def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
         raise UsageError("'-' takes stdin for a medium, and there is no terminal for the questions") from error
 
 
-def state_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder."""
-    home = environment.get("XDG_STATE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "vllava"
+def resolve_settings(flags: Mapping[str, object], config: Path | None, transcript: Transcript | None) -> Settings:
+    """Resolve the settings; those of a conversation that is taken up count more than a file's and less than a flag's.
+
+    Raises:
+        UsageError: If one of them is wrong.
+    """
+    if transcript is None:
+        return settings_from(flags, config)
+    given = {key: value for key, value in flags.items() if value is not None}
+    for_engine = {key: value for key, value in given.items() if key not in ANSWER_KEYS}
+    for_answers = {key: value for key, value in given.items() if key in ANSWER_KEYS}
+    if "model" not in given:
+        for_engine = {"model": transcript.model, "revision": transcript.revision, **for_engine}
+    saved = dict(transcript.settings)
+    if any(key in given for key in SAMPLING_KEYS):
+        saved |= dict.fromkeys(SAMPLING_KEYS)
+    return for_one_answer(for_one_answer(settings_from(for_engine, config), saved), for_answers)
+
+
+def has_state_folder(folder: Path, console: Console) -> bool:
+    """Make the folder of conversations if it is missing; warn and return False where that fails."""
+    try:
+        make_state_folder(folder)
+    except OutputError as error:
+        console.notice(str(error))
+        return False
+    return True
 
 
 def start_session(names: Sequence[str], settings: Settings, transcript: Transcript | None, console: Console) -> Session:
     """Load the engine while media are read; take up a conversation, and show the media with the next question."""
-    if console.is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in names]
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
+        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
             with console.status("Starting"):
                 from videollava_cli.engine.loading import check_machine, load_tokenizer
 
@@ -176,37 +168,3 @@ def start_session(names: Sequence[str], settings: Settings, transcript: Transcri
     for name, medium in zip(names, media, strict=True):
         session.show(name, medium)
     return session
-
-
-def loading(flags: dict[str, object], transcript: Transcript | None) -> dict[str, object]:
-    """Return the flags of loading; without -m the model of the conversation that is taken up is loaded."""
-    chosen = {key: value for key, value in flags.items() if key not in ANSWER_KEYS}
-    if transcript is None or "model" in flags:
-        return chosen
-    saved = {"model": transcript.model, "revision": transcript.revision}
-    return {key: value for key, value in saved.items() if value is not None} | chosen
-
-
-def settings_of(flags: dict[str, object], transcript: Transcript | None, loaded: Settings) -> Settings:
-    """Lay over the settings of loading those of the conversation that is taken up, and over them the flags.
-
-    Raises:
-        UsageError: If one of them is wrong.
-    """
-    chosen = {key: value for key, value in flags.items() if key in ANSWER_KEYS}
-    if transcript is not None:
-        saved = dict(transcript.settings)
-        if any(key in chosen for key in SAMPLING_KEYS):
-            saved |= dict.fromkeys(SAMPLING_KEYS)
-        loaded = for_one_answer(loaded, saved)
-    return for_one_answer(loaded, chosen)
-
-
-def made(folder: Path, console: Console) -> bool:
-    """Make the folder of conversations; warn and return False where that fails."""
-    try:
-        make_state_folder(folder)
-    except OutputError as error:
-        console.notice(str(error))
-        return False
-    return True

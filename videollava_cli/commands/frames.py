@@ -16,7 +16,7 @@ from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
+from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
 Examples:
@@ -28,7 +28,10 @@ Examples:
 """
 
 
+@opt.command(takes=(*opt.OUTPUT, *opt.CLIP, *opt.CHECKPOINT))
 def frames(
+    settings: Settings,
+    console: Console,
     medium: Annotated[
         str,
         typer.Argument(
@@ -37,41 +40,28 @@ def frames(
             show_default=False,
         ),
     ],
-    output: opt.Sheet = None,
+    output: Annotated[
+        Path | None,
+        opt.option("Write the picture to this file: .png, .jpg or .webp.", "Output", "-o", "--output", metavar="FILE"),
+    ] = None,
     json_object: opt.JsonObject = False,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
 ) -> None:
     """Show the frames that the model sees, and what the crop hides from it.
 
     Eight frames of a video, or the image, to the pixel; what the crop leaves out is dimmed. No weights are needed.
     Where no picture can be shown, such as in a pipe, the frames are listed.
     """
-    given = dict(locals())
-    own = ("medium", "output", "json_object", "quiet", "verbose", "config")
-    settings = opt.settings_from({key: value for key, value in given.items() if key not in own}, config)
     if output:
         _check_output(output, medium)
-    console = Console(is_quiet=quiet, is_verbose=verbose)
-    from videollava_cli.sheet import Overview, draw_frames, draw_sheet, encode, frame_lines, make_tiles
-
-    overview = Overview()
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         with console.status("Finding media"):
             found = reader.find(medium)
+        from videollava_cli.sheet import Overview, draw_frames, draw_sheet, encode, frame_lines, make_tiles
+
+        overview = Overview()
         pixels = find_checkpoint(settings).pixels
         with console.status("Reading frames"):
-            sampling = sampling_from(settings.start, settings.end, settings.moments)
-            read = reader.read(found, pixels, sampling, final_form=overview)
+            read = reader.read(found, pixels, settings.sampling, final_form=overview)
     tell_about_media([read], settings, console)
     title = " ".join(printable(os.path.basename(read.name.rstrip("/")) or read.name).split())
     lines = _lines(read, overview.size, pixels)
