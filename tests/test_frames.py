@@ -192,7 +192,8 @@ def in_terminal(*arguments, replies=(), **environment):
     """Run the command in a terminal of 100 by 40 cells that gives each reply once it is asked for it."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 1000, 800))
-    environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment = {**inherited, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
     command = [sys.executable, "-m", "videollava_cli", "frames", "-m", "tiny", *map(str, arguments)]
     running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment)
     os.close(theirs)

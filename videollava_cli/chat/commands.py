@@ -10,13 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from videollava_cli.chat.session import STDIN, Session, read_again
-from videollava_cli.chat.transcript import (
-    AnsweredTurn,
-    ShownMedium,
-    check_target,
-    read_transcript,
-    write_transcript,
-)
+from videollava_cli.chat.transcript import AnsweredTurn, ShownMedium, check_target, read_transcript, write_transcript
 from videollava_cli.console import Console, clock
 from videollava_cli.engine import Chunk
 from videollava_cli.engine.notes import tell_about_media, usage_line
@@ -71,13 +65,7 @@ def slash_command(argument: str = "", choices: Sequence[str] = ()) -> Callable[[
 
 
 class Commands:
-    """Does what a line asks for.
-
-    Args:
-        session: The conversation.
-        console: Where to confirm and report.
-        is_terminal: Whether a person types; in a pipe nothing is confirmed.
-    """
+    """Does what a line asks for; confirms it if a person types."""
 
     def __init__(self, session: Session, console: Console, *, is_terminal: bool) -> None:
         self.session = session
@@ -86,12 +74,7 @@ class Commands:
         self.has_ended = False
 
     def run(self, line: str) -> Asked | None:
-        """Do what a line asks for; return the question and the stream of its answer if there is one.
-
-        Raises:
-            UsageError: If it cannot be done.
-            MediaError: If a medium cannot be read.
-        """
+        """Do what a line asks for, or raise a VllavaError; return a question with the stream of its answer."""
         match parse(line):
             case None:
                 return None
@@ -278,13 +261,11 @@ class Commands:
 
 
 def parse(line: str) -> tuple[str, str] | None:
-    r"""Return what a line is, "question", "path" or the name of a slash command, and its text; None if it is blank.
+    """Return what a line is, "question", "path" or the name of a slash command, and its text; None if it is blank.
 
     Text between three quotes is a question, whatever it looks like. Then come slash commands, then paths of files that
-    are there (dragged into the terminal, say); every other line is a question.
-
-    Raises:
-        UsageError: If it looks like a command and is none, or has too much or too little after it.
+    are there (dragged into the terminal, say); every other line is a question. Raises a UsageError for a command that
+    does not exist, or has too much or too little after it.
     """
     text = line.strip()
     if not text:

@@ -24,12 +24,7 @@ CONTINUATION = "... "
 
 
 class Editor:
-    """A line editor on a terminal.
-
-    Args:
-        terminal: What to read from.
-        history: The file of the lines that were typed; None to keep them in memory only.
-    """
+    """A line editor on a terminal; the lines that were typed are kept in the file `history` if there is one."""
 
     def __init__(self, terminal: TextIO, history: Path | None) -> None:
         self._session: PromptSession[str] = PromptSession(
@@ -45,12 +40,7 @@ class Editor:
         )
 
     def read(self, prompt: str) -> str:
-        """Return the next line, or the next lines between three quotes.
-
-        Raises:
-            EOFError: At Ctrl-D.
-            KeyboardInterrupt: At Ctrl-C.
-        """
+        """Return the next line, or lines between three quotes; Ctrl-D raises EOFError, Ctrl-C KeyboardInterrupt."""
         return self._session.prompt(FormattedText([("class:prompt", prompt)]))
 
 

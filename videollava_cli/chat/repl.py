@@ -44,10 +44,8 @@ class Repl:
     def run(self) -> ExitStatus:
         """Return the status of the last line that failed in a pipe; a person has seen the error.
 
-        Raises:
-            OutputError: If stdout does not take answers any more.
-            UsageError: If stdin cannot be read.
-            KeyboardInterrupt: At Ctrl-C, unless a person types.
+        What ends a conversation is raised: a stdout that takes no answers any more, a stdin that cannot be read, Ctrl-C
+        in a pipe.
         """
         status = ExitStatus.ANSWERED
         self.commands.welcome()
@@ -128,12 +126,7 @@ class PipedLines:
         self._stream = stream
 
     def read(self, _prompt: str) -> str:
-        """Return the next line; nothing is shown.
-
-        Raises:
-            EOFError: At the end.
-            UsageError: If the stream cannot be read.
-        """
+        """Return the next line; raises EOFError at the end, UsageError if the stream cannot be read."""
         text = self._line()
         while is_open(text):
             try:
@@ -222,12 +215,9 @@ def _failed(session: Session, question: str, error: VllavaError) -> dict[str, An
 
 
 class Autosave:
-    """Saves a conversation whenever it has changed.
+    """Saves a conversation whenever it has changed, to a file unless `path` is None.
 
-    Args:
-        path: The file; None to save nothing.
-        saved: What the file holds, if this conversation continues it; None if it is another one.
-        console: Shows, once, that saving failed.
+    `saved` is what the file holds, if this conversation continues it. That saving failed is shown once.
     """
 
     def __init__(self, path: Path | None, saved: Transcript | None, console: Console) -> None:

@@ -24,12 +24,8 @@ class Session:
     """The turns and media so far, and the engine that answers.
 
     A turn counts once it has its answer, or as much of it as was written before the user stopped it; an error before
-    that leaves everything as it was. `usage` is that of the last answer, None while there is none.
-
-    Args:
-        engine: Answers.
-        settings: How to answer; those of a single answer can be changed with `set`.
-        notify: Is called with what the user should know.
+    that leaves everything as it was. `media` has those of the shown media that are not gone, `prompted` what the model
+    was given last, `usage` what the last answer took. `notify` is called with what the user should know.
     """
 
     def __init__(self, engine: Engine, settings: Settings, notify: Callable[[str], None]) -> None:
@@ -37,9 +33,9 @@ class Session:
         self.settings = settings
         self.turns: tuple[AnsweredTurn, ...] = ()
         self.queued: tuple[ShownMedium, ...] = ()
-        self.media: dict[ShownMedium, Medium] = {}  # without those that are gone
+        self.media: dict[ShownMedium, Medium] = {}
         self.num_left_out = 0
-        self.prompted: tuple[Conversation, list[Medium]] | None = None  # what the model was given last
+        self.prompted: tuple[Conversation, list[Medium]] | None = None
         self.usage: Usage | None = None
         self._notify = notify
         self._notified: set[str] = set()
@@ -72,12 +68,7 @@ class Session:
         return -(-100 * self.num_tokens // self.engine.checkpoint.context_length)
 
     def read(self, name: str) -> Medium:
-        """Find a medium and read it, unless all media together would fill the context; none is ever left out.
-
-        Raises:
-            MediaError: If there is none, or it cannot be read.
-            UsageError: If it does not fit.
-        """
+        """Find a medium and read it; raises MediaError, or what `check_fits` raises, before it is decoded."""
         settings = self.settings
         with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
             found = reader.find(name)
@@ -85,11 +76,7 @@ class Session:
             return reader.read(found, self.engine.checkpoint.pixels, settings.sampling)
 
     def check_fits(self, kind: MediaKind) -> None:
-        """Refuse another medium if all media alone fill the context.
-
-        Raises:
-            UsageError: If so.
-        """
+        """Refuse another medium by a UsageError if all media alone would fill the context: none is ever left out."""
         question = Turn("?", media=(*self._kinds(self.shown), kind))
         num_tokens, length = self.engine.count_tokens(self._conversation([question])), self._context_length
         if num_tokens >= length:
@@ -124,12 +111,9 @@ class Session:
         yield from self._answer(question, self.queued, before=self.turns, queued=())
 
     def retry(self) -> Generator[Chunk, None, None]:
-        """Stream another answer to the last question in place of the one it has.
+        """Stream another answer to the last question in place of the one it has, which stays if this one fails.
 
-        A sampled answer takes the next seed. Raises what `ask` raises, and the old answer stays then.
-
-        Raises:
-            UsageError: If nothing was asked.
+        A sampled answer takes the next seed. Raises what `ask` raises, and a UsageError if nothing was asked.
         """
         if not self.turns:
             raise UsageError("nothing was asked yet, so there is nothing to retry")
@@ -138,12 +122,9 @@ class Session:
         yield from self._answer(last.question, last.media, before=tuple(before), queued=self.queued)
 
     def undo(self) -> AnsweredTurn | ShownMedium:
-        """Take back what came last: a medium that no question was asked about, else the last turn.
+        """Take back a medium that no question was asked about, else the last turn, whose media are then queued again.
 
-        The media of a turn that is taken back wait for the next question.
-
-        Raises:
-            UsageError: If there is nothing to take back.
+        Raises a UsageError if there is nothing to take back.
         """
         if self.queued:
             *queued, medium = self.queued
@@ -168,18 +149,13 @@ class Session:
         self.engine.forget()
 
     def set(self, options: Mapping[str, object]) -> None:
-        """Change settings from the next answer on, or for media that are shown from now on.
-
-        Raises:
-            UsageError: If one is unknown, wrong, or cannot change any more.
-        """
+        """Change settings for later answers and media; raises a UsageError if one is wrong or cannot change."""
         self.settings = for_one_answer(self.settings, options)
 
     def take_up(self, transcript: Transcript, media: Mapping[ShownMedium, Medium]) -> None:
         """Continue a saved conversation, with its settings, in place of this one; `media` are those still there.
 
-        Raises:
-            UsageError: If a setting of it is wrong; nothing has changed then.
+        A wrong setting raises a UsageError and changes nothing.
         """
         self.set(transcript.settings)
         self.reset()

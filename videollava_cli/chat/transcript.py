@@ -81,7 +81,7 @@ def to_json(transcript: Transcript) -> bytes:
 
 
 def from_json(content: bytes, name: str) -> Transcript:
-    """Return the transcript in a file's content; `name` is the file's, for the error message.
+    """Return the transcript in the content of the file `name`.
 
     Raises:
         UsageError: If there is none, it is damaged, or comes from a newer version.
@@ -118,11 +118,7 @@ def _field(hint: Any, found: dict[str, Any], key: str) -> Any:
 
 
 def make_state_folder(folder: Path) -> None:
-    """Make the folder of the last conversation and the typed lines, closed to everybody but its owner.
-
-    Raises:
-        OutputError: If that fails.
-    """
+    """Make the folder of the last conversation and the typed lines for its owner alone, or raise an OutputError."""
     lines = folder / TYPED_LINES
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,8 +133,7 @@ def make_state_folder(folder: Path) -> None:
 def write_transcript(transcript: Transcript, path: Path) -> None:
     """Write a conversation to a file of mode 0600, which holds at each moment the old one or the new one.
 
-    Raises:
-        OutputError: If it cannot be written.
+    Raises an OutputError if it cannot be written.
     """
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -157,11 +152,7 @@ def write_transcript(transcript: Transcript, path: Path) -> None:
 
 
 def read_transcript(path: Path) -> Transcript:
-    """Read a conversation from a file.
-
-    Raises:
-        UsageError: If there is none in it.
-    """
+    """Read a conversation from a file; raises a UsageError if there is none in it."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -173,11 +164,7 @@ def read_transcript(path: Path) -> Transcript:
 
 
 def check_target(path: Path) -> None:
-    """Refuse to write a conversation over something else, such as a clip.
-
-    Raises:
-        UsageError: If that is what the path names.
-    """
+    """Refuse by a UsageError to write a conversation over something else, such as a clip."""
     if not path.exists():
         return
     try:
