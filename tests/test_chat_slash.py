@@ -3,8 +3,11 @@
 import io
 
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
 from videollava_cli.chat.commands import COMMANDS, is_open, parse, to_path
+from videollava_cli.chat.input import SlashCompleter
 from videollava_cli.chat.repl import Answers, PipedLines
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
@@ -121,6 +124,24 @@ def test_three_quotes_make_anything_a_question():
 @pytest.mark.parametrize(("text", "expected"), [('"""', True), ('"""a\nb', True), ('"""a"""', False), ('a """', False)])
 def test_question_in_three_quotes_is_open_until_they_come_again(text, expected):
     assert is_open(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("/s", ["/set", "/system", "/save", "/stats"]),
+        ("What /s", []),
+        ("/set s", ["seed", "system", "start"]),
+        ("/set seed ", []),
+        ("/undo ", []),
+        ("/video my", ["my clip.mp4"]),
+        ("/save  it", ["it's.mp4"]),
+    ],
+)
+def test_tab_completes_commands_settings_and_paths(folder, typed, completed):
+    found = SlashCompleter().get_completions(Document(typed), CompleteEvent())
+
+    assert [typed[typed.rfind(" ") + 1 : len(typed) + each.start_position] + each.text for each in found] == completed
 
 
 def read_all(content):

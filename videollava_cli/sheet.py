@@ -163,7 +163,7 @@ def _has_graphics() -> bool:
     """Return whether the terminal has graphics of its own; it is asked for them, and answers on stdin."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
-    logging.getLogger("textual_image").setLevel(logging.ERROR)  # it warns of terminals that do not tell their font
+    logging.getLogger("textual_image").setLevel(logging.ERROR)  # it warns about terminals that hide their font size
     from textual_image import renderable  # importing it asks the terminal
 
     return renderable.Image in (renderable.SixelImage, renderable.TGPImage)

@@ -79,7 +79,7 @@ def _check_output(output: Path, source: str) -> None:
     """Refuse, before anything is read, a file that cannot be the picture's.
 
     Raises:
-        UsageError: If its name tells no format that we write, or it is a folder, in none, or the medium itself.
+        UsageError: If its name ends in no format that we write, or it is a folder, in none, or the medium itself.
     """
     from videollava_cli.sheet import FORMATS
 
