@@ -13,10 +13,10 @@ from videollava_cli.chat.session import STDIN, Session, read_again
 from videollava_cli.chat.transcript import LAST, TYPED_LINES, Transcript, make_state_folder, read_transcript
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.engine.checkpoint import fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.notes import tell_about_engine, tell_about_media
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.engine.startup import BackgroundReading, load_engine
+from videollava_cli.engine.prompting import one_question
+from videollava_cli.engine.startup import BackgroundReading, start_engine
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.reader import MediaReader
 from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer, settings_from, xdg_folder
@@ -141,23 +141,14 @@ def start_session(names: Sequence[str], settings: Settings, transcript: Transcri
             found = [reader.find(name) for name in names]
         checkpoint = find_checkpoint(settings)
         with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
-            with console.status("Starting"):
-                from videollava_cli.engine.loading import check_machine, load_tokenizer
-
-                check_machine(settings)
-                tokenizer = load_tokenizer(checkpoint)
+            with console.status("Reading media"):
                 shown, lines = read_again(transcript.media if transcript else (), settings, checkpoint)
-                for line in lines:
-                    console.notice(line)
-                question = one_question([*(each.kind for each in shown), *(file.kind for file in found)], "?", settings)
-                prompt_ids(prompt_text(question, tokenizer), tokenizer, checkpoint)
-            if missing_shards(checkpoint):
-                reading.result()  # a damaged clip is told before gigabytes are fetched
-                fetch_weights(checkpoint, offline=settings.offline)
-            reading.raise_if_failed()
-            with console.status(f"Loading {settings.model}"):
-                engine = load_engine(settings, checkpoint, tokenizer, tell=console.notice)
-            media = reading.result()
+            for line in lines:
+                console.notice(line)
+            kinds = [*(each.kind for each in shown), *(file.kind for file in found)]
+            shortest = one_question(kinds, "?", settings)
+            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=reading.media)
+            media = reading.media.result()
     tell_about_engine(engine, console)
     if media:
         tell_about_media(media, settings, console)
