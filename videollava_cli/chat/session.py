@@ -12,7 +12,7 @@ from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.errors import UsageError, VllavaError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import ANSWER_KEYS, SETTINGS, Settings, for_one_answer
 
 STDIN = "-"
@@ -69,11 +69,10 @@ class Session:
 
     def read(self, name: str) -> Medium:
         """Find a medium and read it; raises MediaError, or what `check_fits` raises, before it is decoded."""
-        settings = self.settings
-        with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+        with Reader(self.settings) as reader:
             found = reader.find(name)
             self.check_fits(found.kind)
-            return reader.read(found, self.engine.checkpoint.pixels, settings.sampling)
+            return reader.read(found, self.engine.checkpoint.pixels)
 
     def check_fits(self, kind: MediaKind) -> None:
         """Refuse another medium by a UsageError if all media alone would fill the context: none is ever left out."""
@@ -276,8 +275,8 @@ def _read_again(shown: ShownMedium, settings: Settings, checkpoint: Checkpoint) 
         raise UsageError(f"fit of {shown.name!r} is {shown.fit!r}")
     then = for_one_answer(settings, {"start": shown.start, "end": shown.end, "at": shown.at})
     pixels = replace(checkpoint.pixels, fit=Fit(shown.fit))
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(then) as reader:
         found = reader.find(shown.name)
         if found.kind is not shown.kind:
             raise UsageError(f"{shown.name!r} is of another kind now, {found.kind} and not {shown.kind}")
-        return reader.read(found, pixels, then.sampling)
+        return reader.read(found, pixels)

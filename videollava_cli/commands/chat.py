@@ -16,9 +16,9 @@ from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.notes import tell_about_engine, tell_about_media
 from videollava_cli.engine.prompting import one_question
-from videollava_cli.engine.startup import BackgroundReading, start_engine
+from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import OutputError, UsageError
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer, settings_from, xdg_folder
 
 SAMPLING_KEYS = ("start", "end", "at")  # they belong together: one that is given replaces all that were saved
@@ -136,19 +136,19 @@ def has_state_folder(folder: Path, console: Console) -> bool:
 
 def start_session(names: Sequence[str], settings: Settings, transcript: Transcript | None, console: Console) -> Session:
     """Load the engine while media are read; take up a conversation, and show the media with the next question."""
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in names]
         checkpoint = find_checkpoint(settings)
-        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
+        with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
             with console.status("Reading media"):
                 shown, lines = read_again(transcript.media if transcript else (), settings, checkpoint)
             for line in lines:
                 console.notice(line)
             kinds = [*(each.kind for each in shown), *(file.kind for file in found)]
             shortest = one_question(kinds, "?", settings)
-            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=reading.media)
-            media = reading.media.result()
+            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=ahead)
+            media = ahead.result()
     tell_about_engine(engine, console)
     if media:
         tell_about_media(media, settings, console)

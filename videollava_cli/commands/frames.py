@@ -15,7 +15,7 @@ from videollava_cli.engine.notes import tell_about_media
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
@@ -53,7 +53,7 @@ def frames(
     """
     if output:
         _check_output(output, medium)
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         with console.status("Finding media"):
             found = reader.find(medium)
         from videollava_cli.sheet import Overview, draw_frames, draw_sheet, encode, frame_lines, make_tiles
@@ -61,7 +61,7 @@ def frames(
         overview = Overview()
         pixels = find_checkpoint(settings).pixels
         with console.status("Reading frames"):
-            read = reader.read(found, pixels, settings.sampling, final_form=overview)
+            read = reader.read(found, pixels, transform=overview)
     tell_about_media([read], settings, console)
     title = " ".join(printable(os.path.basename(read.name.rstrip("/")) or read.name).split())
     lines = _lines(read, overview.size, pixels)
