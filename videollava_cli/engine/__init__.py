@@ -25,6 +25,13 @@ __all__ = ["Chunk", "Engine", "FinishReason", "Usage"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    conversation: Conversation
+    media: tuple[Medium, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Engine:
     """A loaded checkpoint. `model` and `tokenizer` are transformers' own objects.
 
@@ -43,6 +50,38 @@ class Engine:
         from videollava_cli.engine.running import Runner
 
         object.__setattr__(self, "_runner", Runner(self.model, self.tokenizer, self.checkpoint))
+
+    def answer(self, requests, *, max_num_seqs=None):
+        from itertools import islice
+        from videollava_cli.engine.batch import answer_batch, Request as Old
+        from videollava_cli.errors import MemoryFullError
+        size = max_num_seqs or self.max_num_seqs
+        requests = iter(requests)
+        left = []
+        while True:
+            left += islice(requests, size - len(left))
+            batch, left = left[:size], left[size:]
+            if not batch: return
+            try:
+                answers = answer_batch(self, [Old(r.conversation, r.media) for r in batch])
+            except MemoryFullError as error:
+                if len(batch) == 1:
+                    yield batch[0], Chunk("", "error", error=error.with_traceback(None))
+                    continue
+                size = (len(batch) + 1) // 2
+                left = batch + left
+                continue
+            for r, a in zip(batch, answers):
+                if isinstance(a, UsageError):
+                    yield r, Chunk("", "error", error=a)
+                else:
+                    yield r, Chunk(a.text[:3])
+                    yield r, Chunk(a.text[3:], a.finish_reason, a.usage, a.prompt)
+
+    @property
+    def max_num_seqs(self):
+        from videollava_cli.engine.batch import num_fitting_rows
+        return num_fitting_rows(self)
 
     @property
     def kept_bytes(self) -> int:

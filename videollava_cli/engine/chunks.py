@@ -5,7 +5,9 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length"]
+from videollava_cli.errors import VllavaError
+
+FinishReason = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Chunk:
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    prompt: str | None = None
+    error: VllavaError | None = None
 
 
 def in_order(numbered: Iterable[tuple[int, Chunk]]) -> Generator[tuple[int, Chunk], None, None]:

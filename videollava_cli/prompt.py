@@ -1,0 +1,1 @@
+from videollava_cli.engine.prompting import one_question
