@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import torch
 from videollava_cli.engine.quantized import QuantizedStore, damage, entries
 from videollava_cli.engine.startup import cache_folder, load
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.settings import xdg_folder
 
 PICTURE = Medium("noise", MediaKind.IMAGE, np.random.default_rng(0).integers(0, 256, (1, 28, 28, 3), np.uint8))
 VLLAVA = [sys.executable, "-m", "videollava_cli"]
@@ -148,7 +148,7 @@ def test_disk_that_takes_nothing_is_told_and_the_engine_answers(mini, tmp_path, 
 
     engine = load_engine(quantized_settings(mini), mini.checkpoint, tell=said.append)
 
-    assert said == [f"the quantized weights cannot be kept in {str(cache_folder(os.environ))!r}: Not a directory"]
+    assert said == [f"the quantized weights cannot be kept in {str(cache_folder())!r}: Not a directory"]
     assert answer(engine) == made[1]
 
 
@@ -259,5 +259,5 @@ def test_no_heavy_library_is_imported_to_list(home):
     assert not names & set(HEAVY)
 
 
-def test_cache_home_that_is_not_absolute_does_not_count():
-    assert cache_folder({"XDG_CACHE_HOME": "here"}) == Path.home() / ".cache" / "vllava" / "quantized"
+def test_quantized_weights_are_kept_in_the_cache_folder_of_the_user():
+    assert cache_folder() == xdg_folder("CACHE") / "quantized"

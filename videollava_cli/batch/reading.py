@@ -20,7 +20,6 @@ from videollava_cli.malloc import give_back_pictures
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.reader import Found, MediaReader, Turns
 from videollava_cli.reader.sizes import num_pixels
-from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Reading:
         give_back_pictures()
         self._settings = settings
         self._pixels = checkpoint.pixels
-        self._sampling = sampling_from(settings.start, settings.end, settings.moments)
+        self._sampling = settings.sampling
         self._turns = None if settings.decode_threads else Turns(num_processors)
         self.num_threads = settings.decode_threads or min(NUM_FRAMES, num_processors)
         self.num_readers = max(1, min(MAX_READERS, num_processors // (settings.decode_threads or 1)))

@@ -1,6 +1,5 @@
 """How `vllava chat` begins: media found and read, the engine loaded, a conversation taken up."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_tex
 from videollava_cli.engine.startup import BackgroundReading, load_engine
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,14 +40,11 @@ def begin(beginning: Beginning, console: Console) -> Session:
         GenerationError: If it does not fit the memory.
     """
     settings = beginning.settings
-    if console.is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in beginning.names]
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
+        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
             with console.status("Starting"):
                 tokenizer = _checked_tokenizer(settings, checkpoint)
                 shown_before = _read_again(beginning.transcript, settings, checkpoint, console)

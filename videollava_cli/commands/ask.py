@@ -22,7 +22,6 @@ from videollava_cli.engine.startup import BackgroundReading, load_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,7 +53,10 @@ class Request:
         return self.is_streaming and not self.is_json
 
 
+@opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
 def ask(
+    settings: Settings,
+    console: Console,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -64,52 +66,21 @@ def ask(
         ),
     ] = None,
     question: opt.Questions = None,
-    system: opt.System = None,
-    prompt_style: opt.PromptStyle = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    load_4bit: opt.Load4bit = None,
-    load_8bit: opt.Load8bit = None,
-    cache: opt.Cache = None,
-    flash_attn: opt.FlashAttn = False,
-    attn_implementation: opt.AttnImplementation = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
     json_lines: opt.Json = False,
-    stream: opt.Stream = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
+    stream: Annotated[
+        bool | None,
+        opt.option("Print the answer as it is written (default) or at its end.", "Output", "--stream/--no-stream"),
+    ] = None,
 ) -> None:
     """Answer a question about videos and images, as it is written.
 
     The model sees eight frames of a video, or the image. Answers are greedy: same input, same text.
     """
-    given = dict(locals())
-    own = ("arguments", "question", "flash_attn", "json_lines", "stream", "quiet", "verbose", "config")
-    flags: dict[str, object] = {key: value for key, value in given.items() if key not in own}
-    if flash_attn:
-        if attn_implementation not in (None, "flash_attention_2"):
-            raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
-        flags["attn_implementation"] = "flash_attention_2"
     if json_lines and stream:
         raise UsageError("--json and --stream exclude each other: a JSON line is printed whole")
     sources, questions = split_arguments(arguments or [], question or [])
-    settings = opt.settings_from(flags, config)
     request = Request(sources, questions, settings, json_lines, is_streaming=stream is not False)
-    answer(request, Console(is_quiet=quiet, is_verbose=verbose))
+    answer(request, console)
 
 
 def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -138,16 +109,13 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
 def answer(request: Request, console: Console) -> None:
     """Find the media, load the checkpoint while they are read, and print the answers."""
     settings = request.settings
-    if console.is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         clock = Clock()
         with console.status("Finding media"):
             found = [reader.find(source) for source in request.sources]
         find_seconds = clock.lap()
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
+        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
             engine, load_seconds = _load(request, found, checkpoint, reading, console)
             media = tuple(reading.result())
     tell_about_engine(engine, console)

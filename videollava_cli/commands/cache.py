@@ -1,7 +1,6 @@
 """`vllava cache`: the quantized weights that are kept on disk, listed and cleared."""
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -39,12 +38,12 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
     """List the 4-bit weights that are kept in $XDG_CACHE_HOME/vllava (~/.cache/vllava), with their sizes."""
     if context.invoked_subcommand is not None:
         return
-    found, console = entries(cache_folder(os.environ)), Console()
+    found, console = entries(cache_folder()), Console()
     total = sum(entry.num_bytes for entry in found)
     if json_object:
         console.answer(json.dumps({"entries": [as_json(entry) for entry in found], "bytes": total}) + "\n")
     elif not found:
-        console.answer(f"nothing is kept in {str(cache_folder(os.environ))!r}\n")
+        console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
     else:
         console.answer("".join(f"{line}\n" for line in table(found)) + f"{size(total)} in all\n")
 
@@ -52,7 +51,7 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
 @cache.command()
 def clear(names: Names = None, yes: Yes = False, quiet: opt.Quiet = False) -> None:
     """Remove kept weights, and what unfinished or damaged ones left behind."""
-    found = chosen(entries(cache_folder(os.environ)), names or [])
+    found = chosen(entries(cache_folder()), names or [])
     console = Console(is_quiet=quiet)
     if not found:
         console.notice("nothing is kept")

@@ -1,6 +1,5 @@
 """A check-up of this machine: finds out what there is, and what the default command would meet; prints nothing."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ def examine(settings: Settings, *, is_tested: bool) -> Facts:
         UsageError: If the settings name no device.
     """
     software = libraries.look_at_software()
-    kept = machine.look_at_kept_weights(cache_folder(os.environ))
+    kept = machine.look_at_kept_weights(cache_folder())
     facts = Facts(software, machine.look_at_computer(), machine.look_at_disk(_cache_folder(settings)), kept)
     return facts if software.problems else _examine_further(facts, settings, is_tested=is_tested)
 

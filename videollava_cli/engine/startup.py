@@ -1,9 +1,8 @@
 """Engine and reader put together, for commands and for Python programs; knows nothing of terminals or options."""
 
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ from videollava_cli.engine.quantized import QuantizedStore
 from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import Sampling
-from videollava_cli.settings import Settings, presets_folder, resolve
+from videollava_cli.settings import Settings, presets_folder, resolve, xdg_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,13 +40,9 @@ def load(model: str = "7b", **options: object) -> Engine:
     return load_engine(settings, checkpoint)
 
 
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder of quantized checkpoints: `$XDG_CACHE_HOME/vllava/quantized`.
-
-    A path there that is not absolute does not count, as XDG has it.
-    """
-    home = environment.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "vllava" / "quantized"
+def cache_folder() -> Path:
+    """Return the folder of quantized checkpoints: `$XDG_CACHE_HOME/vllava/quantized`."""
+    return xdg_folder("CACHE") / "quantized"
 
 
 def load_engine(
@@ -78,7 +73,7 @@ def load_engine(
             return reader.read(reader.find(source), checkpoint.pixels, sampling)
 
     tokenizer = tokenizer or load_tokenizer(checkpoint)
-    store = QuantizedStore(cache_folder(os.environ), tell) if settings.cache else None
+    store = QuantizedStore(cache_folder(), tell) if settings.cache else None
     return Engine(load_model(checkpoint, settings, store), tokenizer, checkpoint, settings, read)
 
 
