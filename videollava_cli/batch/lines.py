@@ -14,11 +14,10 @@ from videollava_cli.engine.record import answer_line, error_line
 from videollava_cli.errors import VllavaError
 from videollava_cli.media import Medium
 from videollava_cli.progress import duration
-from videollava_cli.settings import ANSWER_KEYS, Settings
+from videollava_cli.settings import IDENTITY_KEYS, Settings
 
 FIRST_BYTES = b'{"id": '  # of every line
-IDENTITY_KEYS = ("id", "question", "model", "settings", "file")
-SETTING_KEYS = ("revision", "dtype", *ANSWER_KEYS, "fit")
+LINE_KEYS = ("id", "question", "model", "settings", "file")  # on which an item and its line must agree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +191,7 @@ def identity(item: Item, settings: Settings) -> dict[str, Any]:
     on this disk. `settings` has those that change answers, as far as they are set.
     """
     quantization = "4bit" if settings.load_4bit else "8bit" if settings.load_8bit else None
-    values = {"quantization": quantization} | {key: getattr(settings, key) for key in SETTING_KEYS}
+    values = {"quantization": quantization} | {key: getattr(settings, key) for key in IDENTITY_KEYS}
     stamp = item.stamp
     return {
         "id": item.id,
@@ -205,7 +204,7 @@ def identity(item: Item, settings: Settings) -> dict[str, Any]:
 
 def digest(line: Mapping[str, Any]) -> bytes:
     """Return 16 bytes that are equal for lines, and identities, which agree on what was asked."""
-    known_by = {key: _normal(line.get(key)) for key in IDENTITY_KEYS}
+    known_by = {key: _normal(line.get(key)) for key in LINE_KEYS}
     return hashlib.blake2b(json.dumps(known_by, sort_keys=True).encode(), digest_size=16).digest()
 
 
