@@ -77,7 +77,9 @@ def test_outcomes_come_in_the_order_of_the_items_or_do_not_wait_for_what_takes_l
         done, lines = batch(url, "clips", *(["--unordered"] if unordered else []), "--json-summary", "summary.json")
 
     paths = [line["id"] for line in lines]
-    assert sorted(paths[1:] if not unordered else paths[:-1]) == sorted(str(p.relative_to(p.parents[1])) for p in clips.iterdir())
+    assert sorted(paths[1:] if not unordered else paths[:-1]) == sorted(
+        str(p.relative_to(p.parents[1])) for p in clips.iterdir()
+    )
     assert paths[-1 if unordered else 0] == url
     assert unordered or paths[1:] == sorted(paths[1:])
     assert done.status == 4
@@ -112,7 +114,9 @@ def test_engine_is_not_loaded_when_nothing_can_be_read(clips):
     (clips / "broken.mp4").write_bytes(b"no video " * 100)
     (clips / "text").write_text("Dear diary,\n")
 
-    done, lines = batch("clips", "nowhere.mp4", "--glob", "[bt][re][ox]*", "--verbose", "--json-summary", "summary.json")
+    done, lines = batch(
+        "clips", "nowhere.mp4", "--glob", "[bt][re][ox]*", "--verbose", "--json-summary", "summary.json"
+    )
 
     assert [line["error"]["type"] for line in lines] == ["MediaError"] * 2
     assert "questions at once" not in done.stderr
@@ -123,6 +127,7 @@ class ScriptedEngine:
     """Answers the last question with itself in two pieces, in reverse order; fails at `long`."""
 
     settings = Settings(model="tiny")
+    seq_limit = None
 
     def __init__(self):
         self.requests = []
@@ -151,19 +156,17 @@ def test_questions_about_a_medium_reach_the_engine_as_neighbours_and_their_answe
         *outcomes_about("b", "What?"),
     ]
 
-    done = list(answered(engine, outcomes, BatchStats(batch_size=4, load_seconds=2.0)))
+    done = list(answered(engine, outcomes, BatchStats(batch_size=4, load_seconds=2.0), max_num_seqs=4))
 
     assert [request.media[0] for request in engine.requests] == [PICTURE] * 3
     texts = [(outcome.item.path, outcome.answer and outcome.answer.text) for outcome in done]
-    assert sorted(texts, key=str) == sorted(
-        [("a", "What?"), ("a", "Who?"), ("b", "What?"), ("bad", None)], key=str
-    )
+    assert sorted(texts, key=str) == sorted([("a", "What?"), ("a", "Who?"), ("b", "What?"), ("bad", None)], key=str)
     assert {outcome.load_seconds for outcome in done if outcome.answer} == {2.0}
     assert {outcome.medium.pixels.size for outcome in done if outcome.answer} == {0}
 
 
 def test_question_that_cannot_be_answered_fails_and_the_others_do_not():
-    done = answered(ScriptedEngine(), outcomes_about("a", "long", "short"), BatchStats(batch_size=4))
+    done = answered(ScriptedEngine(), outcomes_about("a", "long", "short"), BatchStats(), max_num_seqs=None)
 
     by_question = {outcome.item.question: outcome for outcome in done}
     assert str(by_question["long"].error) == "out of memory"

@@ -433,16 +433,16 @@ def test_looking_at_a_file_changes_nothing(path):
 
 def test_ctrl_c_waits_for_work_in_hand_and_a_second_one_does_not():
     notified = []
-    with Interrupts(lambda: notified.append(True)) as interrupts, pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), Interrupts(lambda: notified.append(True)) as interrupts:
         with interrupts.held():
             with interrupts.held():
                 signal.raise_signal(signal.SIGINT)
             assert (notified, interrupts.is_pending) == ([True], True)
         pytest.fail("it goes on after the work")
-    with Interrupts(lambda: None) as interrupts, interrupts.held():
+    with pytest.raises(KeyboardInterrupt), Interrupts(lambda: None) as interrupts, interrupts.held():
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it goes on after the second one")
 
 
 def test_ctrl_c_ends_at_once_where_no_work_is_in_hand():

@@ -171,9 +171,8 @@ class Interrupts:
 class Pipeline:
     """Items in, outcomes out, in this process.
 
-    The engine is loaded when the first medium was read, while others are being read. Then rounds of answering follow
-    each other. A round takes media as they are read, and ends early, so that the answers in hand come first, when
-    Ctrl-C was pressed, when the next medium takes long to read, or when many answers wait for one before them.
+    The engine is loaded when the first medium was read, while others are being read. It takes media as they are read;
+    when it has answered all of them, it stops until the next one is there, so that Ctrl-C can end the program at once.
     """
 
     job: Job
@@ -181,7 +180,8 @@ class Pipeline:
     stats: BatchStats
     console: Console
     interrupts: Interrupts
-    _unanswered: deque[Outcome] = field(default_factory=deque)  # of a medium that was read
+    _read: deque[Outcome] = field(default_factory=deque)  # of a medium that was read, for the engine to take
+    _num_in_hand: int = 0
     _early: dict[Item, Outcome] = field(default_factory=dict)  # to be yielded after one that is not there yet
 
     def run(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
@@ -217,7 +217,10 @@ class Pipeline:
                 engine = engine or self._load(read_ahead)
                 began, waited = time.perf_counter(), self.stats.wait_seconds
                 with self.interrupts.held():
-                    yield from answered(engine, chain([first], self._more(read_ahead)), self.stats)
+                    taken = chain([first], self._more(read_ahead))
+                    for outcome in answered(engine, taken, self.stats, max_num_seqs=self.job.batch_size):
+                        self._num_in_hand -= outcome.medium is not None
+                        yield outcome
                 self.stats.answer_seconds += time.perf_counter() - began - (self.stats.wait_seconds - waited)
 
     def _load(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Engine:
@@ -226,26 +229,32 @@ class Pipeline:
         self.stats.start_clock()
         return engine
 
-    def _more(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Iterator[Outcome]:
-        while not self.interrupts.is_pending and len(self._early) < MAX_EARLY:
-            if not self._unanswered and not self._is_ready(read_ahead):
-                return
-            if (outcome := self._next(read_ahead)) is None:
+    def _more(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Iterator[Outcome | None]:
+        """Yield outcomes of media that are read, and None as long as the next one is not there."""
+        patience = PATIENCE_SECONDS
+        while not self.interrupts.is_pending:
+            is_ready = len(self._early) < MAX_EARLY and (self._read or self._is_ready(read_ahead, patience))
+            patience = PATIENCE_SECONDS if is_ready else 0.0
+            outcome = self._next(read_ahead) if is_ready else None
+            if outcome is None and not self._num_in_hand:
                 return
             yield outcome
 
-    def _is_ready(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> bool:
+    def _is_ready(self, read_ahead: ReadAhead[tuple[Item, ...]], seconds: float) -> bool:
         with self._waiting():
-            return read_ahead.is_ready(PATIENCE_SECONDS)
+            return read_ahead.is_ready(seconds)
 
     def _next(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Outcome | None:
         """Wait for the next item whose medium was read, or could not be; None after the last one."""
-        if not self._unanswered:
+        if not self._read:
             with self._waiting():
-                read = next(iter(read_ahead), None)
-            if read:
-                self._unanswered.extend(outcomes_of(*read))
-        return self._unanswered.popleft() if self._unanswered else None
+                result = next(iter(read_ahead), None)
+            self._read.extend(outcomes_of(*result) if result else ())
+        if not self._read:
+            return None
+        outcome = self._read.popleft()
+        self._num_in_hand += outcome.medium is not None
+        return outcome
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -271,17 +280,23 @@ def load_engine(job: Job, checkpoint: Checkpoint, stats: BatchStats, console: Co
     return engine
 
 
-def answered(engine: Engine, outcomes: Iterable[Outcome], stats: BatchStats) -> Generator[Outcome, None, None]:
+def answered(
+    engine: Engine, outcomes: Iterable[Outcome | None], stats: BatchStats, *, max_num_seqs: int | None
+) -> Generator[Outcome, None, None]:
     """Answer the items whose media were read; yield outcomes as they come, those without a medium too.
 
-    Neighbours about one medium are neighbours for the engine, so that they share the prefix of their prompts.
+    Neighbours about one medium are neighbours for the engine, so that they share the prefix of their prompts. None
+    among the outcomes means that the next one is not there yet.
     """
     in_hand: dict[Request, Outcome] = {}
     texts: defaultdict[Request, str] = defaultdict(str)
     unread: deque[Outcome] = deque()
 
-    def requests() -> Iterator[Request]:
+    def requests() -> Iterator[Request | None]:
         for outcome in outcomes:
+            if outcome is None:
+                yield None
+                continue
             if outcome.medium is None:
                 unread.append(outcome)
                 continue
@@ -290,7 +305,7 @@ def answered(engine: Engine, outcomes: Iterable[Outcome], stats: BatchStats) -> 
             in_hand[request] = outcome
             yield request
 
-    with closing(engine.answer(requests(), max_num_seqs=stats.batch_size)) as chunks:
+    with closing(engine.answer(requests(), max_num_seqs=max_num_seqs)) as chunks:
         for request, chunk in chunks:
             texts[request] += chunk.text
             if chunk.finish_reason is not None:
@@ -299,6 +314,7 @@ def answered(engine: Engine, outcomes: Iterable[Outcome], stats: BatchStats) -> 
                 answer = None if chunk.error else replace(chunk, text=texts.pop(request))
                 outcome = in_hand.pop(request).without_pixels()
                 yield replace(outcome, answer=answer, error=chunk.error, load_seconds=stats.load_seconds)
+                stats.batch_size = min(stats.batch_size, engine.seq_limit or stats.batch_size)
     yield from unread
 
 

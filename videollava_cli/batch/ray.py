@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from videollava_cli.batch.lines import BatchStats, Outcome
 from videollava_cli.batch.pipeline import Job, answered, load_engine, outcomes_of
 from videollava_cli.batch.work import Item, by_medium
 from videollava_cli.console import Console
+from videollava_cli.engine import MAX_CPU_SEQS, MAX_GPU_SEQS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
 from videollava_cli.reader import Reader, ReadResult, num_processors
@@ -221,7 +222,7 @@ class EngineActor:
     """An engine on a node of Ray: loaded once, then it answers the questions about media that were read elsewhere."""
 
     def __init__(self, plan: Plan) -> None:
-        self._stats = BatchStats()
+        self._max_num_seqs, self._stats = plan.job.batch_size, BatchStats()
         self._error: VllavaError | None = None
         try:
             _check_node(plan)
@@ -246,7 +247,9 @@ class EngineActor:
         in_order = [outcome for outcomes in read.values() for outcome in outcomes]
         if self._error and any(outcome.medium for outcome in in_order):
             return self._error
-        done = in_order if self._error else answered(self._engine, in_order, self._stats)
+        done: Iterable[Outcome] = in_order
+        if self._error is None:
+            done = answered(self._engine, in_order, self._stats, max_num_seqs=self._max_num_seqs)
         by_item = {outcome.item: outcome for outcome in done}
         self._ended = time.perf_counter()
         answers = [(number, [by_item[outcome.item] for outcome in outcomes]) for number, outcomes in read.items()]

@@ -55,13 +55,15 @@ class Engine:
         from itertools import islice
         from videollava_cli.engine.batch import answer_batch, Request as Old
         from videollava_cli.errors import MemoryFullError
+
         size = max_num_seqs or self.max_num_seqs
         requests = iter(requests)
         left = []
         while True:
             left += islice(requests, size - len(left))
             batch, left = left[:size], left[size:]
-            if not batch: return
+            if not batch:
+                return
             try:
                 answers = answer_batch(self, [Old(r.conversation, r.media) for r in batch])
             except MemoryFullError as error:
@@ -81,6 +83,7 @@ class Engine:
     @property
     def max_num_seqs(self):
         from videollava_cli.engine.batch import num_fitting_rows
+
         return num_fitting_rows(self)
 
     @property
