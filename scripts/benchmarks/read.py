@@ -21,7 +21,7 @@ from benchmarks.judging import RIGHT, Judge, marker_judge, sequential_judge
 from benchmarks.machine import machine_line
 from benchmarks.methods import METHODS
 from benchmarks.peers import install_peer
-from videollava_cli.reader.limits import num_processors
+from videollava_cli.machine import num_processors
 
 COPY_BYTES = 1 << 20
 DOCUMENTED = "documented"

@@ -27,10 +27,11 @@ from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.engine.record import error_record, json_text
 from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, VllavaError
+from videollava_cli.machine import num_processors
 from videollava_cli.media import MediaKind
 from videollava_cli.progress import meter
 from videollava_cli.prompt import one_question
-from videollava_cli.reader import ReadAhead, Reader, ReadResult, num_processors
+from videollava_cli.reader import ReadAhead, Reader, ReadResult
 from videollava_cli.settings import Settings
 
 BATCHES_AHEAD = 2  # of media that were read and wait: one more than the batch in work
@@ -210,14 +211,14 @@ class Pipeline:
                 is_ordered=self.job.is_ordered,
             ) as read_ahead,
         ):
-            while first := self._next(read_ahead):
+            while first := self._take(read_ahead):
                 if first.medium is None:
                     yield first
                     continue
                 engine = engine or self._load(read_ahead)
                 began, waited = time.perf_counter(), self.stats.wait_seconds
                 with self.interrupts.held():
-                    taken = chain([first], self._more(read_ahead))
+                    taken = chain([first], self._take_more(read_ahead))
                     for outcome in answered(engine, taken, self.stats, max_num_seqs=self.job.batch_size):
                         self._num_in_hand -= outcome.medium is not None
                         yield outcome
@@ -229,38 +230,29 @@ class Pipeline:
         self.stats.start_clock()
         return engine
 
-    def _more(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Iterator[Outcome | None]:
-        """Yield outcomes of media that are read, and None as long as the next one is not there."""
+    def _take_more(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Iterator[Outcome | None]:
+        """Yield items while answers are in hand, and None as long as the next medium is not read.
+
+        The first wait for a medium is a patient one, so that answers are given many at once.
+        """
         patience = PATIENCE_SECONDS
         while not self.interrupts.is_pending:
-            is_ready = len(self._early) < MAX_EARLY and (self._read or self._is_ready(read_ahead, patience))
-            patience = PATIENCE_SECONDS if is_ready else 0.0
-            outcome = self._next(read_ahead) if is_ready else None
+            outcome = self._take(read_ahead, patience) if len(self._early) < MAX_EARLY else None
             if outcome is None and not self._num_in_hand:
                 return
+            patience = PATIENCE_SECONDS if outcome else 0.0
             yield outcome
 
-    def _is_ready(self, read_ahead: ReadAhead[tuple[Item, ...]], seconds: float) -> bool:
-        with self._waiting():
-            return read_ahead.is_ready(seconds)
-
-    def _next(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Outcome | None:
-        """Wait for the next item whose medium was read, or could not be; None after the last one."""
+    def _take(self, read_ahead: ReadAhead[tuple[Item, ...]], seconds: float | None = None) -> Outcome | None:
+        """Return the next item whose medium was read, or could not be; None after the last one, or so many seconds."""
         if not self._read:
-            with self._waiting():
-                result = next(iter(read_ahead), None)
+            began = time.perf_counter()
+            result = next(iter(read_ahead), None) if seconds is None or read_ahead.is_ready(seconds) else None
             self._read.extend(outcomes_of(*result) if result else ())
-        if not self._read:
-            return None
-        outcome = self._read.popleft()
-        self._num_in_hand += outcome.medium is not None
+            self.stats.wait_seconds += time.perf_counter() - began
+        outcome = self._read.popleft() if self._read else None
+        self._num_in_hand += outcome is not None and outcome.medium is not None
         return outcome
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.stats.wait_seconds += time.perf_counter() - began
 
 
 def load_engine(job: Job, checkpoint: Checkpoint, stats: BatchStats, console: Console) -> Engine:

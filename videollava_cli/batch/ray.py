@@ -25,7 +25,8 @@ from videollava_cli.console import Console
 from videollava_cli.engine import MAX_CPU_SEQS, MAX_GPU_SEQS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
-from videollava_cli.reader import Reader, ReadResult, num_processors
+from videollava_cli.machine import num_processors
+from videollava_cli.reader import Reader, ReadResult
 from videollava_cli.settings import Settings
 
 LOCAL = "local"  # a Ray cluster of our own on this machine

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.console import Console
-from videollava_cli.engine.quantized import Entry, entries, size
+from videollava_cli.console import Console, bytes_in_words
+from videollava_cli.engine.quantized import Entry, entries
 from videollava_cli.engine.startup import cache_folder
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.settings import closest
@@ -45,7 +45,7 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
     elif not found:
         console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
     else:
-        console.answer("".join(f"{line}\n" for line in table(found)) + f"{size(total)} in all\n")
+        console.answer("".join(f"{line}\n" for line in table(found)) + f"{bytes_in_words(total)} in all\n")
 
 
 @cache.command()
@@ -63,7 +63,7 @@ def clear(names: Names = None, yes: Yes = False, quiet: opt.Quiet = False) -> No
             shutil.rmtree(entry.folder)
         except OSError as error:
             raise OutputError(f"cannot remove {str(entry.folder)!r}: {error.strerror or error}") from error
-    console.notice(f"removed {counted(found)}, {size(sum(entry.num_bytes for entry in found))}")
+    console.notice(f"removed {counted(found)}, {bytes_in_words(sum(entry.num_bytes for entry in found))}")
 
 
 def chosen(found: list[Entry], names: list[str]) -> list[Entry]:
@@ -87,7 +87,7 @@ def confirm(found: list[Entry]) -> None:
     """
     if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("there is no terminal to ask at: add --yes")
-    what = f"{counted(found)}, {size(sum(entry.num_bytes for entry in found))}"
+    what = f"{counted(found)}, {bytes_in_words(sum(entry.num_bytes for entry in found))}"
     typer.confirm(f"Remove {what}?", abort=True, err=True)
 
 
@@ -102,7 +102,7 @@ def table(found: list[Entry]) -> list[str]:
     for entry in found:
         what = entry.what if entry.state == "kept" else " ".join(filter(None, (entry.what, f"({entry.state})")))
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        rows.append((entry.model or "-", what, size(entry.num_bytes), used, str(entry.folder)))
+        rows.append((entry.model or "-", what, bytes_in_words(entry.num_bytes), used, str(entry.folder)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return ["  ".join([*(cell.ljust(w) for cell, w in zip(row[:4], widths, strict=True)), row[4]]) for row in rows]
 

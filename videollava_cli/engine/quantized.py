@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from videollava_cli.console import bytes_in_words
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, Checkpoint, weight_files
 from videollava_cli.errors import first_line
 
@@ -121,18 +122,10 @@ class QuantizedStore:
             reason = getattr(error, "strerror", None) or first_line(error)
             self.tell(f"the quantized weights cannot be kept in {str(self.root)!r}: {reason}")
         else:
-            self.tell(f"quantized; kept for next time in {str(folder)!r} ({size(num_bytes)})")
+            self.tell(f"quantized; kept for next time in {str(folder)!r} ({bytes_in_words(num_bytes)})")
         finally:
             if draft is not None:
                 shutil.rmtree(draft, ignore_errors=True)
-
-
-def size(num_bytes: int) -> str:
-    """Return a number of bytes as people read it."""
-    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
-        if num_bytes >= 1000**power:
-            return f"{num_bytes / 1000**power:.1f} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def entries(root: Path) -> list[Entry]:
