@@ -8,8 +8,7 @@ import torch
 from container import enter_container
 
 from videollava_cli.engine.batch import MAX_CPU_ROWS, Request, answer_batch, num_fitting_rows
-from videollava_cli.engine.checkpoint import model_size
-from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.checkpoint import model_size, needed_memory
 from videollava_cli.engine.prompting import one_question
 from videollava_cli.engine.startup import load
 from videollava_cli.errors import MemoryFullError, UsageError

@@ -12,7 +12,7 @@ from videollava_cli.console import Console, printable
 from videollava_cli.doctor import checks
 from videollava_cli.doctor.checks import Checked, Finding, Mark
 from videollava_cli.doctor.models import check_models
-from videollava_cli.engine.startup import cache_folder
+from videollava_cli.engine.quantized_cache import cache_folder
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:

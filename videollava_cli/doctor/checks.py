@@ -328,7 +328,7 @@ def check_disk() -> Checked:
 
 def check_quantized_cache(folder: Path) -> Checked:
     """Count the quantized weights on disk; their sizes are compared, their content is not read."""
-    from videollava_cli.engine.quantized import entries
+    from videollava_cli.engine.quantized_cache import entries
 
     found = entries(folder)
     num_unusable = sum(entry.state != "kept" for entry in found)

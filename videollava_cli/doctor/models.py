@@ -7,8 +7,17 @@ from typing import Any
 
 from videollava_cli.console import bytes_in_words
 from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark
-from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, find_checkpoint, missing_shards, model_size, weight_bytes
-from videollava_cli.engine.memory import ModelSize, Need, TextShape, needed_memory
+from videollava_cli.engine.checkpoint import (
+    BUNDLED_SCHEME,
+    ModelSize,
+    Need,
+    TextShape,
+    find_checkpoint,
+    missing_shards,
+    model_size,
+    needed_memory,
+    weight_bytes,
+)
 from videollava_cli.errors import CheckpointError
 from videollava_cli.settings import Settings, preset_names, presets_folder, resolve
 

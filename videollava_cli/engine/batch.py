@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from videollava_cli.conversation import Conversation
 from videollava_cli.engine import Engine, FinishReason, Usage
-from videollava_cli.engine.checkpoint import model_size
-from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.checkpoint import model_size, needed_memory
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.errors import MemoryFullError, UsageError
 from videollava_cli.machine import free_memory
