@@ -22,7 +22,8 @@ from videollava_cli.batch.lines import BatchStats, Outcome
 from videollava_cli.batch.pipeline import Job, answered, load_engine, outcomes_of
 from videollava_cli.batch.work import Item, by_medium
 from videollava_cli.console import Console
-from videollava_cli.engine import MAX_CPU_SEQS, MAX_GPU_SEQS
+from videollava_cli.engine.batch import MAX_CPU_ROWS as MAX_CPU_SEQS
+from videollava_cli.engine.batch import MAX_GPU_ROWS as MAX_GPU_SEQS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
 from videollava_cli.machine import num_processors

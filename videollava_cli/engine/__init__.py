@@ -1,8 +1,9 @@
 """The engine: a loaded checkpoint that streams answers; knows transformers, nothing of files or the terminal."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from videollava_cli.conversation import Conversation
 from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.engine.chunks import Chunk, FinishReason, Usage
 from videollava_cli.engine.prompting import expanded_ids, one_question, prompt_ids, prompt_text
-from videollava_cli.errors import UsageError
+from videollava_cli.errors import MemoryFullError, UsageError, VllavaError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, for_one_answer
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from videollava_cli.engine.prefix import Prompt
     from videollava_cli.engine.running import Runner
 
-__all__ = ["Chunk", "Engine", "FinishReason", "Usage"]
+__all__ = ["Chunk", "Engine", "FinishReason", "Request", "Usage"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
+    """A conversation whose last question is to be answered, its media, and how to generate."""
+
     conversation: Conversation
     media: tuple[Medium, ...]
     settings: Settings
@@ -44,6 +47,7 @@ class Engine:
     checkpoint: Checkpoint
     settings: Settings = field(default_factory=Settings)
     read: Callable[[str, Sampling], Medium] | None = None
+    seq_limit: int | None = None
     _runner: "Runner" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -51,37 +55,36 @@ class Engine:
 
         object.__setattr__(self, "_runner", Runner(self.model, self.tokenizer, self.checkpoint))
 
-    def answer(self, requests, *, max_num_seqs=None):
-        from itertools import islice
-        from videollava_cli.engine.batch import answer_batch, Request as Old
-        from videollava_cli.errors import MemoryFullError
+    def answer(
+        self, requests: Iterable[Request | None], *, max_num_seqs: int | None = None
+    ) -> Generator[tuple[Request, Chunk], None, None]:
+        """Answer requests, taken lazily, so many at once; None among them means that none waits now."""
+        import videollava_cli.engine.batch as road
 
-        size = max_num_seqs or self.max_num_seqs
-        requests = iter(requests)
-        left = []
-        while True:
-            left += islice(requests, size - len(left))
-            batch, left = left[:size], left[size:]
-            if not batch:
-                return
-            try:
-                answers = answer_batch(self, [Old(r.conversation, r.media) for r in batch])
-            except MemoryFullError as error:
-                if len(batch) == 1:
-                    yield batch[0], Chunk("", "error", error=error.with_traceback(None))
-                    continue
-                size = (len(batch) + 1) // 2
-                left = batch + left
-                continue
-            for r, a in zip(batch, answers):
-                if isinstance(a, UsageError):
-                    yield r, Chunk("", "error", error=a)
-                else:
-                    yield r, Chunk(a.text[:3])
-                    yield r, Chunk(a.text[3:], a.finish_reason, a.usage, a.prompt)
+        limit = max_num_seqs or self.max_num_seqs
+        waiting: list[Request] = []
+        for request in chain(requests, [None]):
+            if request is not None:
+                waiting.append(request)
+            while waiting and (request is None or len(waiting) >= limit):
+                try:
+                    old = [road.Request(each.conversation, each.media) for each in waiting[:limit]]
+                    answers: list[road.Answer | VllavaError] = [*road.answer_batch(self, old)]
+                except MemoryFullError as error:
+                    if min(limit, len(waiting)) > 1:
+                        limit = (min(limit, len(waiting)) + 1) // 2
+                        continue
+                    answers = [error.with_traceback(None)]
+                batch, waiting = waiting[: len(answers)], waiting[len(answers) :]
+                for answered, answer in zip(batch, answers, strict=True):
+                    if isinstance(answer, VllavaError):
+                        yield answered, Chunk("", "error", error=answer)
+                    else:
+                        yield answered, Chunk(answer.text, answer.finish_reason, answer.usage, answer.prompt)
 
     @property
-    def max_num_seqs(self):
+    def max_num_seqs(self) -> int:
+        """How many questions about clips are worth answering at once."""
         from videollava_cli.engine.batch import num_fitting_rows
 
         return num_fitting_rows(self)

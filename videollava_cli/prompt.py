@@ -1,1 +1,0 @@
-from videollava_cli.engine.prompting import one_question
