@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, resize_frame, resize_image, to_model
+from videollava_cli.prompt import Conversation, Turn
 
 if TYPE_CHECKING:
     import torch
     from transformers import VideoLlavaForConditionalGeneration
+    from videollava_cli.generation import Prompts
 
     from videollava_cli.engine import Engine
-    from videollava_cli.generation import Prompts
 
 __all__ = ["BUNDLED_FOLDER", "Conversation", "Turn"]  # beside what is below
 
@@ -80,6 +80,7 @@ def make_prompts(engine: "Engine", conversations: Sequence[Conversation], media:
     """Return a batch of prompts as our loop takes them; `media` are those of all conversations in order."""
     from videollava_cli.engine.prompting import prompt_ids
     from videollava_cli.generation import Prompts, pad_left
+
     from videollava_cli.preprocessing import pixel_values
 
     device, pixels = engine.model.device, engine.checkpoint.pixels

@@ -3,7 +3,7 @@
 import pytest
 
 from videollava_cli.engine.checkpoint import ModelSize, TextShape, model_size, needed_memory, weight_bytes
-from videollava_cli.generation import bytes_per_token
+from videollava_cli.engine.model_access import bytes_per_token
 from videollava_cli.settings import presets_folder, resolve
 
 SEVEN_B = ModelSize(14_740_000_000, TextShape(), 2056, 4096)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from videollava_cli.commands.ask import ask
-from videollava_cli.prompt import PromptStyle
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.preprocessing import Fit
+from videollava_cli.prompt import PromptStyle
 from videollava_cli.sampling import Moments, Window
 from videollava_cli.settings import (
     DEFAULTS,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from videollava_cli.console import Console
-from videollava_cli.conversation import Conversation, Turn
 from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import CheckpointError, MediaError, UsageError
+from videollava_cli.prompt import Conversation, Turn
 
 QUIET = Console(is_quiet=True)
 LONG = Conversation((Turn("word " * 5000),))
