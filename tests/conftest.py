@@ -9,8 +9,9 @@ from make_checkpoint import make_checkpoint
 
 from videollava_cli.engine.startup import load
 from videollava_cli.preprocessing import PixelSettings
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.sampling import Window
+from videollava_cli.settings import Settings
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("suite")
@@ -56,7 +57,7 @@ def pixels():
 @pytest.fixture
 def reader():
     """Make a reader whose fetched files go away with the test."""
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         yield reader
 
 
@@ -65,7 +66,7 @@ def read(reader, pixels):
     """Find and read a medium."""
 
     def read(source, start=None, end=None):
-        return reader.read(reader.find(str(source)), pixels, Window(start, end))
+        return reader.read(reader.find(str(source)), pixels, sampling=Window(start, end))
 
     return read
 

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from container import enter_container
 from conversations import collected
 
 from videollava_cli.engine import MAX_CPU_SEQS, Request
+from videollava_cli.engine.checkpoint import model_size, needed_memory
 from videollava_cli.engine.startup import load
 from videollava_cli.errors import UsageError
 from videollava_cli.prompt import one_question
-from videollava_cli.reader import MediaReader
-from videollava_cli.settings import for_one_answer
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings, for_one_answer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 QUESTIONS = ("What happens?", "What color is it?", "How many shapes are there, and where?")
@@ -20,7 +22,7 @@ GREEDY = {"max_new_tokens": 12}
 
 
 def requests_about(engine, names, questions, **options):
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         media = [reader.read(reader.find(str(EXAMPLES / name)), engine.checkpoint.pixels) for name in names]
     settings = for_one_answer(engine.settings, options)
     return [
@@ -141,11 +143,14 @@ def test_memory_that_does_not_suffice_for_one_is_an_error_of_each(tiny):
     assert engine.max_num_seqs == 1
 
 
-def test_number_of_sequences_follows_from_the_memory_that_is_free(small):
-    enormous = replace(small.checkpoint, shape=replace(small.checkpoint.shape, num_layers=10**7))
+def test_number_of_sequences_follows_from_the_memory_that_a_container_leaves(small, tmp_path, monkeypatch):
+    need = needed_memory(model_size(small.checkpoint), small.settings, 32).answer
+    numbers = []
+    for num_answers in (1000, 4, 0):
+        enter_container(tmp_path, monkeypatch, limit=2**30 + 4 * need * num_answers // 3, used=2**30)
+        numbers.append(replace(small).max_num_seqs)
 
-    assert small.max_num_seqs == MAX_CPU_SEQS
-    assert replace(small, checkpoint=enormous).max_num_seqs == 1
+    assert numbers == [MAX_CPU_SEQS, 4, 1]
 
 
 def test_four_bits_answer_in_batches_too():

@@ -9,7 +9,9 @@ import faults
 import pytest
 from benchmarks import batch_clips
 
-from videollava_cli.reader import MediaReader
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUND = faults.Round("broken", 0, 8, 1)
@@ -61,12 +63,12 @@ def test_clips_of_the_benchmark_are_mixed_and_say_what_they_are(tmp_path):
     assert sum(clip.is_vp9 for clip in clips) == 16
 
     batch_clips.encode(clips[0], tmp_path / clips[0].name)
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         assert reader.find(str(tmp_path / clips[0].name)).form == "video"
 
 
 def test_documented_loop_gives_the_same_answer():
-    command = [sys.executable, "-m", "benchmarks.documented_loop", "tiny", "What happens?", "64"]
+    command = [sys.executable, "-m", "benchmarks.documented", "loop", BUNDLED_FOLDER / "tiny", "What happens?", "64"]
 
     done = subprocess.run(
         [*command, ROOT / "examples" / "ring-moves-up.mp4", ROOT / "examples" / "star-grows.webm"],

@@ -1,19 +1,17 @@
 """How `vllava chat` begins: media found and read, the engine loaded, a conversation taken up."""
 
-import os
 from dataclasses import dataclass
 
 from videollava_cli.chat.session import Session
 from videollava_cli.chat.showing import read_again, source_of
 from videollava_cli.chat.transcript import Source, Transcript
 from videollava_cli.console import Console
-from videollava_cli.engine import Engine, prompt_encoder
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
-from videollava_cli.engine.startup import BackgroundReading, load_engine
+from videollava_cli.engine import Engine
+from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
+from videollava_cli.engine.startup import start_engine
 from videollava_cli.media import Medium
-from videollava_cli.prompt import PromptEncoder, one_question
-from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
+from videollava_cli.prompt import one_question
+from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
 
@@ -36,26 +34,17 @@ def begin(beginning: Beginning, console: Console) -> Session:
         GenerationError: If it does not fit the memory.
     """
     settings = beginning.settings
-    if console.is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in beginning.names]
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
+        with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
             with console.status("Starting"):
-                encoder = _checked_encoder(settings, checkpoint)
                 shown_before = _read_again(beginning.transcript, settings, checkpoint, console)
-                kinds = [*(source.kind for source in shown_before), *(each.kind for each in found)]
-                encoder.encode(one_question(kinds, "?", settings))  # media that fill the context are refused
-            if missing_shards(checkpoint):
-                reading.result()  # a damaged clip is told before gigabytes are fetched
-                fetch_weights(checkpoint, offline=settings.offline)
-            reading.raise_if_failed()
-            with console.status(f"Loading {settings.model}"):
-                engine = load_engine(settings, checkpoint, encoder, tell=console.notice)
-            media = reading.result()
+            kinds = [*(source.kind for source in shown_before), *(each.kind for each in found)]
+            shortest = one_question(kinds, "?", settings)
+            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=ahead)
+            media = ahead.result()
     console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
     if media:
         console.media_notices(media, settings)
@@ -63,14 +52,6 @@ def begin(beginning: Beginning, console: Console) -> Session:
     for name, medium in zip(beginning.names, media, strict=True):
         session.show(source_of(name, medium, settings), medium)
     return session
-
-
-def _checked_encoder(settings: Settings, checkpoint: Checkpoint) -> PromptEncoder:
-    """Load the tokenizer after refusing what the machine cannot do."""
-    from videollava_cli.engine.loading import check_machine, load_tokenizer
-
-    check_machine(settings)
-    return prompt_encoder(checkpoint, load_tokenizer(checkpoint))
 
 
 def _read_again(

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from videollava_cli.engine.checkpoint import Checkpoint, model_size
-from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory
 from videollava_cli.engine.request import Chunk, FinishReason, Request, Usage, in_order
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.prompt import Conversation, PromptEncoder, one_question
-from videollava_cli.sampling import Sampling, sampling_from
+from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
@@ -119,8 +118,7 @@ class Engine:
             MediaError: If a medium cannot be read.
         """
         settings = for_one_answer(self.settings, options)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        read = [self._medium(medium, sampling) for medium in media]
+        read = [self._medium(medium, settings.sampling) for medium in media]
         conversation = one_question([medium.kind for medium in read], question, settings)
         return self.stream(conversation, read, settings)
 

@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import VideoLlavaForConditionalGeneration
 
+from videollava_cli.machine import free_memory
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, pixel_values
 
@@ -83,11 +83,5 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much memory is free on a device, in bytes; a guess where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = (line.split() for line in meminfo.read_text().splitlines())
-        return next(int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:")
-    return 4 << 30
+    """Return how much memory is free on a device, in bytes; on a CPU, within a container's limits."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()

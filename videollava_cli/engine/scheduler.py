@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from videollava_cli.engine.caches import CachedPrefix
+from videollava_cli.engine.checkpoint import TEXT_TOKENS
 from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch
-from videollava_cli.engine.memory import TEXT_TOKENS
 from videollava_cli.engine.model_access import bytes_per_token, end_of_answer_ids, is_out_of_memory, takes_any_mask
 from videollava_cli.engine.request import Chunk, Request
 from videollava_cli.engine.sequence import Sequence, num_shared, num_shared_keys
