@@ -5,6 +5,7 @@ run in processes whose imports are measured, or where a library is missing.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,19 +14,18 @@ from numpy.typing import NDArray
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, resize_frame, resize_image, to_model
-from videollava_cli.prompt import Conversation, Turn
+from videollava_cli.prompt import Conversation, EncodedPrompt, Turn
 
 if TYPE_CHECKING:
     import torch
     from transformers import VideoLlavaForConditionalGeneration
-    from videollava_cli.generation import Prompts
 
     from videollava_cli.engine import Engine
 
 __all__ = ["BUNDLED_FOLDER", "Conversation", "Turn"]  # beside what is below
 
 Pixels = NDArray[np.uint8]
-Steps = Literal["growing", "fixed"]  # on a cache that grows, or in one shape, which a CUDA card records
+Steps = Literal["dynamic", "static"]  # on a KV cache that grows, or of one shape, which a CUDA card captures
 
 # The image processor's settings of LanguageBind/Video-LLaVA-7B-hf, from its preprocessor_config.json.
 SIDE = 224  # pixels
@@ -71,88 +71,116 @@ def images_and_clips(media: Sequence[Medium]) -> tuple[list[Pixels], list[Pixels
 
 def prompt_text(engine: "Engine", conversation: Conversation) -> str:
     """Return the prompt, one placeholder a medium."""
-    from videollava_cli.engine import prompting
-
-    return prompting.prompt_text(conversation, engine.tokenizer)
+    return engine.encoder.text(conversation)
 
 
-def make_prompts(engine: "Engine", conversations: Sequence[Conversation], media: Sequence[Medium]) -> "Prompts":
-    """Return a batch of prompts as our loop takes them; `media` are those of all conversations in order."""
-    from videollava_cli.engine.prompting import prompt_ids
-    from videollava_cli.generation import Prompts, pad_left
-
-    from videollava_cli.preprocessing import pixel_values
-
-    device, pixels = engine.model.device, engine.checkpoint.pixels
-    rows = [prompt_ids(prompt_text(engine, each), engine.tokenizer, engine.checkpoint) for each in conversations]
-    tensors = [pixel_values(np.stack(p), pixels).to(device) if p else None for p in images_and_clips(media)]
-    return Prompts(*pad_left(rows, engine.tokenizer.pad_token_id, device), *tensors)
+def with_static_decode(engine: "Engine") -> "Engine":
+    """Return an engine with static decode on any device; its caches are its own."""
+    return replace(engine, static_decode=True)
 
 
-def make_noise_prompts(ids: "torch.Tensor", pixels: "torch.Tensor") -> "Prompts":
-    """Return prompts of ids, int64 (B, T), about a clip a row: pixel values, (B, 8, 3, S, S)."""
-    from videollava_cli.generation import Prompts
+def answer_ids(
+    engine: "Engine",
+    asked: Sequence[tuple[Conversation, tuple[Medium, ...]]],
+    max_new_tokens: int,
+    **sampling: Any,
+) -> list[list[int]]:
+    """Return the ids of answers given as one batch with nothing cached, with the ids that end them."""
+    from videollava_cli.engine import Request
 
-    return Prompts(ids, ids.new_ones(ids.shape), pixel_values_videos=pixels)
+    settings = replace(engine.settings, max_new_tokens=max_new_tokens, **sampling)
+    ids: dict[Request, list[int]] = {Request(*each, settings): [] for each in asked}
+    engine.clear_cache()
+    for request, chunk in engine.answer(list(ids), max_num_seqs=len(asked)):
+        ids[request] += chunk.token_ids
+    return list(ids.values())
+
+
+def answer_texts(
+    engine: "Engine", asked: Sequence[tuple[Conversation, tuple[Medium, ...]]], max_new_tokens: int, **sampling: Any
+) -> list[str]:
+    """Return the texts of answers as `vllava ask` gives them to several questions."""
+    from videollava_cli.engine import Request
+
+    settings = replace(engine.settings, max_new_tokens=max_new_tokens, **sampling)
+    texts = {Request(*each, settings): "" for each in asked}
+    for request, chunk in engine.answer(list(texts)):
+        texts[request] += chunk.text
+    return list(texts.values())
 
 
 def generate_ids(
     model: "VideoLlavaForConditionalGeneration",
-    prompts: "Prompts",
+    token_ids: Sequence[int],
+    pixel_values: "torch.Tensor",
     max_new_tokens: int,
     *,
     steps: Steps | None = None,
-    end_ids: frozenset[int] = frozenset(),
+    capture: Any = None,
     **sampling: Any,
-) -> Iterator[dict[int, int]]:
-    """Yield the next id of each row that has not ended, from our loop; without `steps` it chooses the way itself."""
-    from videollava_cli import generation
+) -> Iterator[list[int]]:
+    """Yield the next id of each row of a batch, as the scheduler has them generated; no id ends an answer.
 
-    decoding = generation.Decoding((max_new_tokens,) * len(prompts.input_ids), end_ids, **sampling)
-    chosen = generation.Steps[steps.upper()] if steps else None
-    yield from generation.generate(model, prompts, decoding, chosen)
+    Args:
+        model: The model.
+        token_ids: Of the prompt, which is that of all rows.
+        pixel_values: Of a clip a row, (B, 8, 3, S, S).
+        max_new_tokens: Of each row.
+        steps: How steps run; by default as is best for the device.
+        capture: How static steps are captured, in place of a CUDA graph.
+        sampling: Settings that say how to sample.
+    """
+    import torch
+
+    from videollava_cli.engine import Request
+    from videollava_cli.engine.caches import CachedPrefix
+    from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, ModelRunner
+    from videollava_cli.engine.kv_cache import KVCache
+    from videollava_cli.engine.sequence import Sequence as EngineSequence
+    from videollava_cli.settings import Settings
+
+    runner = ModelRunner(model, static_decode=None if steps is None else steps == "static", capture=capture)
+    batch, num_rows = DecodeBatch(runner), len(pixel_values)
+    request = Request(Conversation((Turn("?"),)), (), Settings(max_new_tokens=max_new_tokens, **sampling))
+    num_reserved = len(token_ids) + (min(max_new_tokens, STEPS_AHEAD) if runner.is_static else 1)
+    for number, clip in enumerate(pixel_values):
+        sequence = EngineSequence(number, request, EncodedPrompt("", tuple(token_ids)), 1 << 20)
+        with torch.inference_mode():
+            features = model.model.get_video_features(clip[None]).pooler_output.flatten(0, 1)
+        prefix = CachedPrefix(KVCache(model.config), [])
+        (batch.cache if num_rows > 1 else prefix.cache).reserve(num_rows, num_reserved)
+        batch.join(runner.prefill(prefix, [sequence], [features]), adopt=num_rows == 1)
+    for _ in range(max_new_tokens):
+        tokens = batch.next_tokens()
+        for sequence, token in tokens:
+            sequence.token_ids.append(token)
+        yield [token for _, token in tokens]
 
 
 def end_of_answer_ids(model: "VideoLlavaForConditionalGeneration") -> frozenset[int]:
     """Return the ids that end an answer."""
-    from videollava_cli import generation
+    from videollava_cli.engine import model_access
 
-    return generation.end_of_answer_ids(model)
+    return model_access.end_of_answer_ids(model)
 
 
 def text_of(engine: "Engine", ids: Sequence[int]) -> str:
     """Return the text that ids are streamed as."""
-    from videollava_cli.generation import Detokenizer
+    from videollava_cli.engine.sequence import Detokenizer
 
     detokenizer = Detokenizer(engine.tokenizer)
     return "".join([*(detokenizer.add(token) for token in ids), detokenizer.finish()])
 
 
-def use_fixed_steps(engine: "Engine") -> None:
-    """Let an engine answer in steps of one shape on any device."""
-    from videollava_cli.generation import Steps
-
-    engine._runner.steps = Steps.FIXED
-
-
-def answers_of_batch(engine: "Engine", asked: Sequence[tuple[Conversation, Medium]]) -> list[str]:
-    """Return the answers to conversations about a medium each, answered as one batch of `vllava batch`."""
-    from videollava_cli.engine.batch import Answer, Request, answer_batch
-
-    answers = answer_batch(engine, [Request(conversation, (medium,)) for conversation, medium in asked])
-    assert all(isinstance(answer, Answer) for answer in answers), "the prompts fit the context"
-    return [answer.text for answer in answers if isinstance(answer, Answer)]
-
-
 def cache_bytes_per_token(model: "VideoLlavaForConditionalGeneration") -> int:
     """Return how many bytes a token takes in the KV cache."""
-    from videollava_cli.generation import bytes_per_token
+    from videollava_cli.engine.model_access import bytes_per_token
 
     return bytes_per_token(model)
 
 
 def cache_capacity(num_tokens: int) -> int:
     """Return for how many tokens the KV cache reserves memory when it must hold so many."""
-    from videollava_cli.generation.caching import rounded_up
+    from videollava_cli.engine.kv_cache import rounded_up
 
     return rounded_up(num_tokens)

@@ -8,8 +8,8 @@ whole pictures. Random weights in the 7B's token geometry, fp32, on the CPU; nf4
 Then every case is asked turn by turn of an engine that keeps what it ran, of the engine made to forget it, and of
 `model.generate` over the whole prompt; and conversations about the same media are answered together and alone.
 
-Steps of one shape, which a CUDA card records, are held against `model.generate` as well, batched, in every mode, and
-answer conversations together.
+Static decode, as a CUDA card captures it, is held against `model.generate` as well, batched, in every mode, and
+answers conversations together.
 
 In a batch the same numbers are summed in another order, so that 16 bits round them otherwise, and where two tokens are
 about as likely the other one may win. How often that happens is printed, and decides nothing.
@@ -90,7 +90,7 @@ def main() -> int:
             "equal to model.generate": list(compare_all(Path(folder))),
             "cached equal to uncached and to model.generate": list(compare_cached(Path(folder))),
             "together equal to alone": list(compare_together(Path(folder))),
-            "fixed steps equal to growing ones and to model.generate": list(compare_fixed(Path(folder))),
+            "static decode equal to dynamic and to model.generate": list(compare_static(Path(folder))),
         }
     for title, outcomes in kinds.items():
         for outcome in outcomes:
@@ -183,7 +183,7 @@ def compare_cached(checkpoint: Path) -> Iterator[Outcome]:
     asked = [turn for case in make_cases(keeping) for turn in turn_by_turn(case)]
     for case in [*asked, *reversed(asked)]:
         cached = engine_text(keeping, case)
-        forgetful.forget()
+        forgetful.clear_cache()
         yield Outcome(f"cached against uncached: {case.name}", cached, engine_text(forgetful, case))
         yield Outcome(f"cached against generate: {case.name}", cached, reference_text(forgetful, case))
 
@@ -200,34 +200,30 @@ def compare_together(checkpoint: Path) -> Iterator[Outcome]:
         for cases in about.values():
             alone = []
             for case in cases:
-                engine.forget()
+                engine.clear_cache()
                 alone.append(engine_text(engine, case, options))
-            engine.forget()
+            engine.clear_cache()
             for state in ("nothing kept", "kept"):
                 together = engine_texts(engine, cases, options)
                 yield from _outcomes(f"together, {mode}, {state}", cases, together, alone)
 
 
-def compare_fixed(checkpoint: Path) -> Iterator[Outcome]:
-    """Answer with steps of one shape: batches of different lengths, and conversations about the same media."""
+def compare_static(checkpoint: Path) -> Iterator[Outcome]:
+    """Answer with static decode: batches of different lengths, and conversations about the same media."""
     engine = load(str(checkpoint), device="cpu")
+    static = internals.with_static_decode(engine)
     cases = make_cases(engine)
     for mode, options in MODES.items():
         if mode == "nf4":
             continue
         for first in range(0, len(cases), 4):
             several = cases[first : first + 4]
-            ours = our_ids(engine, several, options, "fixed")
-            if mode == "sampled":  # as above
-                others = our_ids(engine, several, options, "growing")
-            else:
-                others = reference_ids(engine, several, options)
-            yield from _outcomes(f"fixed, {mode}, batch", several, ours, others)
+            others = our_ids if mode == "sampled" else reference_ids  # as above
+            pairs = our_ids(static, several, options), others(engine, several, options)
+            yield from _outcomes(f"static, {mode}, batch", several, *pairs)
     asked = [turn for case in (cases[4], cases[12]) for turn in turn_by_turn(case)]
     alone = [engine_text(engine, case) for case in asked]
-    engine.forget()
-    internals.use_fixed_steps(engine)
-    yield from _outcomes("fixed, turn by turn", asked, [engine_text(engine, case) for case in asked], alone)
+    yield from _outcomes("static, turn by turn", asked, [engine_text(static, case) for case in asked], alone)
 
 
 def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = None) -> str:
@@ -237,11 +233,9 @@ def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = Non
 
 def engine_texts(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[str]:
     """Return the texts that an engine streams when it is asked cases about the same media together."""
-    settings = replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS, **options)
-    texts = [""] * len(cases)
-    for number, chunk in engine.stream_together([case.conversation for case in cases], cases[0].media, settings):
-        texts[number] += chunk.text
-    return texts
+    return internals.answer_texts(
+        engine, [(case.conversation, case.media) for case in cases], NUM_NEW_TOKENS, **options
+    )
 
 
 def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str, Any]) -> list[Outcome]:
@@ -254,18 +248,10 @@ def _outcomes(title: str, cases: Sequence[Case], ours: Sequence[Any], others: Se
         yield Outcome(f"{title}: {case.name}", one, other)
 
 
-def our_ids(
-    engine: Engine, cases: Sequence[Case], options: dict[str, Any], steps: internals.Steps | None = None
-) -> list[list[int]]:
-    """Return the ids that our loop generates for a batch of cases, end-of-answer ids included."""
-    media = [medium for case in cases for medium in case.media]
-    prompts = internals.make_prompts(engine, [case.conversation for case in cases], media)
+def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
+    """Return the ids that the engine generates for a batch of cases, end-of-answer ids included."""
     sampling = {key: value for key, value in options.items() if key != "load_4bit"}
-    end_ids = internals.end_of_answer_ids(engine.model)
-    tokens = list(
-        internals.generate_ids(engine.model, prompts, NUM_NEW_TOKENS, steps=steps, end_ids=end_ids, **sampling)
-    )
-    return [[step[row] for step in tokens if row in step] for row in range(len(cases))]
+    return internals.answer_ids(engine, [(case.conversation, case.media) for case in cases], NUM_NEW_TOKENS, **sampling)
 
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
@@ -303,11 +289,12 @@ def count_equal_in_batch(dtype: str) -> tuple[int, int]:
     media = [engine.read(str(path), Window()) for path in paths]
     # Neighbours are about different examples.
     asked = [
-        (Conversation.about([medium.kind], (Turn(question),)), medium) for question in QUESTIONS for medium in media
+        (Conversation.about([medium.kind], (Turn(question),)), (medium,)) for question in QUESTIONS for medium in media
     ]
     batches = [asked[first : first + BATCH_SIZE] for first in range(0, len(asked), BATCH_SIZE)]
-    batched = [text for batch in batches for text in internals.answers_of_batch(engine, batch)]
-    alone = [internals.answers_of_batch(engine, [each])[0] for each in asked]
+    max_new_tokens = engine.settings.max_new_tokens
+    batched = [ids for batch in batches for ids in internals.answer_ids(engine, batch, max_new_tokens)]
+    alone = [internals.answer_ids(engine, [each], max_new_tokens)[0] for each in asked]
     return sum(one == other for one, other in zip(batched, alone, strict=True)), len(asked)
 
 

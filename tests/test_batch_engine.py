@@ -148,7 +148,7 @@ def test_number_of_sequences_follows_from_the_memory_that_a_container_leaves(sma
     numbers = []
     for num_answers in (1000, 4, 0):
         enter_container(tmp_path, monkeypatch, limit=2**30 + 4 * need * num_answers // 3, used=2**30)
-        numbers.append(small.max_num_seqs)
+        numbers.append(replace(small).max_num_seqs)
 
     assert numbers == [MAX_CPU_SEQS, 4, 1]
 

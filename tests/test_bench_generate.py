@@ -6,7 +6,6 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import internals
 import pytest
 import torch
 from benchmarks import card, generate, gpu, nf4
@@ -97,7 +96,7 @@ def test_prefill_of_the_7b_takes_two_operations_a_weight_and_token():
 
 def test_difference_is_found_with_its_gap(model):
     workload = generate.make_workload(model, "mini", 1, 6)
-    ids = [step[0] for step in internals.generate_ids(model, workload.prompts, 6)]
+    ids = [step[0] for step in workload.generate("dynamic")]
 
     assert generate.first_difference(workload) is None
     difference = generate.difference_of(workload, [*ids[:3], (ids[3] + 1) % 500, *ids[4:]], ids)

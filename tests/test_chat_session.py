@@ -41,7 +41,7 @@ class ScriptedEngine:
             yield Chunk(word)
         yield Chunk("", "stop", Usage(1, 0, 1, 0.1, 0.1))
 
-    def forget(self):
+    def clear_cache(self):
         """Forget what was asked."""
         self.given.clear()
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import parity
 import pytest
 import torch
-from benchmarks.loops import first_difference, generated, make_model, make_workload
+from benchmarks.generate import first_difference, make_model, make_workload
 from conversations import about, collected_ids, noise_clip, requests_about
+from internals import generate_ids
 
 from videollava_cli import load
 from videollava_cli.engine import Request
 from videollava_cli.engine.cuda_graph import capture_graph
-from videollava_cli.engine.generate import ModelRunner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -104,7 +104,10 @@ def test_captured_steps_give_the_very_numbers_of_steps_that_are_not(attention):
     def refuse(work, device):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    captured, eager = (list(generated(ModelRunner(model, capture=each), workload)) for each in (capture, refuse))
+    captured, eager = (
+        list(generate_ids(model, workload.token_ids, workload.pixel_values, 256, capture=each))
+        for each in (capture, refuse)
+    )
 
     assert [type(graph) for graph in graphs] == [torch.cuda.CUDAGraph]
     assert captured == eager
@@ -119,7 +122,7 @@ def test_fp16_tokens_of_static_and_dynamic_decode_differ_by_rounding_alone():
 @pytest.mark.parametrize("options", MODES)
 def test_captured_steps_wait_for_nothing_but_their_tokens(whole, options):
     workload = make_workload(whole.model, "small", 2, 20)
-    steps = generated(whole.runner, replace(workload, settings=replace(whole.settings, **options)))
+    steps = generate_ids(whole.model, workload.token_ids, workload.pixel_values, 20, **options)
     for _ in range(4):
         next(steps)
 

@@ -1,4 +1,4 @@
-"""The table `generate`: tokens a second of our loop, with growing and with fixed steps, against `model.generate`.
+"""The table `generate`: tokens a second of our loop, with dynamic and with static decode, against `model.generate`.
 
 All sides get the same ids and pixel values, and answer in turn. `model.generate` runs on the cache that it takes by
 itself, a `DynamicCache`. Seconds to the first token are those of the vision tower and the prefill.
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from internals import Steps, generate_ids, make_noise_prompts
+from internals import Steps, generate_ids
 from make_checkpoint import GEOMETRIES, make_config, make_tokenizer
 from transformers import AutoModelForImageTextToText, VideoLlavaForConditionalGeneration
 from transformers.generation.streamers import BaseStreamer
@@ -22,9 +22,6 @@ from benchmarks import table
 from benchmarks.table import Record, in_turn, spread
 from videollava_cli.engine.loading import choose_device, choose_dtype, quiet_libraries
 from videollava_cli.media import NUM_FRAMES
-
-if TYPE_CHECKING:
-    from videollava_cli.generation import Prompts
 
 QUESTION = "USER: <video>\nWhat happens in this video? ASSISTANT:"
 REFERENCE = "model.generate"
@@ -38,13 +35,26 @@ COLUMNS: tuple[table.Column, ...] = (
 
 
 class Workload(NamedTuple):
-    """Answers of so many tokens to a question about clips of noise: a row, a prompt and a clip for each answer."""
+    """Answers of so many tokens to a question about clips of noise, pixel values (B, 8, 3, S, S): a row a clip."""
 
     model: VideoLlavaForConditionalGeneration
-    prompts: "Prompts"
-    num_rows: int
-    num_prompt_tokens: int
+    token_ids: tuple[int, ...]
+    pixel_values: torch.Tensor
     num_new_tokens: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many answers are given at once."""
+        return len(self.pixel_values)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """How many tokens a prompt has."""
+        return len(self.token_ids)
+
+    def generate(self, steps: Steps) -> Iterator[list[int]]:
+        """Yield the next id of each row, from our loop."""
+        return generate_ids(self.model, self.token_ids, self.pixel_values, self.num_new_tokens, steps=steps)
 
 
 Side = Callable[[Workload], list[float]]  # runs a workload; returns seconds from its start to each token
@@ -67,7 +77,7 @@ def print_table(options: argparse.Namespace) -> None:
     millions = sum(tensor.numel() for tensor in model.parameters()) / 1e6
     weights = f"{options.geometry}: {millions:.0f} M random weights, {dtype}, on {device}"
     software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    sides: dict[str, Side] = {"growing": ours("growing"), "fixed": ours("fixed"), REFERENCE: of_transformers}
+    sides: dict[str, Side] = {"dynamic": ours("dynamic"), "static": ours("static"), REFERENCE: of_transformers}
     printed = table.Table(options, COLUMNS, table.machine_line(options, software, weights))
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
@@ -92,12 +102,12 @@ def make_workload(
 ) -> Workload:
     """Make clips of noise and the prompts about them, of `NUM_FRAMES` frames each."""
     text = QUESTION.replace("<video>", "<video>" * model.config.video_seq_length)
-    ids = torch.tensor([make_tokenizer(geometry)(text)["input_ids"]] * num_rows, device=model.device)
+    ids = tuple(make_tokenizer(geometry)(text)["input_ids"])
     vision: Any = model.config.vision_config
     side = vision.image_size
     torch.manual_seed(1)
     pixels = torch.randn(num_rows, NUM_FRAMES, 3, side, side, dtype=model.dtype, device=model.device)
-    return Workload(model, make_noise_prompts(ids, pixels), num_rows, ids.shape[1], num_new_tokens)
+    return Workload(model, ids, pixels, num_new_tokens)
 
 
 def ours(steps: Steps) -> Side:
@@ -105,8 +115,7 @@ def ours(steps: Steps) -> Side:
 
     def run(workload: Workload) -> list[float]:
         began = time.perf_counter()
-        ids = generate_ids(workload.model, workload.prompts, workload.num_new_tokens, steps=steps)
-        return [time.perf_counter() - began for _ in ids]
+        return [time.perf_counter() - began for _ in workload.generate(steps)]
 
     return run
 
@@ -114,12 +123,12 @@ def ours(steps: Steps) -> Side:
 def of_transformers(workload: Workload) -> list[float]:
     """Run `model.generate`, on the cache that it takes by itself."""
     clock = Clock()
-    prompts = workload.prompts
+    ids = torch.tensor([workload.token_ids] * workload.num_rows, device=workload.model.device)
     with quiet_libraries():
         workload.model.generate(  # type: ignore[misc]
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            pixel_values_videos=prompts.pixel_values_videos,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values_videos=workload.pixel_values,
             do_sample=False,
             max_new_tokens=workload.num_new_tokens,
             streamer=clock,
@@ -186,13 +195,9 @@ class Difference:
 
 
 def first_difference(workload: Workload) -> Difference | None:
-    """Return where fixed steps and growing ones part in the first row; None if they never do."""
-    ways: tuple[Steps, Steps] = ("fixed", "growing")
-    fixed, growing = (
-        [ids[0] for ids in generate_ids(workload.model, workload.prompts, workload.num_new_tokens, steps=steps)]
-        for steps in ways
-    )
-    return difference_of(workload, fixed, growing)
+    """Return where static and dynamic decode part in the first row; None if they never do."""
+    static = [ids[0] for ids in workload.generate("static")]
+    return difference_of(workload, static, [ids[0] for ids in workload.generate("dynamic")])
 
 
 @torch.inference_mode()
@@ -201,17 +206,15 @@ def difference_of(workload: Workload, one: list[int], other: list[int]) -> Diffe
 
     The gap is that of one forward pass over the prompt and all tokens that both agree on.
     """
-    model, prompts = workload.model, workload.prompts
+    model = workload.model
     at = next((number for number, ids in enumerate(zip(one, other, strict=True)) if len(set(ids)) > 1), None)
     if at is None:
         return None
-    assert prompts.pixel_values_videos is not None
-    agreed = torch.tensor([one[:at]], dtype=torch.int64, device=model.device)
-    ids = torch.cat([prompts.input_ids[:1], agreed], dim=1)
+    ids = torch.tensor([[*workload.token_ids, *one[:at]]], device=model.device)
     output = model(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values_videos=prompts.pixel_values_videos[:1],
+        pixel_values_videos=workload.pixel_values[:1],
         logits_to_keep=1,
     )
     first, second = (float(output.logits[0, -1, answer[at]]) for answer in (one, other))

@@ -26,9 +26,9 @@ from benchmarks.generate import REFERENCE, Side, Workload, make_model, make_work
 from benchmarks.table import Record
 from videollava_cli.engine.loading import choose_device
 
-NUM_EQUAL = 256  # tokens that fixed and growing steps are compared over
+NUM_EQUAL = 256  # tokens that static and dynamic decode are compared over
 MAX_EAGER_ROWS = 8  # eager attention has all scores of a prefill in memory: 40 GB for 32 clips
-FIXED = "ours, fixed steps"
+STATIC = "ours, static decode"
 COLUMNS: tuple[table.Column, ...] = (
     ("", "<", lambda fact: fact["name"]),
     ("", ">", lambda fact: "" if fact["value"] is None else f"{fact['value']:.4g}"),
@@ -111,11 +111,11 @@ def _generating(
 ) -> Iterator[Fact]:
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
-        sides: dict[str, Side] = {FIXED: ours("fixed"), "ours, growing steps": ours("growing")}
+        sides: dict[str, Side] = {STATIC: ours("static"), "ours, dynamic decode": ours("dynamic")}
         rows = list(generate.measure(workload, sides | {REFERENCE: of_transformers}, options.runs))
         if batch <= MAX_EAGER_ROWS:
             model.set_attn_implementation("eager")
-            rows += generate.measure(workload, {f"{FIXED}, eager attention": ours("fixed")}, options.runs)
+            rows += generate.measure(workload, {f"{STATIC}, eager attention": ours("static")}, options.runs)
             model.set_attn_implementation("sdpa")
         for row in generate.with_ratios(rows):
             yield from _facts(f"{name}, {batch} at once, {row['side']}", workload, row, limits)
@@ -136,7 +136,7 @@ def _facts(name: str, workload: Workload, row: Record, limits: Limits) -> Iterat
 
 def _equality(workload: Workload) -> Iterator[Fact]:
     difference = generate.first_difference(workload)
-    name = f"fixed and growing steps, equal tokens of {NUM_EQUAL}"
+    name = f"static and dynamic decode, equal tokens of {NUM_EQUAL}"
     if difference is None:
         yield Fact(name, NUM_EQUAL, "tokens")
         return

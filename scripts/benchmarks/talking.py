@@ -26,6 +26,7 @@ from transformers import VideoLlavaImageProcessor
 from benchmarks import documented, table
 from benchmarks.table import Record, spread
 from videollava_cli import Engine, load
+from videollava_cli.engine import Request
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.media import NUM_FRAMES, Medium
 from videollava_cli.settings import Settings
@@ -115,7 +116,7 @@ def _measure_chat(talk: Talk, runs: int) -> dict[int, Record]:
     """Hold a conversation of ten turns so many times, after one that does not count; return the turns shown."""
     rows: dict[int, Record] = {turn: {"ours": [], "documented": []} for turn in SHOWN_TURNS}
     for run in range(runs + 1):
-        talk.engine.forget()
+        talk.engine.clear_cache()
         seconds = [_first_token_seconds(talk, turn) for turn in range(1, SHOWN_TURNS[-1] + 1)]
         for turn, row in rows.items():
             documented = talk.documented_seconds(_conversation(talk, turn), max_new_tokens=1)
@@ -144,9 +145,9 @@ def _measure_questions(talk: Talk, runs: int) -> dict[int, Record]:
     for run in range(runs + 1):
         for count, row in rows.items():
             conversations = [talk.conversation([Turn(question)]) for question in QUESTIONS[:count]]
-            talk.engine.forget()
+            talk.engine.clear_cache()
             began = time.perf_counter()
-            for _ in talk.engine.stream_together(conversations, [talk.clip], talk.settings):
+            for _ in talk.engine.answer([Request(each, (talk.clip,), talk.settings) for each in conversations]):
                 pass
             ours = time.perf_counter() - began
             if not run and count > 1:
