@@ -174,6 +174,15 @@ def test_question_that_cannot_be_answered_fails_and_the_others_do_not():
     assert by_question["short"].answer.text == "short"
 
 
+def test_stats_tell_to_how_many_questions_at_once_full_memory_brought_the_engine():
+    engine, stats = ScriptedEngine(), BatchStats(batch_size=100)
+    engine.seq_limit = 50
+
+    list(answered(engine, outcomes_about("a", "What?"), stats, max_num_seqs=100))
+
+    assert stats.batch_size == 50
+
+
 def test_stats_count_items_and_clips_and_files():
     stats = BatchStats(num_items=10, num_there_before=2, num_failed_before=1)
     answer = Chunk("Yes.", "stop", USAGE)

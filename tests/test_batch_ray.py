@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -46,19 +47,21 @@ sys.addaudithook(kill_who_opens_it)
 
 
 @pytest.fixture(scope="session")
-def two_nodes(tmp_path_factory):
-    """Start two Ray nodes with a CPU each, which report to nobody and notice soon when one is gone.
-
-    A process of theirs that opens a file with "deadly" in its name is killed.
-    """
+def node_environment(tmp_path_factory):
+    """Return variables of Ray nodes that report to nobody, and whose processes die when they open a deadly file."""
     hook = tmp_path_factory.mktemp("hook")
     (hook / "sitecustomize.py").write_text(DEADLY_FILES)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])]))
-        from ray.cluster_utils import Cluster
+    python_path = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": python_path}
 
-        soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+
+@pytest.fixture(scope="session")
+def two_nodes(node_environment):
+    """Start two Ray nodes with a CPU each, which notice soon when one is gone."""
+    from ray.cluster_utils import Cluster
+
+    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    with mock.patch.dict(os.environ, node_environment):
         cluster = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": soon})
         cluster.add_node(**NODE)
     yield cluster
@@ -153,10 +156,12 @@ def engine_of(node):
     return next((worker for worker in workers if "MapWorker" in " ".join(worker.cmdline())), None)
 
 
-def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle(two_nodes, start, folder):
+def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle(
+    two_nodes, node_environment, start, folder
+):
     right = copies(folder / "clips", 40)
     output = folder / "out.jsonl"
-    node = two_nodes.add_node(**NODE)
+    node = next(iter(two_nodes.worker_nodes))
     process = start("clips", "--ray", two_nodes.address, "-o", output, "--batch-size", 1, "--unordered")
     wait_for_lines(output, 8, process)
     while not engine_of(node):
@@ -166,6 +171,8 @@ def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle
     two_nodes.remove_node(node, allow_graceful=False)
     num_lines_then = output.read_bytes().count(b"\n")
     status, written, said = finished(process)
+    with mock.patch.dict(os.environ, node_environment):
+        two_nodes.add_node(**NODE)
 
     counts = Counter(json.loads(line)["id"] for line in output.read_text().splitlines())
     answers = {line["id"]: line["answer"] for line in lines_of(output.read_text())}
