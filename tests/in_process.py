@@ -42,7 +42,7 @@ def vllava(*arguments: object, stdin: bytes = b"", **environment: str) -> Done:
         status = cli.main()
     for stream in streams.values():
         stream.flush()
-    written = {name: stream.buffer.getvalue().decode() for name, stream in streams.items()}  # type: ignore[attr-defined]
+    written = {name: stream.buffer.getvalue().decode() for name, stream in streams.items()}
     return Done(int(status), **written)
 
 
