@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,18 +14,15 @@ from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.conversation import SEVERAL_MEDIA, Conversation, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.chunks import in_order
 from videollava_cli.engine.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.engine.startup import BackgroundReading, load_engine
+from videollava_cli.engine.prompting import one_question, prompt_text
+from videollava_cli.engine.startup import BackgroundReading, start_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
-from videollava_cli.reader import Found, MediaReader
+from videollava_cli.reader import MediaReader
 from videollava_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 EXAMPLES = """\b
 Examples:
@@ -116,8 +113,15 @@ def answer(request: Request, console: Console) -> None:
         find_seconds = clock.lap()
         checkpoint = find_checkpoint(settings)
         with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
-            engine, load_seconds = _load(request, found, checkpoint, reading, console)
-            media = tuple(reading.result())
+            kinds = [each.kind for each in found]
+            engine, load_seconds = start_engine(
+                settings,
+                checkpoint,
+                console,
+                conversations=[one_question(kinds, question, settings) for question in request.questions],
+                media=reading.media,
+            )
+            media = tuple(reading.media.result())
     tell_about_engine(engine, console)
     if len(media) > 1:
         console.notice(SEVERAL_MEDIA)
@@ -151,40 +155,6 @@ class Asked:
     def conversation(self) -> Conversation:
         """The question, about the media."""
         return one_question([medium.kind for medium in self.media], self.question, self.engine.settings)
-
-
-def _load(
-    request: Request, found: Sequence[Found], checkpoint: Checkpoint, reading: BackgroundReading, console: Console
-) -> tuple[Engine, float]:
-    """Load the engine; before its weights, refuse what cannot work: machine, prompt, media.
-
-    Returns:
-        The engine, and the seconds that loading took without a download.
-    """
-    clock = Clock()
-    with console.status("Starting"):
-        tokenizer = _checked_tokenizer(request, found, checkpoint)
-    seconds = clock.lap()
-    if missing_shards(checkpoint):
-        reading.result()  # a damaged clip is told before gigabytes are fetched
-        fetch_weights(checkpoint, offline=request.settings.offline)
-    reading.raise_if_failed()
-    clock.lap()
-    with console.status(f"Loading {request.settings.model}"):
-        engine = load_engine(request.settings, checkpoint, tokenizer, tell=console.notice)
-    return engine, seconds + clock.lap()
-
-
-def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer and refuse what the machine cannot do and prompts that are too long."""
-    from videollava_cli.engine.loading import check_machine, load_tokenizer
-
-    check_machine(request.settings)
-    tokenizer = load_tokenizer(checkpoint)
-    for question in request.questions:
-        conversation = one_question([medium.kind for medium in found], question, request.settings)
-        prompt_ids(prompt_text(conversation, tokenizer), tokenizer, checkpoint)
-    return tokenizer
 
 
 def _answer_all(asked: Sequence[Asked], request: Request, console: Console) -> None:

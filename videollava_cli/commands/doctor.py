@@ -40,14 +40,12 @@ def doctor(
     A problem keeps vllava ask from working; a note is worth knowing.
     """
     # What looks at the machine is imported here: other commands start without it.
-    from videollava_cli.doctor import examine, report
-    from videollava_cli.doctor.findings import find, reason_against
+    from videollava_cli.doctor import examine, show
 
     with console.status("Looking at this machine"):
-        facts = examine(settings, is_tested=self_test)
-    findings = find(facts, settings)
+        report = examine(settings, is_tested=self_test)
     if json_object:
-        console.answer(json.dumps(report.json_report(facts, findings, settings), ensure_ascii=False) + "\n")
+        console.answer(json.dumps(report, ensure_ascii=False) + "\n")
     else:
-        report.show(findings, report.last_line(facts, findings, settings), console)
-    return ExitStatus.ANSWERED if reason_against(findings) is None else ExitStatus.FAILED
+        show(report, console)
+    return ExitStatus.ANSWERED if report["works"] else ExitStatus.FAILED
