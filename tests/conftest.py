@@ -5,6 +5,7 @@ Heavy libraries are imported in fixtures: pytest-xdist's own process loads this 
 
 import gc
 import os
+import shutil
 import signal
 
 import hypothesis
@@ -105,6 +106,14 @@ def small_checkpoint(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("small")
     make_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def endless_checkpoint(small_checkpoint, tmp_path_factory):
+    """Copy the random weights; their answers end when the context is full."""
+    folder = shutil.copytree(small_checkpoint, tmp_path_factory.mktemp("endless") / "endless")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 1000000}')
     return folder
 
 

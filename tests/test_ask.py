@@ -175,9 +175,9 @@ def test_full_disk_is_told_in_one_line():
 
 
 @pytest.fixture
-def long_answer(small_checkpoint):
-    """Start an answer of random words that would take minutes, and wait for its first bytes."""
-    command = [*VLLAVA, "-m", str(small_checkpoint), "--device", "cpu", "--max-new-tokens", "100000", "--temperature"]
+def long_answer(endless_checkpoint):
+    """Start an answer of random words that fills the context."""
+    command = [*VLLAVA, "-m", str(endless_checkpoint), "--device", "cpu", "--max-new-tokens", "100000", "--temperature"]
     command += ["3", str(EXAMPLES / "triangle.jpg"), "What happens?"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     yield process
