@@ -35,9 +35,10 @@ PIXELS = PixelSettings(SIDE, SIDE, 1 / 255, CLIP_MEAN, CLIP_STD)
 
 def read(path: str, decode_threads: int | None = None) -> Medium:
     """Read a file as `vllava ask` does, at the 7B's side."""
-    from videollava_cli.reader import MediaReader
+    from videollava_cli.reader import Reader
+    from videollava_cli.settings import Settings
 
-    with MediaReader(decode_threads=decode_threads) as reader:
+    with Reader(Settings(), num_threads=decode_threads) as reader:
         return reader.read(reader.find(path), PIXELS)
 
 

@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from videollava_cli.sampling import Window
+from videollava_cli.settings import Settings
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("suite")
@@ -83,9 +84,9 @@ def pixels():
 @pytest.fixture
 def reader():
     """Make a reader whose fetched files go away with the test."""
-    from videollava_cli.reader import MediaReader
+    from videollava_cli.reader import Reader
 
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         yield reader
 
 
@@ -94,7 +95,7 @@ def read(reader, pixels):
     """Find and read a medium."""
 
     def read(source, start=None, end=None):
-        return reader.read(reader.find(str(source)), pixels, Window(start, end))
+        return reader.read(reader.find(str(source)), pixels, sampling=Window(start, end))
 
     return read
 

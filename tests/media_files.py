@@ -11,6 +11,7 @@ from PIL import Image
 LEVEL_STEP = 4  # grey levels between neighbouring frames: more than a codec's error, 64 frames at most
 WIDTH, HEIGHT = 64, 48
 UPRIGHT_CORNERS = ("red", "green", "blue", "white")  # top left, top right, bottom left, bottom right
+_encoded: dict[tuple, bytes] = {}
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
 
@@ -62,7 +63,7 @@ def write_frames(path: Path, frames, recipe: Recipe = Recipe()) -> Path:
 
 def write_video(path: Path, num_frames: int, recipe: Recipe = Recipe()) -> Path:
     """Write a video whose frames tell their index."""
-    return write_frames(path, [grey(index) for index in range(num_frames)], recipe)
+    return _write_once(path, grey, num_frames, recipe)
 
 
 def write_sound(path: Path, *, cover: bool = False) -> Path:
@@ -176,7 +177,17 @@ def drawn_indices(clip) -> list[int]:
 
 def write_drawn(path: Path, num_frames: int, recipe: Recipe = Recipe()) -> Path:
     """Write a video with the index drawn into each frame."""
-    return write_frames(path, [drawn(index) for index in range(num_frames)], recipe)
+    return _write_once(path, drawn, num_frames, recipe)
+
+
+def _write_once(path: Path, picture, num_frames: int, recipe: Recipe) -> Path:
+    """Write a video of pictures of indices; the same one is encoded once a session."""
+    key = (picture, num_frames, repr(recipe), path.suffix)
+    if key in _encoded:
+        path.write_bytes(_encoded[key])
+    else:
+        _encoded[key] = write_frames(path, [picture(index) for index in range(num_frames)], recipe).read_bytes()
+    return path
 
 
 def write_two_videos(path: Path) -> Path:

@@ -8,8 +8,9 @@ import av
 import numpy as np
 from media_files import drawn_index, drawn_indices
 
-from videollava_cli.preprocessing import shrink_frame
-from videollava_cli.reader import MediaReader
+from videollava_cli.preprocessing import resize_frame, to_model
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Reference:
     """A file, and what the plainest program makes of it: all frames in order, as the model would see them."""
 
     path: Path
-    frames: list
+    pixels: list
 
 
 def decode_all(path, pixels):
@@ -26,14 +27,16 @@ def decode_all(path, pixels):
     with av.open(str(path)) as container:
         for packet in container.demux(video=0):
             with suppress(av.error.InvalidDataError):
-                frames += [shrink_frame(frame.to_ndarray(format="rgb24"), pixels) for frame in packet.decode()]
+                frames += [
+                    to_model(frame.to_ndarray(format="rgb24"), pixels, resize_frame) for frame in packet.decode()
+                ]
     return Reference(path, frames)
 
 
 def read_with(num_threads, reference, pixels, sampling):
     """Read a file with so many threads."""
-    with MediaReader(decode_threads=num_threads) as reader:
-        return reader.read(reader.find(str(reference.path)), pixels, sampling)
+    with Reader(Settings(), num_threads=num_threads) as reader:
+        return reader.read(reader.find(str(reference.path)), pixels, sampling=sampling)
 
 
 def assert_exact(clip, reference, chosen):

@@ -12,8 +12,8 @@ from videollava_cli.engine.checkpoint import model_size, needed_memory
 from videollava_cli.engine.prompting import one_question
 from videollava_cli.engine.startup import load
 from videollava_cli.errors import MemoryFullError, UsageError
-from videollava_cli.reader import MediaReader
-from videollava_cli.settings import for_one_answer
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings, for_one_answer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 QUESTIONS = ("What happens?", "What color is it?", "How many shapes are there, and where?")
@@ -21,7 +21,7 @@ GREEDY = {"max_new_tokens": 12}
 
 
 def requests_about(engine, names, questions):
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         media = [reader.read(reader.find(str(EXAMPLES / name)), engine.checkpoint.pixels) for name in names]
     return [
         Request(one_question([medium.kind], question, engine.settings), (medium,))

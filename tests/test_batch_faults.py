@@ -10,7 +10,8 @@ import pytest
 from benchmarks import batch_clips
 
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUND = faults.Round("broken", 0, 8, 1)
@@ -62,7 +63,7 @@ def test_clips_of_the_benchmark_are_mixed_and_say_what_they_are(tmp_path):
     assert sum(clip.is_vp9 for clip in clips) == 16
 
     batch_clips.encode(clips[0], tmp_path / clips[0].name)
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         assert reader.find(str(tmp_path / clips[0].name)).form == "video"
 
 

@@ -5,13 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 
 import pytest
 
 from videollava_cli.batch import FileStamp, Item, Source
-from videollava_cli.batch.budget import Budget
 from videollava_cli.batch.folders import find_files
 from videollava_cli.batch.interrupts import Interrupts
 from videollava_cli.batch.lists import read_list, read_questions
@@ -417,25 +415,6 @@ def test_looking_at_a_file_changes_nothing(path):
 
     assert len(read_held(path).answered) == 1
     assert path.read_bytes() == before
-
-
-def test_budget_lets_a_large_share_wait_and_be_served_before_later_ones():
-    budget, order = Budget(10), []
-
-    def take(name, amount):
-        with budget.share(amount):
-            order.append(name)
-
-    with budget.share(6):
-        threads = [threading.Thread(target=take, args=args) for args in (("large", 100), ("small", 1))]
-        for thread in threads:
-            thread.start()
-            thread.join(0.1)
-        assert order == []
-    for thread in threads:
-        thread.join()
-
-    assert order == ["large", "small"]
 
 
 def test_ctrl_c_waits_for_what_is_held_and_a_second_one_does_not():

@@ -20,7 +20,7 @@ from media_files import COLORS, LEVEL_STEP, corners, write_frames, write_image, 
 from PIL import Image
 
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
-from videollava_cli.preprocessing import Fit, PixelSettings, resize_image, shrink_image
+from videollava_cli.preprocessing import Fit, PixelSettings, resize_image, to_model
 from videollava_cli.settings import presets_folder, resolve
 from videollava_cli.sheet import BACKGROUND, DIMMED, Overview, draw_sheet, make_tiles
 
@@ -254,7 +254,7 @@ def test_centre_of_each_canvas_is_what_the_model_gets(reader, pixels, tmp_path, 
     pictures = [np.roll(corners(96, 54), shift, axis=1) for shift in range(16)]
     found = reader.find(str(write_frames(tmp_path / "clip.mp4", pictures)))
 
-    canvases = reader.read(found, fitted, final_form=Overview()).pixels
+    canvases = reader.read(found, fitted, transform=Overview()).pixels
 
     side = pixels.crop_side
     assert np.array_equal(canvases[:, side : 2 * side, side : 2 * side], reader.read(found, fitted).pixels)
@@ -270,7 +270,7 @@ def test_picture_of_any_shape_is_in_its_place_on_the_canvas(height, width, fit):
 
     [tile] = make_tiles([canvas], overview, settings, [("", "")])
     seen = tile.picture.crop(tile.square).reduce(448 // 16)
-    assert np.array_equal(np.asarray(seen), shrink_image(picture, settings))
+    assert np.array_equal(np.asarray(seen), to_model(picture, settings, resize_image))
 
 
 def test_frames_of_different_sizes_share_one_shape(pixels):

@@ -15,10 +15,11 @@ from videollava_cli.preprocessing import (
     Fit,
     PixelSettings,
     pixel_values,
+    resize_frame,
+    resize_image,
     resized_shape,
     seen_box,
-    shrink_frame,
-    shrink_image,
+    to_model,
 )
 
 CONFIG = {
@@ -69,7 +70,7 @@ def transformers_values(rgb):
 def test_pixel_values_of_an_image_equal_those_of_transformers_bit_for_bit(height, width):
     rgb = picture(height, width)
 
-    ours = pixel_values(shrink_image(rgb, SETTINGS), SETTINGS)
+    ours = pixel_values(to_model(rgb, SETTINGS, resize_image), SETTINGS)
 
     assert ours.dtype == torch.float32
     assert np.array_equal(ours.numpy(), transformers_values(rgb))
@@ -83,13 +84,13 @@ def test_pixel_values_of_an_image_equal_those_of_transformers_bit_for_bit(height
 def test_frames_are_at_most_two_levels_from_transformers_image_processor(height, width):
     rgb = picture(height, width)
 
-    levels = shrink_frame(rgb, SETTINGS).astype(int)
+    levels = to_model(rgb, SETTINGS, resize_frame).astype(int)
 
     assert np.abs(levels - transformers_levels(rgb)).max() <= 2
 
 
 def test_frames_are_rgb_levels_of_the_models_side():
-    levels = shrink_frame(picture(48, 64), SETTINGS)
+    levels = to_model(picture(48, 64), SETTINGS, resize_frame)
 
     assert (levels.shape, levels.dtype) == ((224, 224, 3), np.uint8)
 
@@ -115,8 +116,8 @@ def test_padded_pictures_equal_transformers_on_a_padded_square_and_frames_within
 
     reference = transformers_levels(padded_to_square(rgb))
 
-    assert np.array_equal(shrink_image(rgb, settings), reference)
-    assert np.abs(shrink_frame(rgb, settings).astype(int) - reference).max() <= 2
+    assert np.array_equal(to_model(rgb, settings, resize_image), reference)
+    assert np.abs(to_model(rgb, settings, resize_frame).astype(int) - reference).max() <= 2
 
 
 @settings(max_examples=25)
@@ -130,8 +131,8 @@ def test_stretched_pictures_equal_pillows_and_frames_within_two_levels_width_fir
     rows = Image.fromarray(rgb).resize((224, height), Image.Resampling.BICUBIC)
     in_turn = np.asarray(rows.resize((224, 224), Image.Resampling.BICUBIC)).astype(int)
 
-    assert np.array_equal(shrink_image(rgb, settings), np.asarray(whole))
-    assert np.abs(shrink_frame(rgb, settings) - in_turn).max() <= 2
+    assert np.array_equal(to_model(rgb, settings, resize_image), np.asarray(whole))
+    assert np.abs(to_model(rgb, settings, resize_frame) - in_turn).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_crop_smaller_than_the_resized_picture_takes_its_centre():
     config = CONFIG | {"size": {"shortest_edge": 60}, "crop_size": {"height": 45, "width": 45}}
     rgb = picture(90, 133)
 
-    levels = shrink_image(rgb, PixelSettings.from_config(config))
+    levels = to_model(rgb, PixelSettings.from_config(config), resize_image)
 
     assert np.array_equal(levels, transformers_levels(rgb, crop_side=45, shortest_edge=60))
 

@@ -10,11 +10,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import TCPServer
 
 import pytest
-from media_files import indices_of, write_video
+from media_files import Recipe, indices_of, write_video
 
 from videollava_cli.errors import MediaError
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 
-IN_OPEN = 0x20  # inotify(7)
+IN_OPEN, IN_CLOSE = 0x20, 0x18  # inotify(7)
 HLS = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{target}\n#EXT-X-ENDLIST\n"
 DASH = (
     '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
@@ -44,11 +46,11 @@ NAMES = ["list.mp4", "list.m3u8", "list.ffconcat", "list.sdp", "list.mpd", "list
 class Watch:
     """Count how often files are opened, by whatever code."""
 
-    def __init__(self, *paths):
+    def __init__(self, *paths, events=IN_OPEN):
         libc = ctypes.CDLL(None, use_errno=True)
         self.descriptor = libc.inotify_init1(os.O_NONBLOCK)
         for path in paths:
-            assert libc.inotify_add_watch(self.descriptor, os.fsencode(path), IN_OPEN) > 0
+            assert libc.inotify_add_watch(self.descriptor, os.fsencode(path), events) > 0
 
     def count(self):
         """Return the number of times since the last look."""
@@ -110,6 +112,32 @@ def test_watch_sees_a_file_being_opened(secrets):
         secrets[0].read_bytes()
 
         assert (watch.count(), watch.count()) == (1, 0)
+
+
+@linux
+def test_clip_is_opened_once_by_us_and_once_by_ffmpeg_to_be_found_and_read(tmp_path, pixels):
+    path = write_video(tmp_path / "clip.mp4", 60, Recipe(options={"g": "6", "x264-params": "scenecut=0"}))
+
+    with Watch(path, events=IN_OPEN | IN_CLOSE) as watch, Reader(Settings(), num_threads=1) as reader:
+        file = reader.find(str(path))
+        assert watch.count() == 3  # we open it, for its first bytes and its boxes, and close it; FFmpeg opens it
+        clip = reader.read(file, pixels)
+        assert watch.count() == 1  # FFmpeg closes it
+
+    assert indices_of(clip) == [0, 7, 15, 22, 30, 37, 45, 52]
+
+
+@linux
+def test_many_clips_that_were_found_keep_few_files_open_and_are_read_as_ever(tmp_path, reader, pixels):
+    write_video(tmp_path / "clip.mp4", 8)
+    before = len(os.listdir("/proc/self/fd"))
+
+    files = [reader.find(str(tmp_path / "clip.mp4")) for _ in range(100)]
+
+    assert len(os.listdir("/proc/self/fd")) <= before + 16
+    assert indices_of(reader.read(files[0], pixels)) == indices_of(reader.read(files[-1], pixels)) == list(range(8))
+    reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @linux

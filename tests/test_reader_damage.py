@@ -19,8 +19,9 @@ from media_files import (
 from reference import assert_exact, decode_all, read_with
 
 from videollava_cli.errors import MediaError
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.sampling import Window
+from videollava_cli.settings import Settings
 
 NUM_FRAMES = 61
 CHOSEN = [0, 7, 15, 22, 30, 38, 45, 53]
@@ -72,10 +73,11 @@ def test_truncated_video_gives_the_frames_of_its_rest(tmp_path, pixels, name, sh
 TELL_THE_LOG = """
 import sys, av.logging
 from videollava_cli.preprocessing import PixelSettings
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 av.logging.set_level(av.logging.ERROR)
 pixels = PixelSettings(48, 48, 1 / 255, (0, 0, 0), (1, 1, 1))
-reader = MediaReader(decode_threads=2)
+reader = Reader(Settings(), num_threads=2)
 for _ in range(100):
     clip = reader.read(reader.find(sys.argv[1]), pixels)
 print(*(stamp.index for stamp in clip.stamps))
@@ -207,4 +209,4 @@ def test_bare_stream_is_refused_with_the_way_out(tmp_path, name):
     path = write_video(tmp_path / name, 12, Recipe(codec, options={"preset": "ultrafast"}))
 
     with pytest.raises(MediaError, match=r"it is a bare stream: put it into a container"):
-        MediaReader().find(str(path))
+        Reader(Settings()).find(str(path))

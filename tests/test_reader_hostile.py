@@ -34,14 +34,15 @@ import json, sys, time
 import av, numpy, PIL.Image
 from videollava_cli.errors import MediaError
 from videollava_cli.preprocessing import PixelSettings
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
+from videollava_cli.settings import Settings
 
 pixels = PixelSettings(48, 48, 1 / 255, (0.5,) * 3, (0.5,) * 3)
 for line in sys.stdin:
     began = time.perf_counter()
     message = ""
     try:
-        with MediaReader(decode_threads=2) as reader:
+        with Reader(Settings(), num_threads=2) as reader:
             reader.read(reader.find(line.strip()), pixels)
     except MediaError as error:
         message = str(error)

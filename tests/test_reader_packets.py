@@ -5,7 +5,7 @@ import pytest
 from media_files import write_drawn
 from test_reader_exact import AV1, CLIPS, HEVC_LAYERS
 
-from videollava_cli.reader.video.packets import disposable_by
+from videollava_cli.reader.bitstream import disposable_by
 
 NUM_FRAMES = 61
 WITH_DISPOSABLES = ["h264.mp4", "h264.mkv", "h264.ts", "h264.flv", "pyramid.mp4", "open.ts", "hevc.mp4", "hevc.mkv"]

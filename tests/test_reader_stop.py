@@ -6,7 +6,8 @@ import pytest
 from media_files import grey, write_animation, write_image, write_video
 
 from videollava_cli.preprocessing import Fit
-from videollava_cli.reader import MediaReader, ReadingStopped
+from videollava_cli.reader import Reader, ReadingStopped
+from videollava_cli.settings import Settings
 
 
 class Pixels:
@@ -73,7 +74,7 @@ def test_nothing_is_read_after_a_stop(tmp_path, pixels, name):
     write = {"mp4": lambda: write_video(path, 8), "gif": lambda: write_animation(path, 8)}
     write.get(path.suffix[1:], lambda: write_image(path, grey(1)))()
 
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         found = reader.find(str(path))
         reader.stop()
 

@@ -225,4 +225,4 @@ def test_moment_behind_the_last_frame_is_refused_with_the_time_of_that_frame(tmp
     found = reader.find(str(write_drawn(tmp_path / "clip.mp4", 10, H264)))
 
     with pytest.raises(MediaError, match=r"clip\.mp4' has no frame at 1\.5 s: its last frame is at 0\.90 s$"):
-        reader.read(found, pixels, Moments((0, 0, 0, 0, 0, 0, 0, 1.5)))
+        reader.read(found, pixels, sampling=Moments((0, 0, 0, 0, 0, 0, 0, 1.5)))

@@ -86,7 +86,7 @@ def test_moment_behind_the_last_frame_is_complained_of_with_both_times():
     moments = Moments((0, 1, 2, 3, 4, 5, 6, 7.5))
 
     assert moments.chosen([0.0, 7.0]) == []
-    assert moments.complaint("a.mp4", [0.0, 7.0]) == "'a.mp4' has no frame at 7.5 s: its last frame is at 7.00 s"
+    assert moments.error_message("a.mp4", [0.0, 7.0]) == "'a.mp4' has no frame at 7.5 s: its last frame is at 7.00 s"
 
 
 def test_same_moment_may_be_taken_eight_times_without_a_notice():

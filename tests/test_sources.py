@@ -12,7 +12,8 @@ from media_files import grey, indices_of, write_image, write_video
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import MediaKind
-from videollava_cli.reader import MediaReader, sources
+from videollava_cli.reader import Reader, sources
+from videollava_cli.settings import Settings
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_address_where_nothing_answers_is_refused(reader, address):
 
 
 def test_web_address_is_refused_offline():
-    with MediaReader(offline=True) as reader, pytest.raises(MediaError) as refusal:
+    with Reader(Settings(offline=True)) as reader, pytest.raises(MediaError) as refusal:
         reader.find("https://example.org/clip.mp4")
 
     assert str(refusal.value) == (
@@ -253,14 +254,14 @@ def test_malformed_hub_name_is_refused_with_the_form_it_has(reader, source):
     ["hf://nobody/nothing/clip.mp4", "HF://datasets/nobody/nothing@main/a/clip.mp4", "hf://no body/x/clip.mp4"],
 )
 def test_hub_file_that_is_not_on_this_disk_is_refused_offline(source):
-    with MediaReader(offline=True) as reader, pytest.raises(MediaError, match=f"^cannot fetch {source}: "):
+    with Reader(Settings(offline=True)) as reader, pytest.raises(MediaError, match=f"^cannot fetch {source}: "):
         reader.find(source)
 
 
 def test_what_was_fetched_goes_away_with_the_reader(serve, video_bytes):
     base = serve(clip__mp4=(200, {}, video_bytes))
 
-    with MediaReader() as reader:
+    with Reader(Settings()) as reader:
         path = reader.find(f"{base}/clip.mp4").path
         size = path.stat().st_size
 

@@ -14,7 +14,7 @@ from media_files import grey, indices_of, write_image, write_video
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import MediaKind
-from videollava_cli.reader import limits, sources
+from videollava_cli.reader import sources
 
 NOBODY = 65534
 
@@ -74,7 +74,7 @@ def test_pipe_that_is_closed_unused_is_told(tmp_path, reader):
 
 
 def test_pipe_that_never_ends_is_bounded(tmp_path, monkeypatch, reader):
-    monkeypatch.setattr(limits, "MAX_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
     path = through_a_pipe(tmp_path / "pipe", bytes(100_000))
 
     with pytest.raises(MediaError, match="is larger than 0 GiB: save it and name the file"):

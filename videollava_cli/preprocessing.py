@@ -1,4 +1,4 @@
-"""Pictures to pixel values, by a checkpoint's own settings; knows nothing of files or of the model."""
+"""Pictures to pixel values, by a checkpoint's own settings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +110,17 @@ def crop_offset(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def to_model(rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -> "NDArray[np.uint8]":
-    """Bring a picture, uint8 RGB (H, W, 3), to the model's side S: uint8 RGB, (S, S, 3)."""
+    """Bring a picture to the model's side S, `pixels.crop_side`; a cropped still is as from `VideoLlavaImageProcessor`.
+
+    Args:
+        rgb: uint8 RGB, (H, W, 3).
+        pixels: The checkpoint's settings, and how to fit the picture.
+        resize: `resize_image` for a still; for a frame of a video `resize_frame`, which is at most 2 levels from it and
+            several times faster (`scripts/parity.py` measures the difference).
+
+    Returns:
+        uint8 RGB, (S, S, 3).
+    """
     return central_square(uncropped(rgb, pixels, resize), pixels.crop_side)
 
 
@@ -120,36 +130,8 @@ def central_square(rgb: "NDArray[np.uint8]", side: int) -> "NDArray[np.uint8]":
     return rgb[top : top + side, left : left + side].copy()
 
 
-def shrink_image(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "NDArray[np.uint8]":
-    """Bring a still picture to the model's side; cropped, it is exactly as from `VideoLlavaImageProcessor`.
-
-    Args:
-        rgb: uint8 RGB, (H, W, 3).
-        pixels: The checkpoint's settings, and how to fit the picture.
-
-    Returns:
-        uint8 RGB, (S, S, 3), S being `pixels.crop_side`.
-    """
-    return to_model(rgb, pixels, resize_image)
-
-
-def shrink_frame(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "NDArray[np.uint8]":
-    """Bring a video frame to the model's side as transformers' video processor does: antialiased bicubic on uint8.
-
-    At most 2 levels from `shrink_image` and several times faster (`scripts/parity.py` measures the difference).
-
-    Args:
-        rgb: uint8 RGB, (H, W, 3).
-        pixels: The checkpoint's settings, and how to fit the picture.
-
-    Returns:
-        uint8 RGB, (S, S, 3), S being `pixels.crop_side`.
-    """
-    return to_model(rgb, pixels, resize_frame)
-
-
 def resize_image(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[np.uint8]":
-    """Resize a still picture to a height and width, with Pillow."""
+    """Resize a still picture to a height and width with Pillow, as `VideoLlavaImageProcessor` does."""
     import numpy as np
     from PIL import Image
 
@@ -157,7 +139,7 @@ def resize_image(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[n
 
 
 def resize_frame(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[np.uint8]":
-    """Resize a video frame to a height and width, with torch."""
+    """Resize a video frame as transformers' video processor does: antialiased bicubic on uint8, with torch."""
     import numpy as np
     import torch
     from torch.nn.functional import interpolate

@@ -22,7 +22,7 @@ def uniform_indices(total: int, num_frames: int = NUM_FRAMES) -> list[int]:
 
 
 def repetition_notice(name: str, num_frames: int) -> str:
-    """Return the sentence that tells of a clip with fewer frames than the model takes."""
+    """Return the notice about a clip with fewer frames than the model takes."""
     return f"{name!r} has {num_frames} frame{'s' if num_frames > 1 else ''} to sample: repeated to make {NUM_FRAMES}"
 
 
@@ -49,7 +49,7 @@ class Window:
         positions = self.positions(seconds)
         return [positions[i] for i in uniform_indices(len(positions))] if positions else []
 
-    def complaint(self, name: str, seconds: Sequence[float]) -> str:
+    def error_message(self, name: str, seconds: Sequence[float]) -> str:
         """Return what is wrong when no frame was chosen."""
         return f"{name!r} has no frames between the times asked for: its last frame is at {seconds[-1]:.2f} s"
 
@@ -80,7 +80,7 @@ class Moments:
             return []
         return [max(bisect_right(seconds, moment) - 1, 0) for moment in self.seconds]
 
-    def complaint(self, name: str, seconds: Sequence[float]) -> str:
+    def error_message(self, name: str, seconds: Sequence[float]) -> str:
         """Return what is wrong when no frame was chosen."""
         return f"{name!r} has no frame at {self.seconds[-1]:g} s: its last frame is at {seconds[-1]:.2f} s"
 

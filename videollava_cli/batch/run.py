@@ -23,7 +23,7 @@ from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.errors import ExitStatus, OutputClosedError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
 from videollava_cli.progress import Meter, Numbers, meter
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def list_items(job: Job, console: Console) -> ExitStatus:
         held.failed.clear()
     left, tally = job.left(held)
     num_asked = 0
-    with MediaReader(offline=job.settings.offline) as reader:
+    with Reader(job.settings) as reader:
         for path, about_it in by_medium(left):
             found = None if "://" in path else find(reader, about_it)
             outcomes = found if isinstance(found, list) else [None] * len(about_it)

@@ -9,7 +9,7 @@ from videollava_cli.engine.checkpoint import Checkpoint
 from videollava_cli.errors import UsageError, VllavaError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import SETTINGS, Settings, for_one_answer
 
 STDIN = "-"
@@ -30,10 +30,10 @@ def read_medium(
         MediaError: If there is none, or it cannot be read.
         UsageError: If it was refused.
     """
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         found = reader.find(name)
         check(found.kind)
-        medium = reader.read(found, checkpoint.pixels, settings.sampling)
+        medium = reader.read(found, checkpoint.pixels)
     return source_of(name, medium, settings), medium
 
 
@@ -81,8 +81,8 @@ def _read_again(source: Source, settings: Settings, checkpoint: Checkpoint) -> M
         raise UsageError(f"fit of {source.name!r} is {source.fit!r}")
     then = for_one_answer(settings, {"start": source.start, "end": source.end, "at": source.at})
     pixels = replace(checkpoint.pixels, fit=Fit(source.fit))
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(then) as reader:
         found = reader.find(source.name)
         if found.kind is not source.kind:
             raise UsageError(f"{source.name!r} is of another kind now, {found.kind} and not {source.kind}")
-        return reader.read(found, pixels, then.sampling)
+        return reader.read(found, pixels)

@@ -10,9 +10,9 @@ from videollava_cli.engine import Engine
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.engine.notes import tell_about_engine, tell_about_media
 from videollava_cli.engine.prompting import one_question
-from videollava_cli.engine.startup import BackgroundReading, start_engine
+from videollava_cli.engine.startup import start_engine
 from videollava_cli.media import Medium
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
 
@@ -35,17 +35,17 @@ def begin(beginning: Beginning, console: Console) -> Session:
         GenerationError: If it does not fit the memory.
     """
     settings = beginning.settings
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in beginning.names]
         checkpoint = find_checkpoint(settings)
-        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
+        with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
             with console.status("Starting"):
                 shown_before = _read_again(beginning.transcript, settings, checkpoint, console)
             kinds = [*(source.kind for source in shown_before), *(each.kind for each in found)]
             shortest = one_question(kinds, "?", settings)
-            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=reading.media)
-            media = reading.media.result()
+            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=ahead)
+            media = ahead.result()
     tell_about_engine(engine, console)
     if media:
         tell_about_media(media, settings, console)

@@ -18,10 +18,10 @@ from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.chunks import in_order
 from videollava_cli.engine.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
 from videollava_cli.engine.prompting import one_question, prompt_text
-from videollava_cli.engine.startup import BackgroundReading, start_engine
+from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
-from videollava_cli.reader import MediaReader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
@@ -106,27 +106,27 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
 def answer(request: Request, console: Console) -> None:
     """Find the media, load the checkpoint while they are read, and print the answers."""
     settings = request.settings
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         clock = Clock()
         with console.status("Finding media"):
             found = [reader.find(source) for source in request.sources]
         find_seconds = clock.lap()
         checkpoint = find_checkpoint(settings)
-        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
+        with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
             kinds = [each.kind for each in found]
             engine, load_seconds = start_engine(
                 settings,
                 checkpoint,
                 console,
                 conversations=[one_question(kinds, question, settings) for question in request.questions],
-                media=reading.media,
+                media=ahead,
             )
-            media = tuple(reading.media.result())
+            media = tuple(ahead.result())
     tell_about_engine(engine, console)
     if len(media) > 1:
         console.notice(SEVERAL_MEDIA)
     tell_about_media(media, settings, console)
-    seconds = {"read_s": find_seconds + reading.seconds, "load_s": load_seconds}
+    seconds = {"read_s": find_seconds + ahead.seconds, "load_s": load_seconds}
     _answer_all([Asked(question, engine, media, seconds) for question in request.questions], request, console)
 
 

@@ -15,8 +15,7 @@ from videollava_cli.engine.notes import tell_about_media
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
-from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import Sampling
+from videollava_cli.reader import MediaFile, Reader
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -115,21 +114,21 @@ class Seen:
 
 def see(source: str, settings: Settings, console: Console) -> Seen:
     """Find a medium and read what the model would see of it, with the surroundings; no weights are loaded."""
-    with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
+    with Reader(settings) as reader:
         with console.status("Finding media"):
             found = reader.find(source)
         pixels = find_checkpoint(settings).pixels
         with console.status("Reading frames"):
-            seen = _read(reader, found, pixels, settings.sampling)
+            seen = _read(reader, found, pixels)
     tell_about_media([seen.medium], settings, console)
     return seen
 
 
-def _read(reader: MediaReader, found: Found, pixels: PixelSettings, sampling: Sampling) -> Seen:
+def _read(reader: Reader, file: MediaFile, pixels: PixelSettings) -> Seen:
     from videollava_cli.sheet import Overview, make_tiles
 
     overview = Overview()
-    medium = reader.read(found, pixels, sampling, final_form=overview)
+    medium = reader.read(file, pixels, transform=overview)
     labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps] or [("", "")]
     tiles = make_tiles(medium.pixels, overview, pixels, labels)
     return Seen(medium, tuple(tiles), overview.size, pixels)

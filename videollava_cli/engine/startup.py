@@ -1,11 +1,9 @@
 """Start an engine, the same way for every command and for Python programs, while media are read."""
 
-import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from videollava_cli.console import Console
 from videollava_cli.conversation import Conversation
@@ -14,7 +12,7 @@ from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_che
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
 from videollava_cli.media import Medium
-from videollava_cli.reader import Found, MediaReader
+from videollava_cli.reader import ReadAhead, Reader
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, presets_folder, resolve
 
@@ -44,7 +42,7 @@ def start_engine(
     console: Console,
     *,
     conversations: Iterable[Conversation] = (),
-    media: Future[Any] | None = None,
+    media: Future[Any] | ReadAhead[Any] | None = None,
 ) -> tuple[Engine, float]:
     """Start an engine: check the machine, then the prompts, fetch the weights, load them.
 
@@ -85,46 +83,11 @@ def start_engine(
         model = load_model(checkpoint, settings, cache)
 
     def read(source: str, sampling: Sampling) -> Medium:
-        with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
-            return reader.read(reader.find(source), checkpoint.pixels, sampling)
+        with Reader(settings) as reader:
+            return reader.read(reader.find(source), checkpoint.pixels, sampling=sampling)
 
     engine = Engine(model, tokenizer, checkpoint, settings, read)
     devices = sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
     if len(devices) > 1:
         console.notice(f"{settings.model} is too large for one device, so it is spread over {', '.join(devices)}")
     return engine, seconds + time.perf_counter() - began
-
-
-class BackgroundReading:
-    """Read media in a thread while libraries and weights load in this one; `media` has the outcome.
-
-    Use it as a context manager: on an error it stops the reading; in any case it waits for the thread.
-    """
-
-    def __init__(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, sampling: Sampling) -> None:
-        self.seconds = 0.0
-        self._reader = reader
-        self.media: Future[list[Medium]] = Future()
-        arguments = (tuple(found), checkpoint, sampling)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="reader", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._reader.stop()
-        self._thread.join()
-
-    def _run(self, found: Sequence[Found], checkpoint: Checkpoint, sampling: Sampling) -> None:
-        began = time.perf_counter()
-        try:
-            media = [self._reader.read(medium, checkpoint.pixels, sampling) for medium in found]
-        except BaseException as error:  # raised again by `media.result()`
-            self.media.set_exception(error)
-        else:
-            self.seconds = time.perf_counter() - began
-            self.media.set_result(media)

@@ -1,20 +1,27 @@
-"""Where media come from: paths, URLs, hf:// names and stdin become files on this disk; knows nothing of frames."""
+"""Where media come from: paths, URLs, hf:// names, pipes and stdin become files on this disk, within limits."""
 
 import difflib
 import os
 import select
+import shutil
 import stat
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from io import RawIOBase
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from videollava_cli.errors import MediaError
-from videollava_cli.reader.limits import copy_bounded
+
+if TYPE_CHECKING:
+    import urllib.request
 
 STDIN = "-"
+MAX_BYTES = 8 << 30  # of a download, a pipe or stdin
+COPY_BYTES = 1 << 20
 PIPE_SECONDS = 30.0  # without a byte
+TIMEOUT_SECONDS = 30.0  # without a byte from a server
 
 
 def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) -> Path:
@@ -34,9 +41,7 @@ def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) 
     if scheme in ("http", "https"):
         if offline:
             raise MediaError(f"offline, so {source} cannot be fetched: leave --offline out or name a local file")
-        from videollava_cli.reader.web import fetch_url  # urllib alone takes a third of a mistyped path's time
-
-        return fetch_url(source, scratch())
+        return _from_web(source, scratch)
     if scheme == "hf":
         return _from_hub(source, offline=offline)
     path = _on_disk(source)
@@ -75,64 +80,106 @@ def _suggestion(path: Path) -> str:
 
 def _from_pipe(path: Path, name: str, scratch: Callable[[], Path]) -> Path:
     """Copy what comes through a named pipe, such as a shell's `<(command)`, as long as something comes."""
-    target = scratch() / f"pipe-{len(list(scratch().iterdir()))}"
     try:
         # A pipe without a writer would otherwise keep us waiting for one, for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe, target.open("wb") as file:
-            num_bytes = copy_bounded(_Pipe(pipe, name), file, name)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe, _copy(scratch()) as file:
+
+            def read(amount: int) -> bytes:
+                if not select.select([pipe], [], [], PIPE_SECONDS)[0]:
+                    message = f"nothing came through {name!r} for {PIPE_SECONDS:g} s: is anything writing to it?"
+                    raise MediaError(message)
+                return pipe.read(amount) or b""
+
+            if _copy_bounded(read, file, name) == 0:
+                raise MediaError(f"{name!r} is empty: 0 bytes came through the pipe")
+            return Path(file.name)
     except OSError as error:
         raise MediaError(f"cannot read {name!r}: {error.strerror or error}") from error
-    if num_bytes == 0:
-        raise MediaError(f"{name!r} is empty: 0 bytes came through the pipe")
-    return target
-
-
-@dataclass(frozen=True, slots=True)
-class _Pipe:
-    """The bytes that come through a pipe."""
-
-    file: RawIOBase
-    name: str
-
-    def read(self, amount: int, /) -> bytes:
-        """Return up to so many bytes, none at the end.
-
-        Raises:
-            MediaError: If nothing comes.
-        """
-        if not select.select([self.file], [], [], PIPE_SECONDS)[0]:
-            raise MediaError(f"nothing came through {self.name!r} for {PIPE_SECONDS:g} s: is anything writing to it?")
-        return self.file.read(amount) or b""
 
 
 def _from_stdin(scratch: Callable[[], Path]) -> Path:
     if sys.stdin is None or sys.stdin.isatty():
         what = "closed" if sys.stdin is None else "the terminal"
         raise MediaError(f"'-' reads a video or image from stdin, and stdin is {what}: pipe a file into it")
-    path = scratch() / "stdin"
-    try:
-        with path.open("wb") as file:
-            num_bytes = copy_bounded(_Stdin(), file, "stdin")
-    except OSError as error:
-        raise MediaError(f"cannot copy stdin to {str(path.parent)!r}: {error.strerror or error}") from error
-    if num_bytes == 0:
-        raise MediaError("stdin is empty: 0 bytes")
-    return path
 
-
-class _Stdin:
-    """The bytes on stdin."""
-
-    def read(self, amount: int, /) -> bytes:
-        """Return up to so many bytes, none at the end.
-
-        Raises:
-            MediaError: If stdin cannot be read, such as one that is open for writing only.
-        """
+    def read(amount: int) -> bytes:
         try:
             return sys.stdin.buffer.read(amount)
-        except OSError as error:
+        except OSError as error:  # as of a stdin that is open for writing only
             raise MediaError(f"cannot read stdin: {error.strerror or error}; pipe a file into it") from error
+
+    folder = scratch()
+    try:
+        with _copy(folder) as file:
+            if _copy_bounded(read, file, "stdin") == 0:
+                raise MediaError("stdin is empty: 0 bytes")
+            return Path(file.name)
+    except OSError as error:
+        raise MediaError(f"cannot copy stdin to {str(folder)!r}: {error.strerror or error}") from error
+
+
+def _from_web(url: str, scratch: Callable[[], Path]) -> Path:
+    """Fetch an `http(s)://` URL; it must come whole, and must not redirect to another scheme."""
+    import urllib.error  # here, as it takes a third of a mistyped path's time
+    import urllib.request
+    from http.client import HTTPException
+
+    folder = scratch()
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "vllava"})  # noqa: S310 (http(s), see to_file)
+        with _web_opener().open(request, timeout=TIMEOUT_SECONDS) as response, _copy(folder) as file:
+            expected = response.headers.get("Content-Length")
+            num_bytes = _copy_bounded(response.read, file, url)
+            if expected is not None and expected.isdigit() and num_bytes < int(expected):
+                raise MediaError(f"cannot fetch {url}: the connection ended after {num_bytes} of {expected} bytes")
+            if num_bytes == 0:
+                raise MediaError(f"cannot fetch {url}: the server sent 0 bytes")
+            return Path(file.name)
+    except urllib.error.HTTPError as error:
+        raise MediaError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise MediaError(f"cannot fetch {url}: {getattr(error, 'reason', None) or error}") from error
+
+
+def _web_opener() -> "urllib.request.OpenerDirector":
+    """Return an opener that follows redirects to http and https only."""
+    import urllib.error
+    import urllib.request
+
+    class WebRedirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
+        ) -> urllib.request.Request | None:
+            if not newurl.lower().startswith(("http://", "https://")):
+                raise urllib.error.URLError(f"it redirects to {newurl}, which is not http or https")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+    return urllib.request.build_opener(WebRedirects)
+
+
+@contextmanager
+def _copy(scratch: Path) -> Iterator[BinaryIO]:
+    """Open a new file for what is fetched; it is removed if that fails."""
+    file = NamedTemporaryFile(dir=scratch, prefix="fetched-", delete=False)  # noqa: SIM115
+    try:
+        with file:
+            yield file.file  # type: ignore[misc]
+    except BaseException:
+        Path(file.name).unlink(missing_ok=True)
+        raise
+
+
+def _copy_bounded(read: Callable[[int], bytes], file: BinaryIO, name: str) -> int:
+    """Copy bytes until `read` gives none; return their number."""
+    total = 0
+    while block := read(COPY_BYTES):
+        total += len(block)
+        if total > MAX_BYTES:
+            raise MediaError(f"{name} is larger than {MAX_BYTES >> 30} GiB: save it and name the file")
+        if shutil.disk_usage(os.path.dirname(file.name)).free < COPY_BYTES:
+            raise MediaError(f"no disk space left in {os.path.dirname(file.name)!r} for {name}")
+        file.write(block)
+    return total
 
 
 def _from_hub(source: str, *, offline: bool) -> Path:

@@ -1,4 +1,4 @@
-"""Still pictures and animations through Pillow: files to RGB arrays; knows nothing of videos or of the model."""
+"""Still pictures and animations through Pillow."""
 
 import struct
 import warnings
@@ -14,8 +14,7 @@ from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
-from videollava_cli.reader.limits import check_size
-from videollava_cli.reader.shrink import Shrink
+from videollava_cli.reader.media_file import Reading, check_size
 from videollava_cli.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -39,60 +38,58 @@ DAMAGE = (
 DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
 
 
-def probe_still(path: Path, name: str) -> bool:
-    """Return whether the picture moves.
+def probe_still(path: Path, name: str) -> tuple[bool, int, int]:
+    """Return whether the picture moves, its width and its height.
 
     Raises:
         MediaError: If Pillow cannot open it, or it is larger than Pillow's limit.
     """
-    with _opened(path, name) as picture, _damage_told(name):
-        return picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
+    with _opened(path, name) as picture, _readable(name):
+        is_animation = picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
+        return is_animation, picture.width, picture.height
 
 
-def num_still_pixels(path: Path, name: str) -> int:
-    """Return how many pixels the picture has, as its header says.
-
-    Raises:
-        MediaError: If Pillow cannot open it, or it is larger than Pillow's limit.
-    """
-    with _opened(path, name) as picture:
-        return picture.width * picture.height
-
-
-def read_image(path: Path, name: str, shrink: Shrink) -> Medium:
+def read_image(reading: Reading) -> Medium:
     """Read a still picture, upright and over white where it is transparent.
 
     Raises:
         MediaError: If it is damaged.
     """
-    with _opened(path, name) as picture:
-        with _damage_told(name):
+    name = reading.file.name
+    with _opened(reading.file.path, name) as picture:
+        with _readable(name):
             rgb = _rgb(picture)
-        return Medium(name, MediaKind.IMAGE, shrink(rgb)[None])
+        return Medium(name, MediaKind.IMAGE, reading.transform(rgb)[None])
 
 
-def read_animation(path: Path, name: str, sampling: Sampling, shrink: Shrink) -> Medium:
+def read_animation(reading: Reading, sampling: Sampling) -> Medium:
     """Read eight frames of a GIF, APNG, WebP or AVIF animation.
 
     Raises:
         MediaError: If it is damaged, or has no frame where one is wanted.
     """
-    with _opened(path, name) as picture:
-        seconds = list(_frame_times(picture, name, shrink))
+    name = reading.file.name
+    with _opened(reading.file.path, name) as picture:
+        seconds = list(_frame_times(picture, reading))
         chosen = sampling.chosen(seconds)
         if not chosen:
-            raise MediaError(sampling.complaint(name, seconds))
-        shrunk = {index: shrink(rgb) for index, rgb in _chosen_frames(picture, name, set(chosen), shrink)}
+            raise MediaError(sampling.error_message(name, seconds))
+        pictures: dict[int, NDArray[np.uint8]] = {}
+        for index, frame in enumerate(_shown_frames(picture, reading)):
+            if index in chosen:
+                with _readable(name):
+                    rgb = _rgb(frame)
+                pictures[index] = reading.transform(rgb)
     notices = tuple(sampling.notices(name, seconds))
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
-    return Medium(name, MediaKind.VIDEO, np.stack([shrunk[i] for i in chosen]), stamps, notices)
+    return Medium(name, MediaKind.VIDEO, np.stack([pictures[index] for index in chosen]), stamps, notices)
 
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
     """Open a picture; meanwhile what Pillow would warn of, such as damaged EXIF tags, stays off the terminal."""
     with warnings.catch_warnings(action="ignore"):
-        with _damage_told(name):
+        with _readable(name):
             picture = Pillow.open(path, formats=FORMATS)
         with picture:
             check_size(name, picture.width, picture.height, MAX_PIXELS)
@@ -100,7 +97,7 @@ def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
 
 
 @contextmanager
-def _damage_told(name: str) -> Iterator[None]:
+def _readable(name: str) -> Iterator[None]:
     """Turn what Pillow raises over a damaged file into one line."""
     try:
         yield
@@ -112,32 +109,27 @@ def _damage_told(name: str) -> Iterator[None]:
         raise MediaError(f"cannot read {name!r}: it is damaged, or larger than the memory") from error
 
 
-def _shown_frames(picture: Pillow.Image, shrink: Shrink) -> Iterator[Pillow.Image]:
+def _shown_frames(picture: Pillow.Image, reading: Reading) -> Iterator[Pillow.Image]:
     """Yield the frames that viewers show, without the poster that an APNG may hold for those that cannot."""
     num_posters = 1 if getattr(picture, "default_image", False) else 0
-    for frame in islice(ImageSequence.Iterator(picture), num_posters, None):
-        shrink.check()
+    frames = islice(ImageSequence.Iterator(picture), num_posters, None)
+    while True:
+        reading.check()
+        with _readable(reading.file.name):
+            frame = next(frames, None)
+        if frame is None:
+            return
         yield frame
 
 
-def _frame_times(picture: Pillow.Image, name: str, shrink: Shrink) -> Iterator[float]:
+def _frame_times(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
     """Yield the time at which each frame appears, in seconds."""
     elapsed_ms = 0.0
-    with _damage_told(name):
-        for frame in _shown_frames(picture, shrink):
-            yield elapsed_ms / 1000
+    for frame in _shown_frames(picture, reading):
+        yield elapsed_ms / 1000
+        with _readable(reading.file.name):
             frame.load()  # WebP and AVIF know a frame's duration only then
             elapsed_ms += float(frame.info.get("duration") or DEFAULT_DURATION_MS)
-
-
-def _chosen_frames(
-    picture: Pillow.Image, name: str, chosen: set[int], shrink: Shrink
-) -> Iterator[tuple[int, "NDArray[np.uint8]"]]:
-    """Yield the index and RGB of some frames."""
-    with _damage_told(name):
-        for index, frame in enumerate(_shown_frames(picture, shrink)):
-            if index in chosen:
-                yield index, _rgb(frame)
 
 
 def _rgb(picture: Pillow.Image) -> "NDArray[np.uint8]":

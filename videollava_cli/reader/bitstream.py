@@ -1,7 +1,7 @@
-"""What a packet's own first bytes tell: whether its picture is shown, and whether others build on it; decodes nothing.
+"""Which packets no wanted frame needs, by their first bytes: pictures not shown, and those on which no other builds.
 
-FFmpeg's decoders can leave out pictures on which no other builds, but a packet they leave out still takes a turn among
-their threads, and AV1's is not asked. Such a packet is better not fed at all.
+FFmpeg's decoders can skip pictures on which no other builds (`skip_frame`), but skipped packets still occupy a decoder
+thread, and the AV1 decoder ignores the option. So we drop such packets ourselves.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def is_shown(packet: "VideoPacket", codec: str) -> bool:
 
 
 def disposable_by(codec: str, extradata: bytes | None) -> "IsDisposable | None":
-    """Return what tells from a packet whether no other picture builds on it; None where nothing tells.
+    """Return a check of a packet, whether no other picture builds on it; None where none is possible.
 
     Args:
         codec: FFmpeg's name of the codec.
@@ -53,12 +53,11 @@ def disposable_by(codec: str, extradata: bytes | None) -> "IsDisposable | None":
 
 
 def _by_units(length_size: int, is_reference: "Callable[[bytes], bool | None]") -> "IsDisposable":
-    """Return what tells from all NAL units of a packet; of those that hold no slice, nothing is said."""
+    """Return a check of a packet by all of its NAL units; those without a slice do not count."""
 
     def is_disposable(content: bytes) -> bool:
-        """Tell of one packet."""
-        said = [is_reference(unit) for unit in _nal_units(content, length_size)]
-        return False in said and True not in said
+        found = [is_reference(unit) for unit in _nal_units(content, length_size)]
+        return False in found and True not in found
 
     return is_disposable
 
@@ -73,7 +72,7 @@ def _is_hevc_reference(unit: bytes) -> bool | None:
 
 
 def _num_hevc_layers(parameter_sets: bytes) -> int:
-    """Return the number of temporal layers that a video parameter set tells (ITU-T H.265, 7.3.2.1); 0 without one."""
+    """Return the number of temporal layers in a video parameter set (ITU-T H.265, 7.3.2.1); 0 without one."""
     sets = (unit for unit in _nal_units(parameter_sets, 0) if unit[0] >> 1 == HEVC_PARAMETERS and len(unit) == 4)
     return next((1 + (unit[3] >> 1 & 7) for unit in sets), 0)
 
@@ -108,7 +107,7 @@ class _Bits:
 
 @dataclass(frozen=True, slots=True)
 class _Av1Sequence:
-    """What a sequence header must tell to find, in the headers of its frames, the references that they renew."""
+    """The fields of a sequence header that are needed to find, in its frames' headers, the references they renew."""
 
     screen_content_tools: int
     integer_motion: int
@@ -136,7 +135,7 @@ class _Av1Sequence:
 
 
 def _av1_sequence(av1c: bytes) -> _Av1Sequence | None:
-    """Return what the sequence header in an `av1C` box tells (5.5); None if it is missing, or of a rare kind."""
+    """Return the fields of the sequence header in an `av1C` box (5.5); None if it is missing, or of a rare kind."""
     header = next((content for kind, content in _obus(av1c[4:]) if kind == AV1_SEQUENCE), None)
     if header is None:
         return None

@@ -1,0 +1,266 @@
+"""Opening a video file so that nothing but it is read, and so that a hostile one fills no memory.
+
+FFmpeg allocates what the sample tables of an ISO media file (mp4, mov) claim before it looks at the samples, at about
+36 bytes a sample: a file of 647 bytes can make it fill 2.9 GB. So we walk its boxes (ISO/IEC 14496-12) first.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+
+from videollava_cli.errors import MediaError
+from videollava_cli.reader.bitstream import START_CODE
+from videollava_cli.reader.media_file import MediaFile, check_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
+MAX_PIXELS = 1 << 27  # 134 million: beyond 16K video
+OPEN_SECONDS = 30.0
+MAX_STREAMS = 100  # that are opened quickly; FFmpeg probes what comes behind them as usual
+
+MAX_SAMPLES = 8_000_000  # of all tracks: 24 hours at 45 frames a second with sound, and 290 MB in FFmpeg
+MAX_BOXES = 1_000_000
+MAX_DEPTH = 12
+MAX_HEADER_BYTES = 64 << 20  # of a compressed header, unpacked
+SOUND_SAMPLES_AN_ENTRY = 160  # FFmpeg enters uncompressed sound by pieces of at least so many samples
+PARENTS = frozenset((b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov"))
+TOP_BOXES = frozenset((b"ftyp", b"mdat", b"moov", b"moof"))
+TABLES = frozenset((b"stsz", b"stz2", b"elst", b"stts", b"stco", b"co64", b"stsc", b"trun"))
+READ_BYTES = 64  # of a table: its head
+
+
+def open_container(path: Path, name: str, *, is_thorough: bool = False) -> InputContainer:
+    """Open a container so that nothing but the named file is read, whatever its name or content says.
+
+    Args:
+        path: The file.
+        name: What the user calls it, for messages.
+        is_thorough: Whether FFmpeg may decode the first frames, to learn how many frames the stream's order of
+            decoding and that of presentation lie apart. To read packets, or frames by their timestamps, it need
+            not, and opens a 1080p clip in a fiftieth of the time.
+
+    Raises:
+        MediaError: If it is no container, or none of those that are allowed.
+    """
+    try:
+        return _open(path, is_thorough=is_thorough)
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise MediaError(f"{name!r} is no video or image that can be read ({_reason(path, error)})") from error
+
+
+def opened(file: MediaFile) -> InputContainer:
+    """Return the container that `Reader.find` opened, or open the file again; in both cases nothing of it is read."""
+    return file.take_container() or open_container(file.path, file.name)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        if file.read(4).removeprefix(b"\0").startswith(START_CODE):
+            return "it is a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _open(path: Path, *, is_thorough: bool) -> InputContainer:
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    try:
+        return av.open(
+            f"file:{path}",
+            options=options,
+            stream_options=None if is_thorough else [{"skip_frame": "all"}] * MAX_STREAMS,  # type: ignore[list-item]
+            metadata_errors="replace",
+            timeout=OPEN_SECONDS,
+        )
+    except ValueError as error:
+        # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
+        if is_thorough or isinstance(error, av.error.FFmpegError):
+            raise
+        return _open(path, is_thorough=True)
+
+
+def video_stream(container: InputContainer, name: str) -> VideoStream:
+    """Return the first of the video streams; no other stream will be read.
+
+    Raises:
+        MediaError: If there is none, or it cannot be decoded, or has a size beyond the limits.
+    """
+    videos = video_streams(container)
+    if not videos:
+        raise MediaError(f"{name!r} holds no video{_held_instead(container)}")
+    if not videos[0].codec_context:
+        raise MediaError(f"{name!r} holds a video in a format that cannot be decoded")
+    stream = videos[0]
+    check_size(name, stream.width, stream.height, MAX_PIXELS)
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the stream's own header may lie
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    return stream
+
+
+class Clock:
+    """Presentation timestamps to seconds from the moment that players show as 0:00."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.time_base = float(stream.time_base or 0)
+        self.origin = (container.start_time or 0) / av.time_base
+        self.rate = float(stream.average_rate or 25)
+
+    def seconds(self, pts: int | None, index: int) -> float:
+        """Return a frame's time; from its index and the frame rate when it carries no timestamp."""
+        if pts is None or not self.time_base:
+            return index / self.rate
+        return round(pts * self.time_base - self.origin, 6)
+
+    def all_seconds(self, pts: "NDArray[np.int64]") -> list[float]:
+        """Return the times of many frames from their timestamps, (N,)."""
+        times = np.round(pts * self.time_base - self.origin, 6) if self.time_base else np.arange(len(pts)) / self.rate
+        seconds: list[float] = times.tolist()
+        return seconds
+
+
+def video_streams(container: InputContainer) -> list[VideoStream]:
+    """Return the video streams that are neither cover art nor mere additions to others."""
+    no_video = Disposition.attached_pic | Disposition.dependent
+    return [stream for stream in container.streams.video if not stream.disposition & no_video]
+
+
+def _held_instead(container: InputContainer) -> str:
+    if container.streams.video:
+        return ", only cover art"
+    held = sorted({stream.type for stream in container.streams if stream.type} - {"data"})
+    return f", only {' and '.join(held)}" if held else ": it may be cut off or damaged"
+
+
+def check_boxes(file: BinaryIO, name: str) -> None:
+    """Make sure that an ISO media file has an index, whose tables claim no more samples than the memory should hold.
+
+    Raises:
+        MediaError: If it has none, or they claim more.
+    """
+    num_bytes = os.fstat(file.fileno()).st_size
+    claims = _Claims(name, num_bytes)
+    _walk(file, 0, num_bytes, claims, 0)
+    claims.end_track()
+    if claims.kinds & {b"ftyp", b"mdat"} and not claims.kinds & {b"moov", b"moof"}:
+        raise MediaError(f"{name!r} is cut off or was never finished: it has no index, which stands at the end of many")
+
+
+@dataclass(slots=True)
+class _Claims:
+    """What the boxes seen so far claim; `in_table` and the fields below it are of the track being walked."""
+
+    name: str
+    num_bytes: int
+    num_boxes: int = 0
+    num_samples: int = 0
+    kinds: set[bytes] = field(default_factory=set)
+    in_table: int = 0
+    num_edits: int = 0
+    num_chunks: int = 0
+    chunk_samples: int = 0
+    is_plain_sound: bool = False
+
+    def add(self, num_samples: int) -> None:
+        """Count samples, and stop where there are too many; a sample that holds anything has a byte."""
+        self.num_samples += num_samples
+        if self.num_samples > min(MAX_SAMPLES, self.num_bytes):
+            self._refuse()
+
+    def end_track(self) -> None:
+        """Add up the track that was walked: every edit may take all of it."""
+        if self.is_plain_sound:
+            self.add(self.num_chunks * (1 + self.chunk_samples // SOUND_SAMPLES_AN_ENTRY))
+        else:
+            self.add(self.in_table)
+            if self.in_table * self.num_edits > MAX_SAMPLES:
+                self._refuse()
+        self.in_table = self.num_edits = self.num_chunks = self.chunk_samples = 0
+        self.is_plain_sound = False
+
+    def _refuse(self) -> NoReturn:
+        raise MediaError(f"{self.name!r} claims more frames than it can hold: it is damaged or a trap")
+
+
+def _walk(file: BinaryIO, start: int, end: int, claims: _Claims, depth: int) -> None:
+    for kind, body, box_end in _boxes(file, start, end, claims):
+        if depth == 0 and kind in TOP_BOXES:
+            claims.kinds.add(kind)
+        if kind in PARENTS and depth < MAX_DEPTH:
+            if kind == b"trak":
+                claims.end_track()
+            _walk(file, body, box_end, claims, depth + 1)
+        elif kind == b"cmvd":
+            _walk_compressed(file, body, box_end, claims, depth)
+        elif kind in TABLES:
+            file.seek(body)
+            _add_table(claims, kind, file, box_end - body)
+
+
+def _boxes(file: BinaryIO, start: int, end: int, claims: _Claims) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind, the body's start and the end of each box between two offsets."""
+    while start + 8 <= end:
+        file.seek(start)
+        head = file.read(16)
+        size, kind = struct.unpack_from(">I4s", head)
+        body = start + 8
+        if size == 1 and len(head) == 16:
+            size, body = struct.unpack_from(">Q", head, 8)[0], start + 16
+        box_end = end if size == 0 else min(start + size, end)
+        if box_end < body:
+            return  # no box any more: FFmpeg will say what is wrong
+        claims.num_boxes += 1
+        if claims.num_boxes > MAX_BOXES:
+            raise MediaError(f"{claims.name!r} has more than {MAX_BOXES:,} boxes: it is damaged or a trap")
+        yield kind, body, box_end
+        start = box_end
+
+
+def _walk_compressed(file: BinaryIO, body: int, end: int, claims: _Claims, depth: int) -> None:
+    file.seek(body + 4)  # a header of old QuickTime files: the unpacked size, then zlib's bytes
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(file.read(min(end - body - 4, MAX_HEADER_BYTES)), MAX_HEADER_BYTES)
+    except zlib.error:
+        return  # FFmpeg refuses it too
+    if unpacker.unconsumed_tail:
+        raise MediaError(f"{claims.name!r} has a header of more than {MAX_HEADER_BYTES >> 20} MiB")
+    _walk(BytesIO(unpacked), 0, len(unpacked), claims, depth + 1)
+
+
+def _add_table(claims: _Claims, kind: bytes, file: BinaryIO, size: int) -> None:
+    """Count what the table at the file's place claims."""
+    head = file.read(min(READ_BYTES, size))
+    if len(head) < 8:
+        return
+    count = int.from_bytes(head[4:8], "big")
+    if kind in (b"stsz", b"stz2") and len(head) >= 12:
+        claims.in_table += int.from_bytes(head[8:12], "big")
+    elif kind == b"elst":
+        claims.num_edits += count
+    elif kind == b"stts" and len(head) >= 16:
+        # Uncompressed sound has one duration, of one tick, for all samples; FFmpeg then goes by chunks.
+        claims.is_plain_sound = count == 1 and int.from_bytes(head[12:16], "big") == 1
+    elif kind in (b"stco", b"co64"):
+        claims.num_chunks += count
+    elif kind == b"stsc":
+        file.seek(8 - len(head), os.SEEK_CUR)
+        entries = file.read(12 * min(count, MAX_SAMPLES))
+        lengths = (length for _, length, _ in struct.iter_unpack(">III", entries[: len(entries) // 12 * 12]))
+        claims.chunk_samples = max(claims.chunk_samples, *lengths, 0)
+    elif kind == b"trun":  # the samples of a fragment, which need no table at all
+        claims.add(count)

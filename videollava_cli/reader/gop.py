@@ -1,0 +1,238 @@
+"""Decode a few frames of a video without what lies between them: each from the key frame of its GOP, in threads.
+
+A GOP with wanted frames is sought, fed to the decoder up to its last wanted frame, without the packets that no wanted
+frame needs, and drained. GOPs go to several threads, each with a container of its own: PyAV releases the interpreter's
+lock while it decodes.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TYPE_CHECKING, Literal
+
+import av.error
+import av.logging
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
+
+from videollava_cli.reader.bitstream import disposable_by
+from videollava_cli.reader.container import Clock, open_container, opened, video_stream
+from videollava_cli.reader.frame_index import FrameIndex, IndexMismatch, SeekPoint
+from videollava_cli.reader.media_file import Reading
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from videollava_cli.reader.bitstream import VideoPacket
+
+PIXELS_AT_ONCE = 20_000_000  # of the pictures that all decoders have in work: two of 4K, or one of 8K
+SERIAL_SHARE = 0.1  # of the work of threads that share one decoder (`scripts/bench read`, the clip of one key frame)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A wanted frame, transformed, and its time."""
+
+    seconds: float
+    pixels: "NDArray[np.uint8]"
+
+
+def decode_gops(
+    reading: Reading, index: FrameIndex, wanted: Iterable[int], *, seek: bool, fresh: InputContainer | None = None
+) -> dict[int, Picture]:
+    """Decode wanted frames.
+
+    Args:
+        reading: What to decode.
+        index: Its frame index.
+        wanted: The display indices of the wanted frames.
+        seek: Whether to seek for a key frame, or to read all packets in front of it.
+        fresh: The file, opened already and not yet read from.
+
+    Returns:
+        The pictures by display index.
+
+    Raises:
+        IndexMismatch: If a frame did not come out whole, or not where the index said.
+        ReadingStopped: If the reader was stopped.
+    """
+    gops = index.gops(wanted)
+    with fresh or opened(reading.file) as container:
+        stream = video_stream(container, reading.file.name)
+        in_memory = max(1, PIXELS_AT_ONCE // max(1, stream.width * stream.height))
+        costs = [gop[-1] - start.index + 1 for start, gop in gops.items()]
+        num_threads = min(reading.num_threads, in_memory)
+        num_workers = min(num_threads, len(costs)) if reading.processors else _num_workers(costs, num_threads)
+        num_workers = num_workers if seek else 1
+        in_order = _longest_first(gops) if seek else deque(gops.items())
+        task = _Task(reading, index, in_order, seek=seek, num_workers=num_workers)
+        with ThreadPoolExecutor(num_workers, thread_name_prefix="decoder") as pool:
+            others = [pool.submit(_work, task) for _ in range(num_workers - 1)]
+            pictures = _work(task, container)
+            for other in others:
+                pictures |= other.result()
+    return pictures
+
+
+def _num_workers(costs: list[int], num_threads: int) -> int:
+    """Return how many decoders are quickest when they share some threads.
+
+    Decoders of one thread each lose nothing to each other, but GOPs may be too few or too unequal for them.
+
+    Args:
+        costs: Of each GOP, in frames to decode.
+        num_threads: At most so many, and as many decoders.
+    """
+
+    def duration(num_workers: int) -> float:  # in frames of one thread
+        busy = [0] * num_workers
+        for cost in sorted(costs, reverse=True):
+            busy[busy.index(min(busy))] += cost
+        return max(busy) * (SERIAL_SHARE + (1 - SERIAL_SHARE) / (num_threads // num_workers))  # Amdahl's law
+
+    return min(range(max(1, min(num_threads, len(costs))), 0, -1), key=duration)
+
+
+def _longest_first(gops: dict[SeekPoint, list[int]]) -> deque[tuple[SeekPoint, list[int]]]:
+    """Return GOPs in the order in which several decoders end soonest; one that needs no seeking stays first."""
+    first, *others = gops.items()
+    return deque([first, *sorted(others, key=lambda gop: gop[0].index - gop[1][-1])])
+
+
+def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
+    """Return a frame as uint8 RGB, (H, W, 3), turned as its display matrix says (multiples of 90 degrees)."""
+    rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    return np.ascontiguousarray(np.rot90(rgb, (round(frame.rotation / 90)) % 4)) if frame.rotation else rgb
+
+
+def use_threads(stream: VideoStream, reading: Reading, num_decoders: int = 1) -> None:
+    """Give one of several decoders its share of the reading's threads.
+
+    Frame threading where the memory allows it, else slice threading. Frame threading needs one extra thread, as in
+    FFmpeg's own choice. With PyAV's logging on, FFmpeg's threads can deadlock on the interpreter's lock when the
+    decoder is closed, so there is one then.
+    """
+    is_alone = reading.processors is None and av.logging.get_level() is None
+    share = reading.num_threads // num_decoders if is_alone else 1
+    has_frames = share > 1 and num_decoders * (share + 1) * stream.width * stream.height <= PIXELS_AT_ONCE
+    stream.codec_context.thread_type = "AUTO" if has_frames else "SLICE"
+    stream.codec_context.thread_count = share + 1 if has_frames else share
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The GOPs still to decode, taken by the workers one by one, until one of them gives up."""
+
+    reading: Reading
+    index: FrameIndex
+    gops: deque[tuple[SeekPoint, list[int]]]
+    seek: bool
+    num_workers: int
+    given_up: Event = field(default_factory=Event)
+
+    def check(self) -> None:
+        self.reading.check()
+        if self.given_up.is_set():
+            raise IndexMismatch("another thread gave up")
+
+
+def _work(task: _Task, container: InputContainer | None = None) -> dict[int, Picture]:
+    """Decode GOPs while there are any, in a container of this thread's own; return their pictures by display index."""
+    decoder: _Decoder | None = None
+    pictures: dict[int, Picture] = {}
+    with ExitStack() as stack:
+        try:
+            while task.gops:
+                with task.reading.processor():
+                    try:
+                        start, wanted = task.gops.popleft()
+                    except IndexError:  # another thread took the last one
+                        break
+                    if decoder is None:
+                        file = task.reading.file
+                        container = container or stack.enter_context(open_container(file.path, file.name))
+                        decoder = _Decoder(task, container)
+                    pictures |= decoder.decode_gop(start, wanted)
+        except av.error.FFmpegError as error:
+            task.given_up.set()
+            raise IndexMismatch(str(error)) from error
+        except BaseException:
+            task.given_up.set()
+            raise
+    return pictures
+
+
+class _Decoder:
+    """One container and its decoder, going from GOP to GOP."""
+
+    def __init__(self, task: _Task, container: InputContainer) -> None:
+        self._task, self._container = task, container
+        self._stream = video_stream(container, task.reading.file.name)
+        use_threads(self._stream, task.reading, task.num_workers)
+        self._clock = Clock(container, self._stream)
+        self._packets = _packets(container, self._stream)
+        self._is_anchored = True
+        context = self._stream.codec_context
+        self._is_disposable = disposable_by(context.codec.canonical_name, context.extradata)
+        # FFmpeg's HEVC decoder skips pictures on which those of a higher layer may build.
+        self._between: Literal["DEFAULT", "NONREF"] = "DEFAULT" if context.codec.canonical_name == "hevc" else "NONREF"
+
+    def decode_gop(self, start: SeekPoint, wanted: list[int]) -> dict[int, Picture]:
+        """Feed the packets from a seek point to the last wanted frame; return the pictures by display index."""
+        context, left = self._stream.codec_context, set(wanted)
+        if self._task.seek and start.seek_to is not None:
+            self._container.seek(start.seek_to, stream=self._stream)
+            self._packets = _packets(self._container, self._stream)
+        self._is_anchored = start.seek_to is None
+        is_in_order = True
+        fed: dict[int, int] = {}
+        pictures: dict[int, Picture] = {}
+        for packet, index in self._task.index.with_index(self._packets, start):
+            self._task.check()
+            is_in_order &= packet.pts == packet.dts
+            if index in left and packet.pts is not None:
+                fed[packet.pts] = index
+                left.remove(index)
+                context.skip_frame = "DEFAULT"
+            elif packet.is_keyframe:
+                context.skip_frame = "DEFAULT"
+            elif self._is_disposable and self._is_disposable(bytes(packet)):
+                continue
+            else:
+                context.skip_frame = self._between
+            pictures |= self._wanted(context.decode(packet), fed)
+            if not left:
+                break
+        pictures |= self._wanted(context.decode(None), fed)
+        context.flush_buffers()
+        if left or len(pictures) < len(wanted):
+            raise IndexMismatch("a frame did not come out")
+        # Files copied carelessly from AVI, and ASF, have decoding times where those of presentation should stand.
+        if context.has_b_frames and (is_in_order or self._task.index.is_in_order):
+            raise IndexMismatch("the decoder reorders frames, and the timestamps do not")
+        return pictures
+
+    def _wanted(self, frames: Iterable[VideoFrame], fed: dict[int, int]) -> dict[int, Picture]:
+        """Return the pictures of the wanted ones among some frames, by display index."""
+        pictures = {}
+        for frame in frames:
+            # Intra-refresh streams call P pictures key frames; what comes next may build on frames never decoded.
+            self._is_anchored |= bool(frame.key_frame) and frame.pict_type == PictureType.I
+            index = fed.get(frame.pts) if frame.pts is not None else None
+            if index is None:
+                continue
+            if frame.is_corrupt or not self._is_anchored:
+                raise IndexMismatch("a frame is damaged, or builds on others that were not decoded")
+            seconds = self._clock.seconds(frame.pts, index)
+            pictures[index] = Picture(seconds, self._task.reading.transform(upright_rgb(frame)))
+        return pictures
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[VideoPacket]":
+    """Yield a stream's packets without the empty one that PyAV ends with."""
+    return (packet for packet in container.demux(stream) if packet.size)
