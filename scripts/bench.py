@@ -1,15 +1,9 @@
 #!/usr/bin/env python3
 """Measure how fast vllava is against something known, both sides in one run, in turn.
 
-scripts/bench startup
-scripts/bench ask
-scripts/bench read
-scripts/bench chat
-scripts/bench questions
-scripts/bench batch
-scripts/bench generate
-scripts/bench gpu
-scripts/bench load
+scripts/bench ask      scripts/bench batch      scripts/bench startup
+scripts/bench read     scripts/bench chat       scripts/bench questions
+scripts/bench load     scripts/bench generate   scripts/bench gpu
 """
 
 import argparse
@@ -18,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 TABLES = ("ask", "batch", "startup", "read", "chat", "questions", "generate", "gpu", "load")
+MODULES = {"chat": "talking", "questions": "talking"}  # of tables that are not named like their module
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -26,7 +21,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))  # where vllava is not installed, as on a rented one with a card
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = parser.add_subparsers(dest="table", required=True)
-    modules = {name: import_module(f"benchmarks.{name}") for name in TABLES if name in sys.argv[1:2]}
+    modules = {name: import_module(f"benchmarks.{MODULES.get(name, name)}") for name in TABLES if name in sys.argv[1:2]}
     for name in TABLES:
         table = tables.add_parser(name, description=modules[name].__doc__ if name in modules else None)
         if name in modules:

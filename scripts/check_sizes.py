@@ -40,13 +40,6 @@ def num_body_lines(function: Function) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-def num_parameters(function: Function) -> int:
-    """Return how many parameters a function has, `self` and `cls` not counted."""
-    arguments = function.args
-    named = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-    return len([name for name in named if name not in ("self", "cls")])
-
-
 def _violations(path: Path, text: str, functions: list[Function]) -> Iterator[str]:
     num_lines = len(text.splitlines())
     if num_lines > MAX_MODULE_LINES:
@@ -56,9 +49,10 @@ def _violations(path: Path, text: str, functions: list[Function]) -> Iterator[st
         if (count := num_body_lines(function)) > MAX_FUNCTION_LINES:
             yield f"{where} has {count} lines, at most {MAX_FUNCTION_LINES} are allowed"
         is_command = "commands" in path.parts and function.name == path.stem
-        is_free = is_command or function.name in FOREIGN_SIGNATURES
-        if not is_free and (count := num_parameters(function)) > MAX_PARAMETERS:
-            yield f"{where} has {count} parameters, at most {MAX_PARAMETERS} are allowed"
+        arguments = function.args
+        named = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)} - {"self", "cls"}
+        if len(named) > MAX_PARAMETERS and not is_command and function.name not in FOREIGN_SIGNATURES:
+            yield f"{where} has {len(named)} parameters, at most {MAX_PARAMETERS} are allowed"
 
 
 def _shown(path: Path) -> str:

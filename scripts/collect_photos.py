@@ -10,7 +10,6 @@ photograph is in both. Nothing of them is kept in the repository or in the bundl
 import argparse
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,28 +17,12 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 DEBIAN_PACKAGES = (
-    "gnome-backgrounds",
-    "lomiri-wallpapers-16.04",
-    "lomiri-wallpapers-20.04",
-    "mate-backgrounds",
-    "opencv-doc",
-    "plasma-workspace-wallpapers",
-    "sway-backgrounds",
-    "ukui-wallpapers",
+    *("gnome-backgrounds", "lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "mate-backgrounds"),
+    *("opencv-doc", "plasma-workspace-wallpapers", "sway-backgrounds", "ukui-wallpapers"),
 )
 PYPI_PACKAGES = ("scikit-image==0.26.0", "scikit-learn==1.9.1", "ultralytics==8.4.190")
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-NOT_PHOTOGRAPHS = (
-    "logo",
-    "phantom",
-    "chess",
-    "horse",
-    "color.png",
-    "screenshot",
-    "pattern",
-    "board",
-    "opencv-logo",
-)
+NOT_PHOTOGRAPHS = ("logo", "phantom", "chess", "horse", "color.png", "screenshot", "pattern", "board")
 SMALLEST_BYTES = 20_000  # below this: icons and test patterns
 LONG_SIDE = 320  # pixels; the model looks at 56 x 56
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "build" / "photos"
@@ -68,9 +51,8 @@ def collect(split: str, folder: Path) -> int:
         return num_present
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as scratch:
-        unpack = _unpack_debian if split == "train" else _unpack_pypi
         for package in DEBIAN_PACKAGES if split == "train" else PYPI_PACKAGES:
-            unpack(package, Path(scratch))
+            _unpack(package, Path(scratch))
         for number, photo in enumerate(_pictures(Path(scratch))):
             photo.thumbnail((LONG_SIDE, LONG_SIDE))
             photo.save(folder / f"{number:03d}.jpg", quality=92)
@@ -91,29 +73,24 @@ def _pictures(folder: Path) -> Iterator[Image.Image]:
         yield picture.convert("RGB")
 
 
-def _unpack_debian(package: str, scratch: Path) -> None:
-    if _run(["apt-get", "download", package], scratch):
-        for archive in scratch.glob(f"{package}_*.deb"):
-            _run(["dpkg-deb", "-x", str(archive), str(scratch / package)], scratch)
-
-
-def _unpack_pypi(package: str, scratch: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(scratch), package]
-    if _run(command, scratch):
-        name = package.split("==", maxsplit=1)[0].replace("-", "_")
-        for archive in scratch.glob(f"{name}-*.whl"):
-            zipfile.ZipFile(archive).extractall(scratch / name)
-
-
-def _run(command: list[str], folder: Path) -> bool:
-    """Run a command quietly; a package that cannot be had is named and passed over."""
+def _unpack(package: str, scratch: Path) -> None:
+    """Fetch and unpack a package; one that cannot be had is named and passed over."""
+    is_debian = package in DEBIAN_PACKAGES
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package]
+    folder = scratch / package
+    folder.mkdir()
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        _run(["apt-get", "download", package] if is_debian else pip, folder)
+        for archive in [*folder.glob("*.deb"), *folder.glob("*.whl")]:
+            unpack = ["dpkg-deb", "-x"] if is_debian else [sys.executable, "-m", "zipfile", "-e"]
+            _run([*unpack, archive.name, "unpacked"], folder)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", "") or str(error)
-        print(f"passed over: {' '.join(command)}: {reason.strip().splitlines()[-1]}", file=sys.stderr)
-        return False
-    return True
+        print(f"passed over: {package}: {reason.strip().splitlines()[-1]}", file=sys.stderr)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
 
 
 if __name__ == "__main__":

@@ -203,12 +203,11 @@ def _start(place: Path, count: Count, max_bytes: int | None = None) -> "subproce
 
 
 def _print(kind: str, counts: list[Count]) -> None:
-    sums = {name: sum(getattr(count, name) for count in counts) for name in ("num_processes", "num_kills", "num_full")}
-    lines = sum(count.num_lines for count in counts)
-    wrong = sum(len(count.wrong) for count in counts)
     print(
-        f"{kind}: {len(counts)} files, {lines:,} lines, {sums['num_processes']} processes, {sums['num_kills']} killed, "
-        f"{sums['num_full']} stopped by a full disk, {wrong} wrong"
+        f"{kind}: {len(counts)} files, {sum(count.num_lines for count in counts):,} lines, "
+        f"{sum(count.num_processes for count in counts)} processes, {sum(count.num_kills for count in counts)} killed, "
+        f"{sum(count.num_full for count in counts)} stopped by a full disk, "
+        f"{sum(len(count.wrong) for count in counts)} wrong"
     )
 
 

@@ -28,7 +28,7 @@ from fuzzing.child import Outcome
 from fuzzing.mutation import mutated
 from fuzzing.seeds import make_seeds
 
-from videollava_cli.reader.limits import num_processors
+from videollava_cli.machine import num_processors
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "fuzz"

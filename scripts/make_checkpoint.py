@@ -70,7 +70,7 @@ class Geometry:
     image_side: int = IMAGE_SIDE
     num_rows: int | None = None
     dtype: torch.dtype = torch.float32
-    max_shard_size: str = "50GB"
+    shards: str = "50GB"  # how large they may be
 
 
 GEOMETRIES = {
@@ -79,20 +79,12 @@ GEOMETRIES = {
     "wide": Geometry(text=Layers(512, 8, 128, 1024), tower=Layers(256, 2, 128, 512)),
     "mini": Geometry(image_side=2 * PATCH_SIDE),
     "1b": Geometry(
-        text=Layers(width=2048, count=16, head_size=128, inner=5504),
-        tower=Layers(width=512, count=12, head_size=64, inner=2048),
-        num_rows=NUM_ROWS,
-        dtype=torch.float16,
-        max_shard_size="720MB",
+        Layers(2048, 16, 128, 5504), Layers(512, 12, 64, 2048), num_rows=NUM_ROWS, dtype=torch.float16, shards="720MB"
     ),
     # Vicuna-7B and CLIP ViT-L/14, as LanguageBind/Video-LLaVA-7B-hf has them (config.json, text_config, vision_config);
     # its shards are of 4.98, 4.95 and 4.81 GB.
     "7b": Geometry(
-        text=Layers(width=4096, count=32, head_size=128, inner=11008),
-        tower=Layers(width=1024, count=24, head_size=64, inner=4096),
-        num_rows=NUM_ROWS,
-        dtype=torch.float16,
-        max_shard_size="5GB",
+        Layers(4096, 32, 128, 11008), Layers(1024, 24, 64, 4096), num_rows=NUM_ROWS, dtype=torch.float16, shards="5GB"
     ),
 }
 
@@ -109,31 +101,21 @@ def main() -> None:
 
 
 def make_checkpoint(folder: Path, *, geometry: str = "small", seed: int = 0) -> None:
-    """Write config, random weights, tokenizer and image processor settings into a folder.
+    """Write config, random weights of a seed, tokenizer and image processor settings of a named geometry into a folder.
 
     The weights are in memory once, in the format that they have on disk.
-
-    Args:
-        folder: Where to; made if need be.
-        geometry: A name of `GEOMETRIES`.
-        seed: Of the weights.
     """
     shape = GEOMETRIES[geometry]
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(geometry)
-    config = config_for(tokenizer, geometry)
+    config = make_config(geometry)
     model = AutoModelForImageTextToText.from_config(config, dtype=shape.dtype)  # type: ignore[no-untyped-call]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     with quiet_libraries():
-        model.save_pretrained(folder, max_shard_size=shape.max_shard_size)
+        model.save_pretrained(folder, max_shard_size=shape.shards)
     tokenizer.save_pretrained(folder)
     size, crop_size = {"shortest_edge": shape.image_side}, {"height": shape.image_side, "width": shape.image_side}
     VideoLlavaImageProcessor(size=size, crop_size=crop_size).save_pretrained(folder)
-
-
-def make_config(geometry: str) -> VideoLlavaConfig:
-    """Return the configuration of a named geometry; nothing is written, and no weights are made."""
-    return config_for(make_tokenizer(geometry), geometry)
 
 
 def make_tokenizer(geometry: str) -> PreTrainedTokenizerFast:
@@ -144,9 +126,9 @@ def make_tokenizer(geometry: str) -> PreTrainedTokenizerFast:
     )
 
 
-def config_for(tokenizer: PreTrainedTokenizerFast, geometry: str) -> VideoLlavaConfig:
-    """Return the configuration of a named geometry with the token ids of a tokenizer."""
-    shape = GEOMETRIES[geometry]
+def make_config(geometry: str) -> VideoLlavaConfig:
+    """Return the configuration of a named geometry; nothing is written, and no weights are made."""
+    shape, tokenizer = GEOMETRIES[geometry], make_tokenizer(geometry)
     num_patches = (shape.image_side // PATCH_SIDE) ** 2
     text = LlamaConfig(
         vocab_size=shape.num_rows or len(tokenizer),

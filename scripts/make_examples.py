@@ -8,7 +8,6 @@ radii, places and speeds lie where `tiny_world.scenes` draws them, so the bundle
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL, LARGE = 0.11, 0.20  # radii in the middle of SMALL_RADIUS and LARGE_RADIUS
 SPAN = (0.05, 0.95)
 NUM_DRAWS = 3000  # enough to see every question about a scene
+
+H264, TURNED_H264, VP9 = "H.264 in MP4", "H.264 in MP4, turned by its metadata", "VP9 in WebM"
+H264_OPTIONS = {"crf": "20", "preset": "slow", "g": "48"}
+VP9_OPTIONS = {"crf": "24", "b": "0", "row-mt": "0", "deadline": "good", "cpu-used": "1"}
 
 Frames = NDArray[np.uint8]
 
@@ -75,11 +78,22 @@ def main() -> None:
     for example in EXAMPLES:
         assert _is_true(example), f"{example.name}: {example.question} {example.answer}"
         path = folder / example.name
-        WRITERS[example.form](path, example)
+        write(path, example)
         kilobytes = f"{path.stat().st_size / 1000:.1f} kB"
         rows.append(f"| `{example.name}` | {example.row} | {kilobytes} | {example.question} | {example.answer} |")
         print(rows[-1])
     (folder / "README.md").write_text(TABLE.format(rows="\n".join(rows)), encoding="utf-8")
+
+
+def write(path: Path, example: Example) -> None:
+    """Write one example."""
+    if example.form == "GIF":
+        _write_gif(path, example)
+    elif example.num_frames > 1:
+        _encode(path, example)
+    else:
+        options = {"optimize": True} if example.form == "PNG" else {"quality": 90}
+        Image.fromarray(example.render()[0]).save(path, **options)
 
 
 def _is_true(example: Example) -> bool:
@@ -89,20 +103,10 @@ def _is_true(example: Example) -> bool:
     return (example.question, example.answer) in {(question, answer) for _, question, answer in drawn}
 
 
-def _write_h264(path: Path, example: Example) -> None:
-    _encode(path, example, "libx264", {"crf": "20", "preset": "slow", "g": "48"})
-
-
-def _write_turned_h264(path: Path, example: Example) -> None:
-    """Write a clip as phones do: pictures lie on their side, and the file says to turn them clockwise."""
-    _encode(path, example, "libx264", {"crf": "20", "preset": "slow", "g": "48"}, clockwise_degrees=90)
-
-
-def _write_vp9(path: Path, example: Example) -> None:
-    _encode(path, example, "libvpx-vp9", {"crf": "24", "b": "0", "row-mt": "0", "deadline": "good", "cpu-used": "1"})
-
-
-def _encode(path: Path, example: Example, codec: str, options: dict[str, str], *, clockwise_degrees: int = 0) -> None:
+def _encode(path: Path, example: Example) -> None:
+    """Write a clip; as phones do, a turned one lies on its side, and the file says to turn it clockwise."""
+    codec, options = ("libvpx-vp9", VP9_OPTIONS) if example.form == VP9 else ("libx264", H264_OPTIONS)
+    clockwise_degrees = 90 if example.form == TURNED_H264 else 0
     frames = np.rot90(example.render(), clockwise_degrees // 90, axes=(1, 2))
     with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=example.frames_per_second, options=options)
@@ -125,25 +129,9 @@ def _write_gif(path: Path, example: Example) -> None:
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration_ms, loop=0)
 
 
-def _write_png(path: Path, example: Example) -> None:
-    Image.fromarray(example.render()[0]).save(path, optimize=True)
-
-
-def _write_jpeg(path: Path, example: Example) -> None:
-    Image.fromarray(example.render()[0]).save(path, quality=90)
-
-
 def _large(shape: str, color: str, motion: Motion, start: Point, end: Point | None = None) -> Actor:
-    return Actor(
-        shape=shape,
-        color=color,
-        size="large",
-        motion=motion,
-        radius=(LARGE, LARGE),
-        start=start,
-        end=end or start,
-        color_at_end=color,
-    )
+    radius = (LARGE, LARGE)
+    return Actor(shape, color, "large", motion, radius, start=start, end=end or start, color_at_end=color)
 
 
 def _small(shape: str, color: str, center: Point) -> Actor:
@@ -157,15 +145,6 @@ def _clip(background: str, *actors: Actor) -> Scene:
 def _still(background: str, *actors: Actor) -> Scene:
     return Scene(actors, background, is_video=False, pattern_seed=2)
 
-
-WRITERS: dict[str, Callable[[Path, Example], None]] = {
-    "H.264 in MP4": _write_h264,
-    "H.264 in MP4, turned by its metadata": _write_turned_h264,
-    "VP9 in WebM": _write_vp9,
-    "GIF": _write_gif,
-    "PNG": _write_png,
-    "JPEG": _write_jpeg,
-}
 
 RED_CIRCLE = _large("circle", "red", Motion.RIGHT, (0.2, 0.5), (0.8, 0.5))
 YELLOW_STAR = replace(_large("star", "yellow", Motion.GROW, (0.5, 0.5)), radius=(0.09, 0.23))
@@ -184,98 +163,27 @@ MIXTURE = (
 )
 
 EXAMPLES = (
-    Example(
-        "circle-moves-right.mp4",
-        "H.264 in MP4",
-        _clip("white", RED_CIRCLE),
-        (180, 320),
-        "What happens in this video?",
-        "A red circle moves from left to right.",
-        num_frames=72,
-    ),
-    Example(
-        "star-grows.webm",
-        "VP9 in WebM",
-        _clip("black", YELLOW_STAR),
-        (240, 320),
-        "What happens?",
-        "A yellow star grows.",
-        num_frames=60,
-    ),
-    Example(
-        "cross-moves-down.webm",
-        "VP9 in WebM",
-        _clip("dotted", PURPLE_CROSS),
-        (240, 426),
-        "Which way does it move?",
-        "It moves from top to bottom.",
-        num_frames=50,
-        frames_per_second=25,
-    ),
-    Example(
-        "square-turns-blue.gif",
-        "GIF",
-        _clip("gray", GREEN_SQUARE),
-        (180, 240),
-        "What color is it at the end?",
-        "It is blue.",
-        num_frames=20,
-        frames_per_second=10,
-    ),
-    Example(
-        "circle-and-triangle.mp4",
-        "H.264 in MP4",
-        _clip("checkered", BLUE_CIRCLE, ORANGE_TRIANGLE),
-        (360, 640),
-        "What does the triangle do?",
-        "It grows.",
-        num_frames=75,
-        frames_per_second=25,
-    ),
-    Example(
-        "ring-moves-up.mp4",
-        "H.264 in MP4, turned by its metadata",
-        _clip("striped", GREEN_RING),
-        (320, 180),
-        "In which direction does it move?",
-        "It moves from bottom to top.",
-        num_frames=60,
-        frames_per_second=30,
-    ),
-    Example(
-        "triangle-disappears.mp4",
-        "H.264 in MP4",
-        _clip("white", PINK_TRIANGLE),
-        (240, 240),
-        "What do you see at the end?",
-        "Nothing.",
-        num_frames=48,
-    ),
-    Example(
-        "three-squares.png",
-        "PNG",
-        _still("gray", *RED_SQUARES),
-        (320, 320),
-        "How many shapes are there?",
-        "There are three objects.",
-    ),
-    Example(
-        "triangle.jpg",
-        "JPEG",
-        _still("white", BROWN_TRIANGLE),
-        (300, 400),
-        "Where is the triangle?",
-        "It is at the top right.",
-    ),
-    Example(
-        "mixed-shapes.png",
-        "PNG",
-        _still("striped", *MIXTURE),
-        (360, 480),
-        "What color is the star?",
-        "It is blue.",
-    ),
-)
+    Example("circle-moves-right.mp4", H264, _clip("white", RED_CIRCLE), (180, 320),
+            "What happens in this video?", "A red circle moves from left to right.", 72),
+    Example("star-grows.webm", VP9, _clip("black", YELLOW_STAR), (240, 320),
+            "What happens?", "A yellow star grows.", 60),
+    Example("cross-moves-down.webm", VP9, _clip("dotted", PURPLE_CROSS), (240, 426),
+            "Which way does it move?", "It moves from top to bottom.", 50, 25),
+    Example("square-turns-blue.gif", "GIF", _clip("gray", GREEN_SQUARE), (180, 240),
+            "What color is it at the end?", "It is blue.", 20, 10),
+    Example("circle-and-triangle.mp4", H264, _clip("checkered", BLUE_CIRCLE, ORANGE_TRIANGLE), (360, 640),
+            "What does the triangle do?", "It grows.", 75, 25),
+    Example("ring-moves-up.mp4", TURNED_H264, _clip("striped", GREEN_RING), (320, 180),
+            "In which direction does it move?", "It moves from bottom to top.", 60, 30),
+    Example("triangle-disappears.mp4", H264, _clip("white", PINK_TRIANGLE), (240, 240),
+            "What do you see at the end?", "Nothing.", 48),
+    Example("three-squares.png", "PNG", _still("gray", *RED_SQUARES), (320, 320),
+            "How many shapes are there?", "There are three objects."),
+    Example("triangle.jpg", "JPEG", _still("white", BROWN_TRIANGLE), (300, 400),
+            "Where is the triangle?", "It is at the top right."),
+    Example("mixed-shapes.png", "PNG", _still("striped", *MIXTURE), (360, 480),
+            "What color is the star?", "It is blue."),
+)  # fmt: skip
 
 if __name__ == "__main__":
     main()

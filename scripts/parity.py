@@ -11,7 +11,8 @@ Then every case is asked turn by turn of an engine that keeps what it ran, of th
 Steps of one shape, which a CUDA card records, are held against `model.generate` as well, batched, in every mode, and
 answer conversations together.
 
-In 16 bits rounding may tell a batch from its rows; how often it does is told, and decides nothing.
+In a batch the same numbers are summed in another order, so that 16 bits round them otherwise, and where two tokens are
+about as likely the other one may win. How often that happens is printed, and decides nothing.
 
     python scripts/parity.py            # exit status 1 if anything differs
 """
@@ -19,37 +20,25 @@ In 16 bits rounding may tell a batch from its rows; how often it does is told, a
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import internals
 import numpy as np
 import torch
+from benchmarks import documented
+from internals import Conversation, Turn
 from make_checkpoint import make_checkpoint
 from numpy.typing import NDArray
-from parity_cases import Case, make_cases, random_clip, random_image, random_picture, turn_by_turn
-from parity_rounding import count_equal
 from transformers import VideoLlavaImageProcessor
 
-from videollava_cli.engine import Engine
+from videollava_cli import Engine, load
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.engine.prompting import prompt_ids, prompt_text
-from videollava_cli.engine.startup import load
-from videollava_cli.generation import (
-    Decoding,
-    Detokenizer,
-    Prompts,
-    Steps,
-    end_of_answer_ids,
-    generate,
-    image_argument,
-    pad_left,
-)
-from videollava_cli.media import MediaKind
-from videollava_cli.preprocessing import pixel_values, shrink_frame, shrink_image
-
-__all__ = ["make_cases", "random_clip", "random_image", "turn_by_turn"]  # beside what is below, for tests
+from videollava_cli.media import Medium
+from videollava_cli.preprocessing import pixel_values
+from videollava_cli.sampling import Window
 
 NUM_NEW_TOKENS = 24
 MAX_FRAME_LEVELS = 2  # of 255, between our video frames and the image processor's
@@ -60,6 +49,20 @@ MODES: dict[str, dict[str, Any]] = {
     "repetition penalty": {"repetition_penalty": 1.3},
     "sampled": {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 7},
 }
+SYSTEM = "You watch closely."
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SUFFIXES = {".mp4", ".webm", ".gif", ".png", ".jpg"}
+QUESTIONS = ("What happens?", "What color is it?", "Which way does it move?", "How many shapes are there?")
+BATCH_SIZE = 8  # as `vllava batch` takes at most on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prompt: what it is about and what was said."""
+
+    name: str
+    media: tuple[Medium, ...]
+    conversation: Conversation = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +98,69 @@ def main() -> int:
                 print(f"{'equal  ' if outcome.is_equal else 'DIFFERS'} {outcome.name}: {outcome.ours[:8]!r}...")
         print(f"{title}: {sum(outcome.is_equal for outcome in outcomes)} of {len(outcomes)}")
     answers_are_equal = all(outcome.is_equal for outcomes in kinds.values() for outcome in outcomes)
-    for count in count_equal():
-        print(
-            f"{count.dtype}, tiny: {count.num_equal} of {count.num_answers} answers are in a batch what they are alone"
-        )
+    for dtype in ("float16", "bfloat16"):
+        num_equal, num_answers = count_equal_in_batch(dtype)
+        print(f"{dtype}, tiny: {num_equal} of {num_answers} answers are in a batch what they are alone")
     image_levels, image_values, frame_levels = pixel_differences()
     print(f"images: at most {image_levels}/255 and {image_values:g} in pixel values from VideoLlavaImageProcessor")
     print(f"video frames: at most {frame_levels}/255 from VideoLlavaImageProcessor (bound {MAX_FRAME_LEVELS}/255)")
     pixels_are_right = image_levels == 0 and image_values == 0 and frame_levels <= MAX_FRAME_LEVELS
     return 0 if answers_are_equal and pixels_are_right else 1
+
+
+def make_cases(engine: Engine) -> list[Case]:
+    """Return every kind of prompt about every kind of media, of different lengths."""
+    rng = np.random.default_rng(0)
+    image, second, clip = random_image(engine, rng), random_image(engine, rng), random_clip(engine, rng)
+    media: dict[str, tuple[Medium, ...]] = {
+        "image": (image,),
+        "video": (clip,),
+        "image and video": (image, clip),
+        "video and two images": (clip, second, image),
+    }
+    talks = {
+        "one question": (Turn("What happens?"),),
+        "three turns": (Turn("What moves?", "A red circle."), Turn("Where to?", "Right."), Turn("And then?")),
+        "other scripts": (Turn("größer als 世界 🎬? <video>"),),
+    }
+    cases = [
+        Case(f"{talk}, {kind}", shown, Conversation.about([m.kind for m in shown], turns, system=system))
+        for kind, shown in media.items()
+        for talk, turns in talks.items()
+        for system in ((SYSTEM,) if talk == "one question" and kind == "video" else (None,))
+    ]
+    later = (Turn("What moves?", "A circle.", (clip.kind,)), Turn("And here?", None, (image.kind, second.kind)))
+    return [*cases, Case("images at the second turn", (clip, image, second), Conversation(later))]
+
+
+def random_image(engine: Engine, rng: np.random.Generator) -> Medium:
+    """Return an image of smooth random colours, as the reader would shrink it."""
+    return internals.make_image(internals.image_to_model(random_picture(rng, (300, 400)), engine.checkpoint.pixels))
+
+
+def random_clip(engine: Engine, rng: np.random.Generator) -> Medium:
+    """Return a clip of smooth random colours; frames go through Pillow, so that both sides see the same."""
+    pixels = engine.checkpoint.pixels
+    frames = [internals.image_to_model(random_picture(rng, (180, 320)), pixels) for _ in range(8)]
+    return internals.make_clip(np.stack(frames))
+
+
+def random_picture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return uint8 RGB, (H, W, 3): random colours with edges, gradients and noise in them."""
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x * rng.uniform(0, 0.3) + y * rng.uniform(0, 0.3) + rng.uniform(0, 6)) for _ in range(3)]
+    picture = 128 + 100 * np.stack(waves, -1) + rng.normal(0, 12, (height, width, 3))
+    picture[:: max(height // 7, 1)] = 255
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def turn_by_turn(case: Case) -> Iterator[Case]:
+    """Yield a case as it was when each of its questions was asked."""
+    turns = case.conversation.turns
+    for number, turn in enumerate(turns):
+        talk = replace(case.conversation, turns=(*turns[:number], replace(turn, answer=None)))
+        yield Case(f"{case.name}, turn {number + 1}", case.media[: len(talk.media)], talk)
 
 
 def compare_all(checkpoint: Path) -> Iterator[Outcome]:
@@ -148,8 +205,7 @@ def compare_together(checkpoint: Path) -> Iterator[Outcome]:
             engine.forget()
             for state in ("nothing kept", "kept"):
                 together = engine_texts(engine, cases, options)
-                names = [f"together, {mode}, {state}: {case.name}" for case in cases]
-                yield from (Outcome(*row) for row in zip(names, together, alone, strict=True))
+                yield from _outcomes(f"together, {mode}, {state}", cases, together, alone)
 
 
 def compare_fixed(checkpoint: Path) -> Iterator[Outcome]:
@@ -161,21 +217,17 @@ def compare_fixed(checkpoint: Path) -> Iterator[Outcome]:
             continue
         for first in range(0, len(cases), 4):
             several = cases[first : first + 4]
-            ours = our_ids(engine, several, options, Steps.FIXED)
-            is_drawn_alike = mode != "sampled"  # as above
-            others = (
-                reference_ids(engine, several, options)
-                if is_drawn_alike
-                else our_ids(engine, several, options, Steps.GROWING)
-            )
-            names = [f"fixed, {mode}, batch: {case.name}" for case in several]
-            yield from (Outcome(*row) for row in zip(names, ours, others, strict=True))
+            ours = our_ids(engine, several, options, "fixed")
+            if mode == "sampled":  # as above
+                others = our_ids(engine, several, options, "growing")
+            else:
+                others = reference_ids(engine, several, options)
+            yield from _outcomes(f"fixed, {mode}, batch", several, ours, others)
     asked = [turn for case in (cases[4], cases[12]) for turn in turn_by_turn(case)]
     alone = [engine_text(engine, case) for case in asked]
     engine.forget()
-    engine._runner.steps = Steps.FIXED
-    for case, text in zip(asked, alone, strict=True):
-        yield Outcome(f"fixed, turn by turn: {case.name}", engine_text(engine, case), text)
+    internals.use_fixed_steps(engine)
+    yield from _outcomes("fixed, turn by turn", asked, [engine_text(engine, case) for case in asked], alone)
 
 
 def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = None) -> str:
@@ -192,64 +244,71 @@ def engine_texts(engine: Engine, cases: Sequence[Case], options: dict[str, Any])
     return texts
 
 
-def reference_text(engine: Engine, case: Case) -> str:
-    """Return the text of what transformers generates, detokenized as ours is."""
-    detokenizer = Detokenizer(engine.tokenizer)
-    ids = reference_ids(engine, [case], {})[0]
-    pieces = [detokenizer.add(token) for token in ids if token not in end_of_answer_ids(engine.model)]
-    return "".join([*pieces, detokenizer.finish()])
-
-
 def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str, Any]) -> list[Outcome]:
     """Answer cases as one batch with our loop and with `model.generate`."""
-    ours = our_ids(engine, cases, options)
-    reference = reference_ids(engine, cases, options)
-    names = [f"{mode}: {case.name}" for case in cases]
-    return [Outcome(*row) for row in zip(names, ours, reference, strict=True)]
+    return list(_outcomes(mode, cases, our_ids(engine, cases, options), reference_ids(engine, cases, options)))
+
+
+def _outcomes(title: str, cases: Sequence[Case], ours: Sequence[Any], others: Sequence[Any]) -> Iterator[Outcome]:
+    for case, one, other in zip(cases, ours, others, strict=True):
+        yield Outcome(f"{title}: {case.name}", one, other)
 
 
 def our_ids(
-    engine: Engine, cases: Sequence[Case], options: dict[str, Any], steps: Steps | None = None
+    engine: Engine, cases: Sequence[Case], options: dict[str, Any], steps: internals.Steps | None = None
 ) -> list[list[int]]:
     """Return the ids that our loop generates for a batch of cases, end-of-answer ids included."""
-    texts = [prompt_text(case.conversation, engine.tokenizer) for case in cases]
-    rows = [prompt_ids(text, engine.tokenizer, engine.checkpoint) for text in texts]
-    pictures = _pictures(cases)
-    tensors = [
-        pixel_values(np.stack(p), engine.checkpoint.pixels).to(engine.model.device) if p else None for p in pictures
-    ]
-    pad_id = engine.tokenizer.pad_token_id
-    prompts = Prompts(*pad_left(rows, pad_id, engine.model.device), *tensors)
-    chosen = {key: value for key, value in options.items() if key != "load_4bit"}
-    decoding = Decoding((NUM_NEW_TOKENS,) * len(rows), end_of_answer_ids(engine.model), **chosen)
-    tokens = list(generate(engine.model, prompts, decoding, steps))
-    return [[step[row] for step in tokens if row in step] for row in range(len(rows))]
+    media = [medium for case in cases for medium in case.media]
+    prompts = internals.make_prompts(engine, [case.conversation for case in cases], media)
+    sampling = {key: value for key, value in options.items() if key != "load_4bit"}
+    end_ids = internals.end_of_answer_ids(engine.model)
+    tokens = list(
+        internals.generate_ids(engine.model, prompts, NUM_NEW_TOKENS, steps=steps, end_ids=end_ids, **sampling)
+    )
+    return [[step[row] for step in tokens if row in step] for row in range(len(cases))]
 
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
     """Return the ids that transformers generates, from prompts whose placeholders are written out."""
-    lengths = {"<image>": 256, "<video>": 2056}  # transformers docs, model_doc/video_llava
-    texts = []
-    for case in cases:
-        text = prompt_text(case.conversation, engine.tokenizer)
-        for word, length in lengths.items():
-            text = text.replace(word, word * length)
-        texts.append(text)
-    inputs = dict(engine.tokenizer(texts, padding=True, return_tensors="pt"))
-    images, clips = _pictures(cases)
-    if images:
-        inputs[image_argument(engine.model)] = _reference_pixels(images)
-    if clips:
-        inputs["pixel_values_videos"] = torch.stack([_reference_pixels(list(clip)) for clip in clips])
+    texts = [internals.prompt_text(engine, case.conversation) for case in cases]
+    images, clips = internals.images_and_clips([medium for case in cases for medium in case.media])
+    inputs = documented.text_inputs(engine.model, engine.tokenizer, texts)
     chosen = {key: value for key, value in options.items() if key not in ("load_4bit", "seed")}
-    inputs = {name: tensor.to(engine.model.device) for name, tensor in inputs.items()}
-    torch.manual_seed(options.get("seed", 0))
     with quiet_libraries():
+        inputs |= documented.pixel_inputs(engine.model, VideoLlavaImageProcessor(), images, clips)
+        torch.manual_seed(options.get("seed", 0))
         output = engine.model.generate(  # type: ignore[misc]
             **inputs, **chosen, do_sample="temperature" in options, max_new_tokens=NUM_NEW_TOKENS
         )
     new = output[:, inputs["input_ids"].shape[1] :].tolist()
     return [_until_end(row, engine) for row in new]
+
+
+def reference_text(engine: Engine, case: Case) -> str:
+    """Return the text of what transformers generates, detokenized as ours is."""
+    end_ids = internals.end_of_answer_ids(engine.model)
+    ids = [token for token in reference_ids(engine, [case], {})[0] if token not in end_ids]
+    return internals.text_of(engine, ids)
+
+
+def count_equal_in_batch(dtype: str) -> tuple[int, int]:
+    """Ask `tiny` every question about every example, in batches and alone.
+
+    Returns:
+        How many answers are the same, and how many there are.
+    """
+    engine = load("tiny", device="cpu", dtype=dtype, offline=True)
+    assert engine.read is not None
+    paths = sorted(path for path in EXAMPLES.iterdir() if path.suffix in SUFFIXES)
+    media = [engine.read(str(path), Window()) for path in paths]
+    # Neighbours are about different examples.
+    asked = [
+        (Conversation.about([medium.kind], (Turn(question),)), medium) for question in QUESTIONS for medium in media
+    ]
+    batches = [asked[first : first + BATCH_SIZE] for first in range(0, len(asked), BATCH_SIZE)]
+    batched = [text for batch in batches for text in internals.answers_of_batch(engine, batch)]
+    alone = [internals.answers_of_batch(engine, [each])[0] for each in asked]
+    return sum(one == other for one, other in zip(batched, alone, strict=True)), len(asked)
 
 
 def pixel_differences() -> tuple[int, float, int]:
@@ -265,33 +324,26 @@ def pixel_differences() -> tuple[int, float, int]:
     image_levels, image_values, frame_levels = 0, 0.0, 0
     for size in PICTURE_SIZES:
         picture = random_picture(rng, size)
-        ours, frame = shrink_image(picture, pixels), shrink_frame(picture, pixels)
-        levels = _reference_pixels([picture], do_rescale=False, do_normalize=False)[0].permute(1, 2, 0).numpy()
-        values = _reference_pixels([picture])[0]
+        ours, frame = internals.image_to_model(picture, pixels), internals.frame_to_model(picture, pixels)
+        levels = _processed(picture, do_rescale=False, do_normalize=False).permute(1, 2, 0).numpy()
+        values = _processed(picture)
         image_levels = max(image_levels, int(np.abs(ours.astype(int) - levels).max()))
         image_values = max(image_values, float((pixel_values(ours, pixels) - values).abs().max()))
         frame_levels = max(frame_levels, int(np.abs(frame.astype(int) - levels).max()))
     return image_levels, image_values, frame_levels
 
 
-def _reference_pixels(pictures: list[NDArray[np.uint8]], **options: bool) -> torch.Tensor:
+def _processed(picture: NDArray[np.uint8], **options: bool) -> torch.Tensor:
     with quiet_libraries():
-        processed = VideoLlavaImageProcessor()(pictures, return_tensors="pt", **options)  # type: ignore[arg-type]
-    pixels: torch.Tensor = next(iter(processed.values()))
+        processed = VideoLlavaImageProcessor()([picture], return_tensors="pt", **options)  # type: ignore[arg-type]
+    pixels: torch.Tensor = next(iter(processed.values()))[0]
     return pixels
-
-
-def _pictures(cases: Sequence[Case]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    media = [medium for case in cases for medium in case.media]
-    return (
-        [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE],
-        [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO],
-    )
 
 
 def _until_end(ids: list[int], engine: Engine) -> list[int]:
     """Cut a row behind its first end-of-answer id; `model.generate` pads rows that end early."""
-    ends = [position for position, token in enumerate(ids) if token in end_of_answer_ids(engine.model)]
+    end_ids = internals.end_of_answer_ids(engine.model)
+    ends = [position for position, token in enumerate(ids) if token in end_ids]
     return ids[: ends[0] + 1] if ends else ids
 
 

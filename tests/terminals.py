@@ -43,6 +43,11 @@ class Terminal:
         """Type a text."""
         os.write(self._handle, text.encode())
 
+    @property
+    def raw(self) -> str:
+        """All that came, colours and other controls included."""
+        return self._raw.decode(errors="replace")
+
     def expect(self, pattern: str) -> str:
         """Read until a pattern comes, behind what was found before; return what came up to its end.
 

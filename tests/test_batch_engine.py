@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from container import enter_container
 
-from videollava_cli.engine import batch as engine_batch
-from videollava_cli.engine.batch import Request, answer_batch, num_fitting_rows
+from videollava_cli.engine.batch import MAX_CPU_ROWS, Request, answer_batch, num_fitting_rows
+from videollava_cli.engine.checkpoint import model_size, needed_memory
 from videollava_cli.engine.prompting import one_question
 from videollava_cli.engine.startup import load
 from videollava_cli.errors import MemoryFullError, UsageError
@@ -113,10 +114,14 @@ def test_full_memory_is_told_as_such(tiny, monkeypatch):
         answer_batch(tiny, requests_about(tiny, ["star-grows.webm"], QUESTIONS))
 
 
-def test_number_of_rows_follows_from_the_memory_that_is_free(small, monkeypatch):
-    assert num_fitting_rows(small) == engine_batch.MAX_CPU_ROWS
-    monkeypatch.setattr(engine_batch, "free_bytes", lambda device: 1 << 20)
-    assert num_fitting_rows(small) == 1
+def test_number_of_rows_follows_from_the_memory_that_a_container_leaves(small, tmp_path, monkeypatch):
+    need = needed_memory(model_size(small.checkpoint), small.settings, 32).answer
+    rows = []
+    for num_answers in (1000, 4, 0):
+        enter_container(tmp_path, monkeypatch, limit=2**30 + 4 * need * num_answers // 3, used=2**30)
+        rows.append(num_fitting_rows(small))
+
+    assert rows == [MAX_CPU_ROWS, 4, 1]
 
 
 def test_four_bits_answer_in_batches_too():

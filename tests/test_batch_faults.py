@@ -9,6 +9,7 @@ import faults
 import pytest
 from benchmarks import batch_clips
 
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 from videollava_cli.reader import MediaReader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,7 @@ def test_clips_of_the_benchmark_are_mixed_and_say_what_they_are(tmp_path):
 
 
 def test_documented_loop_gives_the_same_answer():
-    command = [sys.executable, "-m", "benchmarks.documented_loop", "tiny", "What happens?", "64"]
+    command = [sys.executable, "-m", "benchmarks.documented", "loop", BUNDLED_FOLDER / "tiny", "What happens?", "64"]
 
     done = subprocess.run(
         [*command, ROOT / "examples" / "ring-moves-up.mp4", ROOT / "examples" / "star-grows.webm"],

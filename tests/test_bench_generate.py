@@ -6,9 +6,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import internals
 import pytest
 import torch
-from benchmarks import card, gpu, loops, nf4
+from benchmarks import card, generate, gpu, nf4
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = Namespace(geometry="mini", runs=1, batches=[1, 2], new_tokens=4)
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model():
-    return loops.make_model("mini", CPU, torch.float32)
+    return generate.make_model("mini", CPU, torch.float32)
 
 
 def test_generate_tells_every_side_at_every_number_of_answers():
@@ -86,7 +87,7 @@ def test_step_reads_each_weight_of_the_language_model_and_the_cache(model):
 
 def test_prefill_of_the_7b_takes_two_operations_a_weight_and_token():
     with torch.device("meta"):
-        model = loops.make_model("7b", torch.device("meta"), torch.float16)
+        model = generate.make_model("7b", torch.device("meta"), torch.float16)
 
     flops = card.prefill_flops(model, 2064)
 
@@ -94,18 +95,12 @@ def test_prefill_of_the_7b_takes_two_operations_a_weight_and_token():
     assert flops == pytest.approx(2 * 2064 * (6.476e9 + 0.303e9 + 0.021e9) * 1.04, rel=0.02)
 
 
-def test_difference_is_told_with_its_gap(model, monkeypatch):
-    workload = loops.make_workload(model, "mini", 1, 6)
-    assert loops.first_difference(workload) is None
-    real = loops.generate
+def test_difference_is_found_with_its_gap(model):
+    workload = generate.make_workload(model, "mini", 1, 6)
+    ids = [step[0] for step in internals.generate_ids(model, workload.prompts, 6)]
 
-    def changed(model, prompts, decoding, steps):
-        for number, step in enumerate(real(model, prompts, decoding, steps)):
-            yield {0: (step[0] + 1) % 500} if number == 3 and steps is loops.Steps.FIXED else step
-
-    monkeypatch.setattr(loops, "generate", changed)
-
-    difference = loops.first_difference(workload)
+    assert generate.first_difference(workload) is None
+    difference = generate.difference_of(workload, [*ids[:3], (ids[3] + 1) % 500, *ids[4:]], ids)
 
     assert difference.at_token == 3
     assert difference.gap > 100

@@ -3,18 +3,17 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks import clips, read
-from benchmarks.clips import BenchClip
-from benchmarks.encoding import Recipe, copy_packets, encode
-from benchmarks.judging import RIGHT, marker_judge, sequential_judge
-from benchmarks.markers import draw_marker, read_marker
+from benchmarks.clips import BenchClip, Recipe, copy_packets, encode
+from benchmarks.judging import RIGHT, draw_marker, marker_judge, read_marker, sequential_judge
 from benchmarks.methods import read_ours
-from benchmarks.peers import install_peer
-from media_files import MPEG4, grey, write_frames, write_video
+from benchmarks.read import install_peer
+from media_files import MPEG4, grey, write_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_FRAMES = 30
@@ -28,12 +27,10 @@ def clip(tmp_path_factory):
     return path
 
 
-def measured(path, judge, tmp_path, methods):
-    warm_up = write_video(tmp_path / "warm-up.mp4", 16)
-    plan = read.Plan(1, 120, {method: install_peer(method) for method in methods}, warm_up)
-    rows = [read.Row("clip", 1, method) for method in methods]
-    read.measure(rows, path, judge, plan)
-    return {row.method: row for row in rows}
+def measured(path, judge, methods):
+    environments = {method: install_peer(method) for method in methods}
+    rows = read.measure(path, judge, environments, 1, Namespace(runs=1, limit=120))
+    return {row["method"]: row for row in rows}
 
 
 @pytest.mark.parametrize("index", [0, 1, 7, 8191, 90_000, 2**20 - 1])
@@ -51,19 +48,19 @@ def test_picture_without_a_marker_tells_nothing():
     assert read_marker(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)) is None
 
 
-def test_our_reader_and_the_documented_one_are_measured_and_right(clip, tmp_path):
-    rows = measured(clip, marker_judge(NUM_FRAMES), tmp_path, ["vllava", "documented"])
+def test_our_reader_and_the_documented_one_are_measured_and_right(clip):
+    rows = measured(clip, marker_judge(NUM_FRAMES), ["vllava", "documented"])
 
-    assert [row.verdict for row in rows.values()] == [RIGHT, RIGHT]
-    assert all(0 < row.seconds[0] < 60 and 50 < row.peak_mb[0] < 2000 for row in rows.values())
+    assert [row["verdict"] for row in rows.values()] == [RIGHT, RIGHT]
+    assert all(0 < row["seconds"][0] < 60 and 50 < row["peak_mb"][0] < 2000 for row in rows.values())
 
 
 def test_reader_that_fails_is_a_row_that_says_why(clip, tmp_path):
     copy_packets(clip, tmp_path / "clip.mkv")
 
-    rows = measured(tmp_path / "clip.mkv", marker_judge(NUM_FRAMES), tmp_path, ["documented"])
+    rows = measured(tmp_path / "clip.mkv", marker_judge(NUM_FRAMES), ["documented"])
 
-    assert rows["documented"].verdict == "fails: ZeroDivisionError: float division by zero"
+    assert rows["documented"]["verdict"] == "fails: ZeroDivisionError: float division by zero"
 
 
 def test_frames_of_another_place_are_wrong(clip):

@@ -5,7 +5,6 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from videollava_cli.chat.store import StateFolder, check_target, read_transcript
 from videollava_cli.chat.transcript import Said, Source, Transcript, from_json, to_json
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import MediaKind
+from videollava_cli.settings import xdg_folder
 
 CLIP = Source("/clips/größe \udcff.mp4", MediaKind.VIDEO, 1.5, None, None, "crop", 56, "00ff")
 CONVERSATION = Transcript(
@@ -89,8 +89,9 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_folder_and_files_are_the_owners_alone(tmp_path):
-    folder = StateFolder.of({"XDG_STATE_HOME": str(tmp_path / "state")})
+def test_folder_and_files_are_the_owners_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = StateFolder.of()
     before = os.umask(0)
     try:
         folder.make()
@@ -111,11 +112,8 @@ def test_folder_that_others_could_read_is_closed(tmp_path):
     assert (mode(folder.path), mode(folder.lines)) == (0o700, 0o600)
 
 
-@pytest.mark.parametrize("value", [None, "", "relative"])
-def test_state_is_kept_in_the_home_folder_by_default(value):
-    environment = {} if value is None else {"XDG_STATE_HOME": value}
-
-    assert StateFolder.of(environment).path == Path.home() / ".local/state/vllava"
+def test_state_is_kept_in_the_state_folder_of_the_user():
+    assert StateFolder.of().path == xdg_folder("STATE")
 
 
 def test_folder_that_cannot_be_made_is_told(tmp_path):

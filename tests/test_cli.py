@@ -11,6 +11,7 @@ import pytest
 from media_files import write_sound, write_video
 
 from videollava_cli import __version__
+from videollava_cli.cli import app
 
 VLLAVA = [sys.executable, "-m", "videollava_cli"]
 HEAVY = {"torch", "transformers", "av", "PIL", "numpy", "huggingface_hub", "accelerate", "bitsandbytes", "safetensors"}
@@ -301,6 +302,20 @@ def test_json_and_stream_exclude_each_other(folder):
     status, message = refusal("ask", "clip.mp4", QUESTION, "--json", "--stream")
 
     assert (status, message) == (2, "--json and --stream exclude each other: a JSON line is printed whole")
+
+
+@pytest.mark.parametrize("command", [each.name for each in app.registered_commands])
+def test_quiet_silences_the_bars_of_the_hub_in_every_command(command):
+    arguments = {"ask": ["clip.mp4", QUESTION], "batch": ["clips", "-q", QUESTION], "frames": ["clip.mp4"]}
+    program = (
+        "from videollava_cli.cli import main; status = main();"
+        "from huggingface_hub.utils import are_progress_bars_disabled; print(status, are_progress_bars_disabled())"
+    )
+    run = [sys.executable, "-c", program, command, *arguments.get(command, []), "-m", "tinny"]
+
+    loud, quiet = (subprocess.run([*run, *more], capture_output=True, check=False) for more in ([], ["--quiet"]))
+
+    assert (loud.stdout, quiet.stdout) == (b"5 False\n", b"5 True\n")
 
 
 def test_question_longer_than_a_file_name_is_a_question(folder):

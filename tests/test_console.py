@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from videollava_cli.console import Console, printable
+from videollava_cli.console import Console, bytes_in_words, printable
 
 TERMINAL_SCRIPT = """
 import sys
@@ -111,6 +111,22 @@ def test_status_lets_an_error_inside_it_through():
 )
 def test_printable_writes_out_what_would_steer_a_terminal(text, printed):
     assert printable(text) == printed
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "unit", "words"),
+    [
+        (999, None, "999 bytes"),
+        (1000, None, "1.0 kB"),
+        (2_340_000, None, "2.3 MB"),
+        (14_740_000_000, None, "14.7 GB"),
+        (2_340_000, "GB", "0.0 GB"),
+        (14_740_000_000, "GiB", "13.7 GiB"),
+        (22 << 20, "GiB", "22 MiB"),
+    ],
+)
+def test_bytes_are_in_the_unit_that_suits_or_is_usual(num_bytes, unit, words):
+    assert bytes_in_words(num_bytes, unit) == words
 
 
 def test_answer_on_a_terminal_cannot_steer_it():

@@ -3,7 +3,7 @@
 import parity
 import pytest
 import torch
-from benchmarks.loops import first_difference, make_model, make_workload
+from benchmarks.generate import first_difference, make_model, make_workload
 
 from videollava_cli import load
 from videollava_cli.generation import Decoding, Rest, Steps, best_steps, generate, generate_behind, graphs, new_cache

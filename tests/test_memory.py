@@ -2,8 +2,7 @@
 
 import pytest
 
-from videollava_cli.engine.checkpoint import model_size, weight_bytes
-from videollava_cli.engine.memory import ModelSize, TextShape, needed_memory
+from videollava_cli.engine.checkpoint import ModelSize, TextShape, model_size, needed_memory, weight_bytes
 from videollava_cli.generation import bytes_per_token
 from videollava_cli.settings import presets_folder, resolve
 

@@ -3,12 +3,14 @@
 import parity
 import pytest
 
+from videollava_cli import load
+
 SINGLE = [("greedy", range(13)), ("repetition penalty", (0, 3, 6)), ("sampled", (1, 4, 7)), ("nf4", (2, 3, 7))]
 
 
 @pytest.fixture(scope="module")
 def quantized(small_checkpoint):
-    return parity.load(str(small_checkpoint), device="cpu", load_4bit=True)
+    return load(str(small_checkpoint), device="cpu", load_4bit=True)
 
 
 @pytest.mark.parametrize(("mode", "number"), [(mode, number) for mode, numbers in SINGLE for number in numbers])

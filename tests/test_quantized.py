@@ -5,18 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from in_process import vllava
 
-from videollava_cli.engine.quantized import QuantizedStore, damage, entries
-from videollava_cli.engine.startup import cache_folder, load
+from videollava_cli.console import Console
+from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder, entries, find_damage
+from videollava_cli.engine.startup import load, start_engine
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.settings import xdg_folder
 
 PICTURE = Medium("noise", MediaKind.IMAGE, np.random.default_rng(0).integers(0, 256, (1, 28, 28, 3), np.uint8))
-VLLAVA = [sys.executable, "-m", "videollava_cli"]
 HEAVY = ("torch", "transformers", "numpy", "safetensors", "huggingface_hub")
 
 
@@ -54,12 +57,6 @@ def weights_of(entry):
     return entry.folder / "model.safetensors"
 
 
-def vllava(*arguments):
-    return subprocess.run(
-        [*VLLAVA, *arguments], capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL, timeout=120
-    )
-
-
 def test_weights_from_the_cache_are_those_that_quantizing_gives(mini, home, made):
     kept, anew = quantized(mini), quantized(mini, cache=False)
 
@@ -95,87 +92,171 @@ def test_other_number_format_and_changed_weights_have_entries_of_their_own(mini,
     assert len(entries(home / "vllava" / "quantized")) == 4
 
 
-def flip_a_byte(folder):
-    path = folder / "model.safetensors"
+def flip_a_byte(path, at=0.5):
     with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
+        file.seek(int(path.stat().st_size * at))
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
 
 
-def cut_short(folder):
-    os.truncate(folder / "model.safetensors", 1000)
+def flip_weights(folder):
+    flip_a_byte(folder / "model.safetensors")
 
 
-DAMAGE = {
-    "a flipped byte": (flip_a_byte, "model.safetensors has changed"),
-    "cut short": (cut_short, "model.safetensors has 1,000 bytes in place of "),
-    "a missing file": (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+def start_quantized(mini):
+    """Start an engine with 4-bit weights as the commands do."""
+    engine, _ = start_engine(replace(mini.settings, load_4bit=True), mini.checkpoint, Console())
+    return engine
+
+
+DAMAGE_AT_START = {
+    "weights cut short": (
+        lambda folder: os.truncate(folder / "model.safetensors", 1000),
+        "model.safetensors has 1,000 bytes in place of ",
+    ),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "a damaged header": (lambda folder: flip_a_byte(folder / "model.safetensors", at=0), "cannot load the weights of "),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+    "a changed config": (lambda folder: flip_a_byte(folder / "config.json"), "config.json has changed"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing or makes no sense"),
     "garbage": (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json is missing or makes no"),
 }
+DAMAGE = {**DAMAGE_AT_START, "a flipped byte": (flip_weights, "model.safetensors has changed")}
 
 
-@pytest.mark.parametrize(("damaged", "reason"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_entry_is_told_and_made_again(mini, home, made, damaged, reason):
-    entry = entry_in(home)
-    damaged(entry.folder)
-    said = []
+@pytest.mark.parametrize(("damaged", "reason"), DAMAGE_AT_START.values(), ids=DAMAGE_AT_START)
+def test_entry_of_wrong_sizes_or_headers_is_noticed_at_start_and_made_again(mini, home, made, capsys, damaged, reason):
+    damaged(entry_in(home).folder)
 
-    from videollava_cli.engine.startup import load_engine
+    engine = start_quantized(mini)
 
-    engine = load_engine(quantized_settings(mini), mini.checkpoint, tell=said.append)
-
-    assert reason in said[0]
-    assert said[1].startswith("quantized; kept for next time in ")
-    assert damage(entry_in(home).folder) is None
+    noticed, kept = capsys.readouterr().err.splitlines()
+    assert f"are damaged ({reason}" in noticed
+    assert kept.startswith("vllava: note: quantized; kept for next time in ")
+    assert vllava("cache", "verify").stdout == f"{entry_in(home).name}: ok\n"
     assert answer(engine) == made[1]
 
 
-def quantized_settings(mini):
-    from dataclasses import replace
+def test_weights_are_not_read_at_start_to_check_them(mini, home, capsys):
+    flip_weights(entry_in(home).folder)
 
-    return replace(mini.settings, load_4bit=True)
+    start_quantized(mini)
+
+    assert capsys.readouterr().err == ""
 
 
-def test_disk_that_takes_nothing_is_told_and_the_engine_answers(mini, tmp_path, monkeypatch, made):
-    from videollava_cli.engine.startup import load_engine
+@pytest.mark.parametrize("damaged", [damaged for damaged, _ in DAMAGE.values()], ids=DAMAGE)
+def test_verify_names_a_damaged_entry_and_repair_removes_it_to_be_made_again(mini, home, damaged, capsys):
+    entry = entry_in(home)
+    damaged(entry.folder)
 
+    verified = vllava("cache", "verify")
+    repaired = vllava("cache", "verify", "--repair")
+
+    assert (verified.status, repaired.status) == (1, 0)
+    assert verified.stdout.startswith(f"{entry.name}: damaged: ")
+    assert verified.stderr.startswith(f"vllava: error: damaged: {entry.name!r} (")
+    assert verified.stderr.endswith("): vllava cache verify --repair removes them\n")
+    assert repaired.stderr.startswith("vllava: note: removed 1 entry, ")
+    assert repaired.stderr.endswith(", to be made again when needed\n")
+    assert not entry.folder.exists()
+    start_quantized(mini)
+    assert "quantized; kept for next time in " in capsys.readouterr().err
+    assert vllava("cache", "verify").status == 0
+
+
+def test_verify_says_which_file_is_damaged_and_how(home):
+    entry = entry_in(home)
+    flip_weights(entry.folder)
+
+    assert vllava("cache", "verify").stdout == f"{entry.name}: damaged: model.safetensors has changed\n"
+
+
+def test_verify_reads_the_entries_that_are_named_only(mini, home):
+    entry = entry_in(home)
+    other = shutil.copytree(entry.folder, entry.folder.with_name("other"))
+    flip_weights(other)
+
+    assert vllava("cache", "verify", entry.name).stdout == f"{entry.name}: ok\n"
+    assert vllava("cache", "verify", mini.checkpoint.name).status == 1
+    assert vllava("cache", "verify", "othr").status == 2
+    assert vllava("cache", "verify", "--repair", "--quiet").stderr == ""
+    assert (entry.folder.exists(), other.exists()) == (True, False)
+
+
+def test_verify_leaves_unfinished_entries_alone(home):
+    entry = entry_in(home)
+    unfinished = entry.folder.with_name("half.unfinished")
+    unfinished.mkdir()
+
+    done = vllava("cache", "verify", "--repair")
+
+    assert (done.status, done.stderr) == (0, "")
+    assert set(done.stdout.splitlines()) == {f"{entry.name}: ok", "half.unfinished: unfinished"}
+    assert unfinished.exists()
+
+
+def test_verify_prints_json_as_the_list_does_with_the_problem(home):
+    entry = entry_in(home)
+    flip_weights(entry.folder)
+    listed = json.loads(vllava("cache", "--json").stdout)
+
+    done = vllava("cache", "verify", "--json")
+
+    (found,) = json.loads(done.stdout)["entries"]
+    problem = {"state": "damaged", "problem": "model.safetensors has changed"}
+    assert (done.status, found) == (1, {**listed["entries"][0], **problem})
+    assert json.loads(done.stdout)["bytes"] == listed["bytes"]
+
+
+def test_manifest_has_the_sum_of_each_block_as_version_0_1_0_wrote_it(tmp_path):
+    (tmp_path / "entry").mkdir()
+    content = bytes(range(256)) * (1 << 16) + b"end"
+    (tmp_path / "entry" / "model.safetensors").write_bytes(content)
+    sums = [zlib.crc32(content[: 16 << 20]), zlib.crc32(b"end")]
+    files = {"model.safetensors": {"bytes": len(content), "sums": sums}}
+    manifest = {"format": 1, "model": "m", "what": "4-bit float32", "identity": {}, "files": files}
+    (tmp_path / "entry" / "manifest.json").write_text(json.dumps(manifest))
+
+    assert find_damage(tmp_path / "entry", reads_weights=True) is None
+
+
+def test_disk_that_takes_nothing_is_a_notice_and_the_engine_answers(mini, tmp_path, monkeypatch, made, capsys):
     (tmp_path / "vllava").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    said = []
 
-    engine = load_engine(quantized_settings(mini), mini.checkpoint, tell=said.append)
+    engine = start_quantized(mini)
 
-    assert said == [f"the quantized weights cannot be kept in {str(cache_folder(os.environ))!r}: Not a directory"]
+    notice = f"the quantized weights cannot be kept in {str(cache_folder())!r}: Not a directory"
+    assert capsys.readouterr().err == f"vllava: note: {notice}\n"
     assert answer(engine) == made[1]
 
 
 def test_writing_that_fails_leaves_nothing_behind(tmp_path):
-    said = []
+    notices = []
 
     def write(draft):
         (draft / "half").write_bytes(b"x")
         raise OSError(28, "No space left on device")
 
-    QuantizedStore(tmp_path, said.append).keep(tmp_path / "entry", {"model": "m", "what": "w"}, write)
+    QuantizedCache(tmp_path, notices.append).keep(tmp_path / "entry", {"model": "m", "what": "w"}, write)
 
     assert list(tmp_path.iterdir()) == []
-    assert said == [f"the quantized weights cannot be kept in {str(tmp_path)!r}: No space left on device"]
+    assert notices == [f"the quantized weights cannot be kept in {str(tmp_path)!r}: No space left on device"]
 
 
 def test_first_of_two_processes_that_write_an_entry_wins(tmp_path):
-    store = QuantizedStore(tmp_path, lambda _: None)
+    cache = QuantizedCache(tmp_path, lambda _: None)
 
     def write(text):
         return lambda draft: (draft / "weights").write_text(text)
 
     def second_wins_nothing(draft):
-        store.keep(tmp_path / "entry", {"model": "m", "what": "w"}, write("first"))
+        cache.keep(tmp_path / "entry", {"model": "m", "what": "w"}, write("first"))
         write("second")(draft)
 
-    store.keep(tmp_path / "entry", {"model": "m", "what": "w"}, second_wins_nothing)
+    cache.keep(tmp_path / "entry", {"model": "m", "what": "w"}, second_wins_nothing)
 
     assert (tmp_path / "entry" / "weights").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
@@ -194,7 +275,7 @@ def test_empty_cache_says_so(tmp_path, monkeypatch):
 
     done = vllava("cache")
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.status, done.stderr) == (0, "")
     assert done.stdout == f"nothing is kept in {str(tmp_path / 'vllava' / 'quantized')!r}\n"
 
 
@@ -213,14 +294,14 @@ def test_list_names_model_size_and_folder(mini, home):
 
 def test_unfinished_and_damaged_entries_are_marked_and_cleared(home):
     entry = entry_in(home)
-    cut_short(entry.folder)
+    os.truncate(weights_of(entry), 1000)
     entry.folder.with_name("half.unfinished").mkdir()
 
     states = {each["name"]: each["state"] for each in json.loads(vllava("cache", "--json").stdout)["entries"]}
     cleared = vllava("cache", "clear", "--yes")
 
     assert states == {entry.name: "damaged", "half.unfinished": "unfinished"}
-    assert (cleared.returncode, cleared.stdout) == (0, "")
+    assert (cleared.status, cleared.stdout) == (0, "")
     assert cleared.stderr.startswith("vllava: note: removed 2 entries, ")
     assert entries(entry.folder.parent) == []
 
@@ -229,10 +310,10 @@ def test_clear_takes_a_name_or_a_model_and_leaves_the_rest(mini, home):
     entry = entry_in(home)
     other = shutil.copytree(entry.folder, entry.folder.with_name("other"))
 
-    assert vllava("cache", "clear", "other", "--yes", "--quiet").returncode == 0
+    assert vllava("cache", "clear", "other", "--yes", "--quiet").status == 0
     assert not other.exists()
     assert entry.folder.exists()
-    assert vllava("cache", "clear", mini.checkpoint.name, "--yes").returncode == 0
+    assert vllava("cache", "clear", mini.checkpoint.name, "--yes").status == 0
     assert not entry.folder.exists()
 
 
@@ -246,7 +327,7 @@ def test_clear_takes_a_name_or_a_model_and_leaves_the_rest(mini, home):
 def test_clear_that_is_not_meant_is_refused(home, arguments, message):
     done = vllava("cache", *arguments)
 
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"vllava: error: {message}\n")
+    assert (done.status, done.stdout, done.stderr) == (2, "", f"vllava: error: {message}\n")
     assert len(entries(home / "vllava" / "quantized")) == 1
 
 
@@ -259,5 +340,5 @@ def test_no_heavy_library_is_imported_to_list(home):
     assert not names & set(HEAVY)
 
 
-def test_cache_home_that_is_not_absolute_does_not_count():
-    assert cache_folder({"XDG_CACHE_HOME": "here"}) == Path.home() / ".cache" / "vllava" / "quantized"
+def test_quantized_weights_are_kept_in_the_cache_folder_of_the_user():
+    assert cache_folder() == xdg_folder("CACHE") / "quantized"

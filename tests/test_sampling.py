@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videollava_cli.sampling import Moments, Window, repetition_notice, sampling_from, uniform_indices
+from videollava_cli.sampling import Moments, Window, repetition_notice, uniform_indices
 
 times = st.lists(st.floats(0, 100, allow_nan=False), max_size=30).map(sorted)
 bounds = st.none() | st.floats(0, 100, allow_nan=False)
@@ -100,18 +100,6 @@ def test_same_moment_may_be_taken_eight_times_without_a_notice():
 def test_moments_that_are_not_eight_ascending_ones_are_refused(seconds):
     with pytest.raises(ValueError, match="not 8 ascending times from 0 on"):
         Moments(seconds)
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "moments", "sampling"),
-    [
-        (None, None, None, Window()),
-        (1.0, 2.0, None, Window(1.0, 2.0)),
-        (None, None, (1.0,) * 8, Moments((1.0,) * 8)),
-    ],
-)
-def test_sampling_is_what_was_asked_for(start, end, moments, sampling):
-    assert sampling_from(start, end, moments) == sampling
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,27 @@
 """Settings come from the nearest place that names them, and impossible ones are refused by name and value."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 
+from videollava_cli.commands.ask import ask
 from videollava_cli.conversation import PromptStyle
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.preprocessing import Fit
-from videollava_cli.settings import CHOICES, Settings, closest, preset_names, presets_folder, resolve
+from videollava_cli.sampling import Moments, Window
+from videollava_cli.settings import (
+    DEFAULTS,
+    SETTINGS,
+    TYPES,
+    Settings,
+    closest,
+    preset_names,
+    presets_folder,
+    resolve,
+    settings_from,
+    xdg_folder,
+)
 
 NOT_ASCENDING = "give seconds from the beginning of the clip, in ascending order"
 AT_AND_START = "at names the frames to take, start and end a part to sample from: give one or the other"
@@ -281,11 +295,11 @@ def test_settings_are_checked_after_they_are_put_together(presets):
 
 
 def test_choices_of_prompt_style_are_the_styles_that_conversations_know():
-    assert CHOICES["prompt_style"] == tuple(PromptStyle)
+    assert SETTINGS["prompt_style"].choices == tuple(PromptStyle)
 
 
 def test_choices_of_fit_are_those_that_preprocessing_knows():
-    assert CHOICES["fit"] == tuple(Fit)
+    assert SETTINGS["fit"].choices == tuple(Fit)
 
 
 @pytest.mark.parametrize("name", preset_names(presets_folder()))
@@ -324,6 +338,42 @@ def test_name_of_something_else_in_the_config_file_is_refused_with_the_right_one
         resolve({}, config_file=config(text), presets=presets)
 
 
-def test_moments_of_the_settings_are_numbers():
-    assert Settings(at="0, .5,1,1,2,3.25,4e0,5").moments == (0.0, 0.5, 1.0, 1.0, 2.0, 3.25, 4.0, 5.0)
-    assert Settings().moments is None
+@pytest.mark.parametrize(
+    ("values", "sampling"),
+    [
+        ({}, Window()),
+        ({"start": 1.0, "end": 2.0}, Window(1.0, 2.0)),
+        ({"at": "0, .5,1,1,2,3.25,4e0,5"}, Moments((0.0, 0.5, 1.0, 1.0, 2.0, 3.25, 4.0, 5.0))),
+    ],
+)
+def test_frames_are_sampled_as_the_settings_say(values, sampling):
+    assert Settings(**values).sampling == sampling
+
+
+def test_every_default_of_the_table_has_the_type_of_its_setting():
+    assert {key for key, default in DEFAULTS.items() if type(default) not in TYPES[key]} == set()
+
+
+def test_every_setting_but_that_of_presets_is_an_option_of_ask():
+    assert set(DEFAULTS) - set(inspect.signature(ask).parameters) == {"checkpoint"}
+
+
+@pytest.mark.parametrize(("kind", "default"), [("CONFIG", ".config"), ("CACHE", ".cache"), ("STATE", ".local/state")])
+@pytest.mark.parametrize("value", [None, "", "relative", "./relative"])
+def test_folder_is_in_the_home_folder_unless_xdg_names_an_absolute_one(kind, default, value):
+    environment = {} if value is None else {f"XDG_{kind}_HOME": value}
+
+    assert xdg_folder(kind, environment) == Path.home() / default / "vllava"
+    assert xdg_folder(kind, {f"XDG_{kind}_HOME": "/absolute"}) == Path("/absolute/vllava")
+
+
+def test_config_file_below_a_relative_xdg_folder_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "here" / "vllava").mkdir(parents=True)
+    (tmp_path / "here" / "vllava" / "config.toml").write_text("max_new_tokens = 20")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", "here")
+    assert settings_from({}).max_new_tokens == 512
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "here"))
+    assert settings_from({}).max_new_tokens == 20

@@ -14,12 +14,13 @@ from in_process import vllava
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CLIP, IMAGE = str(EXAMPLES / "circle-moves-right.mp4"), str(EXAMPLES / "triangle.jpg")
-COMMANDS = ("", "ask", "batch", "cache", "cache clear", "chat", "doctor", "frames")
+COMMANDS = ("", "ask", "batch", "cache", "cache clear", "cache verify", "chat", "doctor", "frames")
 OUTPUTS = {
     "ask": ["ask", "-m", "tiny", CLIP, IMAGE, "What happens?", "--json"],
     "batch": ["batch", "-m", "tiny", CLIP, "nowhere.mp4", "-q", "What happens?"],
     "batch-dry-run": ["batch", "-m", "tiny", CLIP, "nowhere.mp4", "-q", "What happens?", "--dry-run"],
     "cache": ["cache", "--json"],
+    "cache-verify": ["cache", "verify", "--json"],
     "chat": ["chat", "-m", "tiny", CLIP, "--json", "--no-save"],
     "doctor": ["doctor", "-m", "tiny", "--json"],
     "frames": ["frames", "-m", "tiny", CLIP, "--json"],

@@ -8,8 +8,7 @@ import torch
 from bitsandbytes.functional import quantize_4bit
 from safetensors.torch import save_file
 
-from videollava_cli.engine.quantizing import PIECE_NUMBERS, QuantizingInPieces
-from videollava_cli.engine.weights import CPU_BLOCK_BYTES, Target, stored_tensors
+from videollava_cli.engine.weights import CPU_BLOCK_BYTES, PIECE_NUMBERS, PiecewiseQuantization, stored_tensors
 
 CPU = torch.device("cpu")
 SHAPES = [(), (0, 3), (7,), (CPU_BLOCK_BYTES // 2,), (3, CPU_BLOCK_BYTES // 2 + 1), (1 << 20, 2)]
@@ -23,10 +22,10 @@ def status(key):
 PEAK = f"""{STATUS}
 import sys
 import torch
-from videollava_cli.engine.weights import Target, stored_tensors
+from videollava_cli.engine.weights import stored_tensors
 
 before = status("VmRSS")
-with stored_tensors([Path(sys.argv[1])], Target(torch.device("cpu"), torch.float32)) as tensors:
+with stored_tensors([Path(sys.argv[1])], torch.device("cpu"), torch.float32) as tensors:
     kept = [tensor[...] for tensor in tensors.values()]
 print((status("VmHWM") - before) / sum(tensor.nbytes for tensor in kept))
 """
@@ -34,14 +33,14 @@ print((status("VmHWM") - before) / sum(tensor.nbytes for tensor in kept))
 HOLES = """
 from pathlib import Path
 import torch
-from videollava_cli.malloc import returning_blocks
+from videollava_cli.malloc import large_blocks_returned
 
 def resident():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
 
 torch.ones(1 << 20).sum()
 before, kept = resident(), []
-with returning_blocks():
+with large_blocks_returned():
     for number in range(64):
         dropped = torch.ones((2 + number % 3) << 20)
         kept.append(torch.ones(100_000))
@@ -52,14 +51,14 @@ print((resident() - before) / sum(tensor.nbytes for tensor in kept))
 QUANTIZING = f"""{STATUS}
 import torch
 from bitsandbytes.functional import quantize_4bit
-from videollava_cli.engine.quantizing import QuantizingInPieces
-from videollava_cli.malloc import returning_blocks
+from videollava_cli.engine.weights import PiecewiseQuantization
+from videollava_cli.malloc import large_blocks_returned
 
 def quantize(num_rows):
     weight = torch.ones(num_rows, 4096)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here (proc(5))
     before = status("VmRSS")
-    with returning_blocks(), QuantizingInPieces():
+    with large_blocks_returned(), PiecewiseQuantization():
         quantize_4bit(weight, quant_type="nf4")
     return (status("VmHWM") - before) / weight.nbytes
 
@@ -80,7 +79,7 @@ def file(tmp_path):
 def test_numbers_are_those_that_torch_converts_to(file, dtype):
     path, tensors = file
 
-    with stored_tensors([path], Target(CPU, dtype)) as stored:
+    with stored_tensors([path], CPU, dtype) as stored:
         read = {name: tensor[...] for name, tensor in stored.items()}
 
     assert torch.equal(read.pop("ids"), torch.arange(9))
@@ -89,14 +88,14 @@ def test_numbers_are_those_that_torch_converts_to(file, dtype):
         assert torch.equal(read[name], tensor.to(dtype or torch.float16))
 
 
-def test_shape_and_format_are_told_before_anything_is_read(file):
-    with stored_tensors([file[0]], Target(CPU, torch.float32)) as stored:
+def test_shape_and_format_are_known_before_anything_is_read(file):
+    with stored_tensors([file[0]], CPU, torch.float32) as stored:
         assert (stored["4"].get_dtype(), stored["4"].get_shape()) == ("F16", [3, CPU_BLOCK_BYTES // 2 + 1])
 
 
-def test_file_that_is_cut_short_while_it_is_read_is_told(file):
+def test_file_that_is_cut_short_while_it_is_read_is_an_error(file):
     path, _ = file
-    with stored_tensors([path], Target(CPU, torch.float32)) as stored:
+    with stored_tensors([path], CPU, torch.float32) as stored:
         with path.open("r+b") as opened:
             opened.truncate(1000)
 
@@ -127,7 +126,7 @@ def test_quantizing_in_pieces_gives_what_bitsandbytes_gives_at_once(shape, dtype
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     at_once, how_at_once = quantize_4bit(weight, quant_type="nf4")
 
-    with QuantizingInPieces():
+    with PiecewiseQuantization():
         in_pieces, how_in_pieces = quantize_4bit(weight, quant_type="nf4")
 
     assert torch.equal(in_pieces, at_once)

@@ -133,3 +133,19 @@ def clock(seconds: float) -> str:
         return f"{int(minutes)}:{rest:04.1f}"
     hours, minutes = divmod(int(round(seconds) // 60), 60)
     return f"{hours}:{minutes:02}:{round(seconds) % 60:02}"
+
+
+def bytes_in_words(num_bytes: int, unit: str | None = None) -> str:
+    """Return a number of bytes as people read it: 14.7 GB.
+
+    Args:
+        num_bytes: How many.
+        unit: GiB for memory, as cards are sold (a little of it is in MiB), or GB; by default the largest decimal unit
+            of which there is one.
+    """
+    if unit == "GiB":
+        return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 // 10 else f"{num_bytes / 2**20:.0f} MiB"
+    for power, name in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if num_bytes >= 1000**power or name == unit:
+            return f"{num_bytes / 1000**power:.1f} {name}"
+    return f"{num_bytes} bytes"

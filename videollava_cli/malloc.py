@@ -1,7 +1,7 @@
-"""The C library's heap where much is made and dropped; knows glibc, nothing of tensors or pictures.
+"""Tune glibc's malloc where large blocks are made and dropped; other C libraries are left as they are.
 
-glibc keeps what is freed, up to 32 MiB a block and in an arena for each of several threads, and gives it back from a
-heap's end only. What is larger than its threshold for mmap it gives back at once. See mallopt(3).
+glibc keeps freed blocks of up to 32 MiB, in an arena for each of several threads, and returns them to the system from
+a heap's end only. Blocks above its threshold for mmap it returns at once. See mallopt(3).
 """
 
 import ctypes
@@ -10,58 +10,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
-SMALLEST_BYTES = 1 << 20
-PICTURE_BYTES = 1 << 20  # half the brightness of a picture of 1080p: decoders keep several until a clip is read
-NUM_ARENAS = 2  # by itself glibc makes up to eight a processor
+LARGE_BYTES = 1 << 20  # half the brightness of a picture of 1080p: decoders keep several until a clip is read
 LARGEST_BYTES = 32 << 20  # as far as glibc itself raises its threshold (DEFAULT_MMAP_THRESHOLD_MAX)
+NUM_ARENAS = 2  # by itself glibc makes up to eight a processor
 
 
-class _Heap:
-    """The threshold for mmap that holds now; where the C library is another than glibc, nothing is changed."""
+class _Malloc:
+    """The C library's malloc, and its threshold for mmap in bytes, which glibc does not give out."""
 
     threshold = LARGEST_BYTES
 
-    def __init__(self) -> None:
-        self._mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    def set(self, parameter: int, value: int) -> None:
+        if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+            mallopt(parameter, value)
 
-    def set(self, threshold: int) -> None:
-        """Set the threshold, in bytes, and with it that for giving back a heap's end, as glibc does."""
-        self.threshold = threshold
-        self._tell(M_MMAP_THRESHOLD, threshold)
-        self._tell(M_TRIM_THRESHOLD, 2 * threshold)
-
-    def share_arenas(self, number: int) -> None:
-        """Let all threads share so many arenas."""
-        self._tell(M_ARENA_MAX, number)
-
-    def _tell(self, parameter: int, value: int) -> None:
-        if self._mallopt:
-            self._mallopt(parameter, value)
+    def set_threshold(self, num_bytes: int) -> None:
+        self.threshold = num_bytes
+        self.set(M_MMAP_THRESHOLD, num_bytes)
+        self.set(M_TRIM_THRESHOLD, 2 * num_bytes)  # twice, as in glibc's own adjustment
 
 
-_heap = _Heap()
+_malloc = _Malloc()
 
 
-def give_back_pictures() -> None:
-    """Have the memory of large pictures go back to the system when they are freed, from now on.
+def limit_arenas() -> None:
+    """Let all threads share two arenas: freed pictures in many of them add up (`scripts/bench batch`)."""
+    _malloc.set(M_ARENA_MAX, NUM_ARENAS)
 
-    Several threads that decode leave freed pictures in several arenas, so that many clips took more memory than a few
-    (`scripts/bench batch` tells what they take).
-    """
-    _heap.set(PICTURE_BYTES)
-    _heap.share_arenas(NUM_ARENAS)
+
+def return_large_blocks() -> None:
+    """Return blocks of a mebibyte and more to the system when they are freed, from now on."""
+    _malloc.set_threshold(LARGE_BYTES)
 
 
 @contextmanager
-def returning_blocks() -> Iterator[None]:
-    """Have blocks of a mebibyte and more go back to the system when they are freed, as long as this lasts.
+def large_blocks_returned() -> Iterator[None]:
+    """Return blocks of a mebibyte and more to the system when they are freed, as long as this lasts.
 
-    Quantizing makes short-lived tensors of many mebibytes between small ones that stay. In glibc's heap the holes that
-    they leave come to more than the quantized weights themselves. Answering, afterwards, reuses its memory.
+    Quantizing makes short-lived tensors of many mebibytes between small ones that stay; the holes between these would
+    take more memory than the quantized weights. Answering, afterwards, reuses its memory.
     """
-    before = _heap.threshold
-    _heap.set(SMALLEST_BYTES)
+    before = _malloc.threshold
+    return_large_blocks()
     try:
         yield
     finally:
-        _heap.set(before)
+        _malloc.set_threshold(before)

@@ -90,8 +90,3 @@ class Moments:
 
 
 Sampling = Window | Moments
-
-
-def sampling_from(start: float | None, end: float | None, moments: tuple[float, ...] | None) -> Sampling:
-    """Return what the user asked for: eight moments, or a part of the clip, or all of it."""
-    return Window(start, end) if moments is None else Moments(moments)

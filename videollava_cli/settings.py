@@ -1,30 +1,33 @@
-"""Settings and where they come from: default < config file < preset < environment < flag. Pure but for TOML files."""
+"""THE table of settings, and where values come from: default < config file < preset < environment < flag.
+
+Config files, presets, the environment, `load(...)`, `/set` and the options of every command derive from the table. To
+add a setting, add a field to `Settings`.
+"""
 
 import difflib
 import math
-import os.path
+import os
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.media import NUM_FRAMES
+from videollava_cli.sampling import Moments, Sampling, Window
+
+Scope = Literal["engine", "answer"]  # fixed when an engine is loaded, or free to change from answer to answer
+Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
 
 ENVIRONMENT_PREFIX = "VLLAVA_"
-CHOICES = {
-    "dtype": ("auto", "float16", "bfloat16", "float32"),
-    "attn_implementation": ("eager", "sdpa", "flash_attention_2"),
-    "prompt_style": ("newline", "joined"),
-    "fit": ("crop", "pad", "stretch"),
+SWITCH_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
 }
-
-ANSWER_KEYS = (
-    *("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed"),
-    *("system", "prompt_style", "start", "end", "at"),
-)
+XDG_DEFAULTS = {"CONFIG": ".config", "CACHE": ".cache", "STATE": ".local/state"}
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
 HINTS = {
     "flash_attn": "; say attn_implementation = 'flash_attention_2'",
@@ -33,81 +36,174 @@ HINTS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """What the table says about a setting besides its name, its type and its default.
+
+    In `help`, `{default}` stands for the default. A value must be one of `choices`, if there are any, and pass
+    `accepts`; `advice` ends the message about one that does not. Answers depend on the settings of their scope, and
+    on those marked with `is_identity`.
+    """
+
+    scope: Scope
+    panel: Panel
+    help: str
+    metavar: str | None = None
+    short_flag: str | None = None
+    choices: tuple[str, ...] = ()
+    accepts: Callable[[Any], bool] = lambda value: True
+    advice: str = ""
+    is_identity: bool = False
+
+
+def _row(scope: Scope, panel: Panel, default: object, help_text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"setting": Setting(scope, panel, help_text, **more)})
+
+
+_model = partial(_row, "engine", "Model")
+_answer = partial(_row, "answer", "Answer")
+_question = partial(_row, "answer", "Question")
+_frames = partial(_row, "answer", "Clip")
+_reading = partial(_row, "engine", "Clip")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a user can set, resolved once. Field names are the keys of config files and presets."""
 
-    model: str = "7b"
-    checkpoint: str | None = None
-    revision: str | None = None
-    offline: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    load_4bit: bool = False
-    load_8bit: bool = False
-    cache: bool = True
-    attn_implementation: str | None = None
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    system: str | None = None
-    prompt_style: str = "newline"
-    fit: str = "crop"
-    start: float | None = None
-    end: float | None = None
-    at: str | None = None
-    decode_threads: int | None = None
+    model: str = _model("7b", "Preset (7b, 7b-4bit, tiny), hub id or local folder. Default: {default}", short_flag="-m")
+    checkpoint: str | None = None  # set by presets only
+    revision: str | None = _model(None, "Branch, tag or commit of a hub id.", is_identity=True)
+    offline: bool = _model(False, "Use what is on this disk only.")
+    device: str = _model("auto", "auto, cpu, cuda, cuda:1 or mps. Default: {default}")
+    dtype: str = _model(
+        "auto",
+        "auto (float16 on a GPU, float32 on a CPU), float16, bfloat16 or float32.",
+        choices=("auto", "float16", "bfloat16", "float32"),
+        is_identity=True,
+    )
+    load_4bit: bool = _model(False, "Load the weights as 4-bit nf4 (bitsandbytes).")
+    load_8bit: bool = _model(False, "Load the weights as 8-bit integers (GPU only).")
+    cache: bool = _model(True, "Keep 4-bit weights on disk for next time (default), or do not.")
+    attn_implementation: str | None = _model(
+        None, "eager, sdpa or flash_attention_2.", choices=("eager", "sdpa", "flash_attention_2")
+    )
+    max_new_tokens: int = _answer(
+        512,
+        "Longest answer, in tokens. Default: {default}",
+        metavar="N",
+        accepts=lambda n: n >= 1,
+        advice="give at least 1",
+    )
+    temperature: float = _answer(
+        0.0,
+        "0 is greedy (default); more makes answers vary.",
+        metavar="X",
+        accepts=lambda n: n >= 0,
+        advice="give 0 for greedy answers, or more to sample",
+    )
+    top_p: float | None = _answer(
+        None,
+        "Sample from the likeliest tokens of this total probability.",
+        metavar="P",
+        accepts=lambda n: 0 < n <= 1,
+        advice="give more than 0 and at most 1",
+    )
+    top_k: int | None = _answer(
+        None, "Sample from the K likeliest tokens.", metavar="K", accepts=lambda n: n >= 1, advice="give at least 1"
+    )
+    repetition_penalty: float = _answer(
+        1.0,
+        "Above 1, repeating costs. Default: {default}",
+        metavar="X",
+        accepts=lambda n: n > 0,
+        advice="give more than 0 (1 is none)",
+    )
+    seed: int = _answer(
+        0,
+        "Seed for sampling. Default: {default}",
+        metavar="N",
+        accepts=lambda n: 0 <= n < 1 << 63,
+        advice="give 0 or more, below 2**63",
+    )
+    system: str | None = _question(None, "Text before the conversation.", metavar="TEXT")
+    prompt_style: str = _question(
+        "newline",
+        "What follows a placeholder: newline (default) or joined, as older docs have it.",
+        choices=("newline", "joined"),
+    )
+    start: float | None = _frames(
+        None,
+        "Sample from this second on.",
+        metavar="SECONDS",
+        accepts=lambda n: n >= 0,
+        advice="give seconds from the beginning of the clip, 0 or more",
+    )
+    end: float | None = _frames(None, "Sample up to this second.", metavar="SECONDS")
+    at: str | None = _frames(
+        None, "Take the frames on display at these eight seconds: 0,1.5,3,...", metavar="SECONDS,..."
+    )
+    decode_threads: int | None = _reading(
+        None,
+        "Threads that decode a video. Default: one a processor",
+        metavar="N",
+        accepts=lambda n: n >= 1,
+        advice="give at least 1",
+    )
+    fit: str = _reading(
+        "crop",
+        "crop (default): the centre square; pad: all, with bars; stretch: all, out of proportion.",
+        choices=("crop", "pad", "stretch"),
+        is_identity=True,
+    )
 
     def __post_init__(self) -> None:
-        for problem in (*_number_problems(self), *_combination_problems(self)):
+        for key, setting in SETTINGS.items():
+            if (value := getattr(self, key)) is not None and (problem := _problem(value, setting)):
+                raise UsageError(f"{key} is {problem}")
+        for problem in (*_clip_problems(self), *_combination_problems(self)):
             raise UsageError(problem)
 
     @property
-    def moments(self) -> tuple[float, ...] | None:
-        """The seconds of `at`."""
-        return None if self.at is None else _seconds(self.at)
+    def sampling(self) -> Sampling:
+        """Which frames of a clip to take."""
+        return Window(self.start, self.end) if self.at is None else Moments(_seconds(self.at))
 
 
-def _number_problems(s: Settings) -> Iterator[str]:
-    """Yield what is wrong with single numbers."""
-    for key in ("temperature", "repetition_penalty", "start", "end"):
-        if not math.isfinite(getattr(s, key) or 0):
-            yield f"{key} is {getattr(s, key)}: give a finite number"
-    if s.max_new_tokens < 1:
-        yield f"max_new_tokens is {s.max_new_tokens}: give at least 1"
-    if s.temperature < 0:
-        yield f"temperature is {s.temperature}: give 0 for greedy answers, or more to sample"
-    if s.top_p is not None and not 0 < s.top_p <= 1:
-        yield f"top_p is {s.top_p}: give more than 0 and at most 1"
-    if s.top_k is not None and s.top_k < 1:
-        yield f"top_k is {s.top_k}: give at least 1"
-    if s.repetition_penalty <= 0:
-        yield f"repetition_penalty is {s.repetition_penalty}: give more than 0 (1 is none)"
-    if not 0 <= s.seed < 1 << 63:
-        yield f"seed is {s.seed}: give 0 or more, below 2**63"
-    if s.start is not None and s.start < 0:
-        yield f"start is {s.start}: give seconds from the beginning of the clip, 0 or more"
+SETTINGS: dict[str, Setting] = {row.name: row.metadata["setting"] for row in fields(Settings) if row.metadata}
+DEFAULTS = {row.name: row.default for row in fields(Settings)}
+TYPES: dict[str, tuple[type, ...]] = {
+    name: get_args(hint) if isinstance(hint, UnionType) else (hint,) for name, hint in get_type_hints(Settings).items()
+}
+ANSWER_KEYS = tuple(key for key, setting in SETTINGS.items() if setting.scope == "answer")
+IDENTITY_KEYS = tuple(key for key, setting in SETTINGS.items() if setting.is_identity or key in ANSWER_KEYS)
+
+
+def _problem(value: Any, setting: Setting) -> str | None:
+    """Return a value that a setting does not take, and what to do about it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}: give a finite number"
+    if setting.choices and value not in setting.choices:
+        return f"{value!r}: choose from {', '.join(setting.choices)}"
+    return None if setting.accepts(value) else f"{value}: {setting.advice}"
+
+
+def _clip_problems(s: Settings) -> Iterator[str]:
+    """Yield what is wrong with the frames to take."""
     if s.end is not None and s.end <= (s.start or 0):
         yield f"end is {s.end}: give seconds after the start, {s.start or 0}"
-    if s.decode_threads is not None and s.decode_threads < 1:
-        yield f"decode_threads is {s.decode_threads}: give at least 1"
-    if s.at is not None:
-        yield from _moment_problems(s.at)
-
-
-def _moment_problems(at: str) -> Iterator[str]:
-    """Yield what is wrong with the moments to take frames of."""
+    if s.at is None:
+        return
     try:
-        seconds = _seconds(at)
+        seconds = _seconds(s.at)
     except ValueError:
-        yield f"at is {at!r}: give {NUM_FRAMES} times in seconds, with commas between them"
+        yield f"at is {s.at!r}: give {NUM_FRAMES} times in seconds, with commas between them"
         return
     if len(seconds) != NUM_FRAMES:
         yield f"at has {len(seconds)} time{'s' if len(seconds) > 1 else ''}: give {NUM_FRAMES}, one for each frame"
     if not all(math.isfinite(moment) and moment >= 0 for moment in seconds) or list(seconds) != sorted(seconds):
-        yield f"at is {at!r}: give seconds from the beginning of the clip, in ascending order"
+        yield f"at is {s.at!r}: give seconds from the beginning of the clip, in ascending order"
+    if s.start is not None or s.end is not None:
+        yield "at names the frames to take, start and end a part to sample from: give one or the other"
 
 
 def _seconds(at: str) -> tuple[float, ...]:
@@ -115,17 +211,11 @@ def _seconds(at: str) -> tuple[float, ...]:
 
 
 def _combination_problems(s: Settings) -> Iterator[str]:
-    """Yield what is wrong with names, and with settings that do not go together."""
+    """Yield what is wrong with settings that do not go together."""
     if s.temperature == 0 and (s.top_p is not None or s.top_k is not None):
         yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
     if s.load_4bit and s.load_8bit:
         yield "load_4bit and load_8bit exclude each other: give one of them"
-    if s.at is not None and (s.start is not None or s.end is not None):
-        yield "at names the frames to take, start and end a part to sample from: give one or the other"
-    for key, choices in CHOICES.items():
-        value = getattr(s, key)
-        if value is not None and value not in choices:
-            yield f"{key} is {value!r}: choose from {', '.join(choices)}"
     if s.attn_implementation == "flash_attention_2":
         if s.device == "cpu" or s.device.startswith("mps"):
             yield f"Flash-Attention 2 needs a CUDA GPU, and the device is {s.device!r}: leave --flash-attn out"
@@ -164,6 +254,28 @@ def resolve(
     return replace(Settings(), **settings | {"model": model})
 
 
+def settings_from(flags: Mapping[str, object], config_file: Path | None = None) -> Settings:
+    """Resolve the settings of a command from its flags, a config file or the user's own, and the process environment.
+
+    Raises:
+        UsageError: If a value or key is wrong.
+        CheckpointError: If the model has no such name.
+    """
+    environment = dict(os.environ)
+    if SWITCH_WORDS.get(environment.get("HF_HUB_OFFLINE", "").lower()):
+        environment.setdefault("VLLAVA_OFFLINE", "1")
+    users_own = xdg_folder("CONFIG") / "config.toml"
+    if config_file is None and users_own.exists():
+        config_file = users_own
+    return resolve(flags, config_file=config_file, environment=environment, presets=presets_folder())
+
+
+def xdg_folder(kind: Literal["CONFIG", "CACHE", "STATE"], environment: Mapping[str, str] = os.environ) -> Path:
+    """Return our folder of a kind, `$XDG_<KIND>_HOME/vllava`; XDG says to ignore a path there that is relative."""
+    home = environment.get(f"XDG_{kind}_HOME", "")
+    return (Path(home) if os.path.isabs(home) else Path.home() / XDG_DEFAULTS[kind]) / "vllava"
+
+
 def for_one_answer(settings: Settings, options: Mapping[str, object]) -> Settings:
     """Return the settings with some replaced that can change from answer to answer.
 
@@ -183,7 +295,7 @@ def from_text(key: str, text: str) -> object:
     Raises:
         UsageError: If it is no such value; whether there is such a setting, `for_one_answer` tells.
     """
-    if text.lower() == "none" and type(None) in _types().get(key, ()):
+    if text.lower() == "none" and type(None) in TYPES.get(key, ()):
         return None
     return _parsed(key, text)
 
@@ -245,26 +357,16 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _parsed(name: str, text: str) -> object:
-    """Return an environment variable's text as the type of its setting."""
-    wanted = _types().get(name.removeprefix(ENVIRONMENT_PREFIX).lower(), (str,))
-    if bool in wanted:
-        words = {
-            "1": True,
-            "true": True,
-            "yes": True,
-            "on": True,
-            "0": False,
-            "false": False,
-            "no": False,
-            "off": False,
-        }
-        if text.lower() not in words:
+    """Return a text as the type of the setting with this name, which may be that of an environment variable."""
+    types = TYPES.get(name.removeprefix(ENVIRONMENT_PREFIX).lower(), (str,))
+    if bool in types:
+        if text.lower() not in SWITCH_WORDS:
             raise UsageError(f"{name} is {text!r}: give 1 or 0")
-        return words[text.lower()]
-    for kind in (int, float):
-        if kind in wanted:
+        return SWITCH_WORDS[text.lower()]
+    for number in (int, float):
+        if number in types:
             try:
-                return kind(text)
+                return number(text)
             except ValueError as error:
                 raise UsageError(f"{name} is {text!r}: give a number") from error
     return text
@@ -272,18 +374,11 @@ def _parsed(name: str, text: str) -> object:
 
 def _checked(values: Mapping[str, Any], where: str, *, is_preset: bool = False) -> dict[str, Any]:
     """Return the values if every key is known and every type right."""
-    types = _types()
     for key, value in values.items():
-        if key not in types or (key == PRESET_KEY and not is_preset):
-            raise UsageError(f"unknown setting {key!r} in {where}{HINTS.get(key) or closest(key, types)}")
-        wanted = (*types[key], int) if float in types[key] else types[key]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-            names = " or ".join(t.__name__ for t in types[key] if t is not type(None))
+        if key not in TYPES or (key == PRESET_KEY and not is_preset):
+            raise UsageError(f"unknown setting {key!r} in {where}{HINTS.get(key) or closest(key, TYPES)}")
+        types = (*TYPES[key], int) if float in TYPES[key] else TYPES[key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            names = " or ".join(kind.__name__ for kind in TYPES[key] if kind is not type(None))
             raise UsageError(f"{key} in {where} is {value!r}: give a value of type {names}")
     return dict(values)
-
-
-def _types() -> dict[str, tuple[type, ...]]:
-    """Return the types that each setting may have."""
-    hints = get_type_hints(Settings)
-    return {f.name: get_args(t) if isinstance(t := hints[f.name], UnionType) else (t,) for f in fields(Settings)}

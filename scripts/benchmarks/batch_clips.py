@@ -1,13 +1,10 @@
 """The 64 clips that `scripts/bench batch` asks about: drawn scenes, so that `tiny` has something to say."""
 
-import hashlib
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -16,7 +13,8 @@ from numpy.typing import NDArray
 from tiny_world.rendering import render_clip
 from tiny_world.scenes import Scene, draw_scene
 
-from benchmarks.machine import BUILD
+from benchmarks.clips import kept, key_of
+from benchmarks.table import BUILD
 
 FOLDER = BUILD / "batch"
 NUM_CLIPS = 64
@@ -34,26 +32,12 @@ DRAWING = 2  # raise it when the drawing changes
 
 @dataclass(frozen=True, slots=True)
 class BatchClip:
-    """A clip: its number tells scene, size, length and codec; every fourth is VP9, the others are H.264."""
+    """A clip, drawn from its number: width and height in pixels, seconds, and whether it is VP9 in WebM or H.264."""
 
     number: int
-
-    @property
-    def is_vp9(self) -> bool:
-        """Whether it is VP9 in WebM."""
-        return self.number % 4 == 3
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels; VP9 up to 720p, since encoding more takes minutes."""
-        width, height = SIZES[(self.number // 2 + self.number) % len(SIZES)]
-        return (1280, 720) if self.is_vp9 and height > 720 else (width, height)
-
-    @property
-    def seconds(self) -> int:
-        """Its length, in seconds."""
-        place = (self.number * 37 % NUM_CLIPS) / (NUM_CLIPS - 1)  # lengths and sizes in no common order
-        return int(SHORTEST_SECONDS * math.pow(LONGEST_SECONDS / SHORTEST_SECONDS, place) + 0.5)
+    size: tuple[int, int]
+    seconds: int
+    is_vp9: bool
 
     @property
     def name(self) -> str:
@@ -62,35 +46,22 @@ class BatchClip:
         return f"{self.number:02}-{form}-{self.size[1]}p-{self.seconds}s.{'webm' if self.is_vp9 else 'mp4'}"
 
 
-class LargeClip(BatchClip):
-    """A second of 8K, with pictures between others, as phones make it."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return 7680, 4320
-
-    @property
-    def seconds(self) -> int:
-        """Its length, in seconds."""
-        return 1
+def _clip(number: int) -> BatchClip:
+    """Return one of the 64: every fourth is VP9, up to 720p, since encoding more takes minutes."""
+    is_vp9 = number % 4 == 3
+    size = SIZES[(number // 2 + number) % len(SIZES)]
+    share = (number * 37 % NUM_CLIPS) / (NUM_CLIPS - 1)  # lengths and sizes in no common order
+    seconds = int(SHORTEST_SECONDS * math.pow(LONGEST_SECONDS / SHORTEST_SECONDS, share) + 0.5)
+    return BatchClip(number, (1280, 720) if is_vp9 and size[1] > 720 else size, seconds, is_vp9)
 
 
-CLIPS = tuple(BatchClip(number) for number in range(NUM_CLIPS))
-LARGE_CLIP = LargeClip(NUM_CLIPS)
+CLIPS = tuple(_clip(number) for number in range(NUM_CLIPS))
+LARGE_CLIP = BatchClip(NUM_CLIPS, (7680, 4320), 1, is_vp9=False)  # pictures between others, as phones make them
 
 
 def made(clip: BatchClip) -> Path:
-    """Return a clip's file, made now if it is not there: whole or not at all."""
-    key = hashlib.sha256(f"{DRAWING} {av.library_versions}".encode()).hexdigest()[:8]
-    path = FOLDER / key / clip.name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"making {clip.name}", file=sys.stderr)
-        with TemporaryDirectory(dir=FOLDER) as folder:
-            encode(clip, Path(folder, clip.name))
-            Path(folder, clip.name).replace(path)
-    return path
+    """Return a clip's file, made now if it is not there."""
+    return kept(FOLDER / key_of(DRAWING)[:8] / clip.name, lambda path: encode(clip, path))
 
 
 def encode(clip: BatchClip, path: Path) -> None:
@@ -135,14 +106,3 @@ def _drawn(scene: Scene, step: int, size: tuple[int, int]) -> NDArray[np.uint8]:
     rgb = render_clip(scene, np.array([(step + 0.5) / NUM_STEPS]), (height // smaller, width // smaller))[0]
     frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(width, height, "yuv420p")
     return np.minimum(frame.to_ndarray(), 255 - GRAIN_LEVELS).astype(np.uint8)
-
-
-def main() -> None:
-    """Make those that are not there yet."""
-    for clip in CLIPS:
-        made(clip)
-    print(f"{NUM_CLIPS} clips in {FOLDER}, {sum(clip.seconds for clip in CLIPS)} s")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,10 +6,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from internals import cache_bytes_per_token
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import VideoLlavaForConditionalGeneration
 
-from videollava_cli.generation import bytes_per_token
 from videollava_cli.media import NUM_FRAMES
 
 GIB = 1 << 30
@@ -59,16 +60,37 @@ def upload_rates(device: torch.device) -> dict[str, float]:
     }
 
 
-def step_bytes(model: VideoLlavaForConditionalGeneration, num_rows: int, num_tokens: float) -> float:
-    """Return what a decode step must read at least: each weight of the language model once, and the KV cache.
+@torch.inference_mode()
+def attention_seconds(num_rows: int, heads: tuple[int, int], num_keys: int, device: torch.device) -> dict[str, float]:
+    """Return how long attention of one new token a row takes, by each way that could compute it.
 
-    Args:
-        model: The model.
-        num_rows: How many answers are written at once.
-        num_tokens: How many tokens each row has in the cache.
+    A step of one shape needs a mask, since part of its capacity is not written yet. With a mask torch's fused kernels
+    give one block of the card to a head; without one Flash-Attention splits the keys among more, and plain products do
+    as well. `heads` are their number and size; numbers are fp16 on a card, fp32 on a CPU.
     """
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    num_heads, size = heads
+    query = torch.randn(num_rows, num_heads, 1, size, device=device).to(dtype)
+    keys, values = (torch.randn(num_rows, num_heads, num_keys, size, device=device).to(dtype) for _ in range(2))
+    mask = torch.zeros(num_rows, 1, 1, num_keys, dtype=dtype, device=device)
+    mask[..., -1] = torch.finfo(dtype).min
+
+    def products() -> torch.Tensor:
+        scores = query @ keys.transpose(-1, -2) * size**-0.5 + mask
+        weighted: torch.Tensor = scores.float().softmax(-1).to(dtype) @ values
+        return weighted
+
+    return {
+        "fused, with a mask": seconds_of(lambda: scaled_dot_product_attention(query, keys, values, mask), device),
+        "fused, without a mask": seconds_of(lambda: scaled_dot_product_attention(query, keys, values), device),
+        "as products (eager)": seconds_of(products, device),
+    }
+
+
+def step_bytes(model: VideoLlavaForConditionalGeneration, num_rows: int, num_tokens: float) -> float:
+    """Return what a decode step must read at least: each weight of the language model once, and each row's KV cache."""
     weights = weight_bytes(model.model.language_model.layers) + weight_bytes(model.lm_head)
-    return weights + num_rows * num_tokens * bytes_per_token(model)
+    return weights + num_rows * num_tokens * cache_bytes_per_token(model)
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -10,38 +10,32 @@ Memory's and products' rates are measured first. nf4 needs bitsandbytes; without
 """
 
 import argparse
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from statistics import median
 
 import torch
+from internals import cache_capacity
 from make_checkpoint import GEOMETRIES
 from torch import nn
 from transformers import VideoLlavaForConditionalGeneration
 from transformers import __version__ as transformers_version
 
-from benchmarks import card, nf4
-from benchmarks.attention import attention_seconds
-from benchmarks.loops import (
-    Row,
-    Side,
-    Workload,
-    first_difference,
-    make_model,
-    make_workload,
-    measure,
-    of_transformers,
-    ours,
-)
-from benchmarks.machine import machine_line
+from benchmarks import card, generate, nf4, table
+from benchmarks.generate import REFERENCE, Side, Workload, make_model, make_workload, of_transformers, ours
+from benchmarks.table import Record
 from videollava_cli.engine.loading import choose_device
-from videollava_cli.generation import Steps
-from videollava_cli.generation.caching import rounded_up
 
 NUM_EQUAL = 256  # tokens that fixed and growing steps are compared over
 MAX_EAGER_ROWS = 8  # eager attention has all scores of a prefill in memory: 40 GB for 32 clips
-REFERENCE = "model.generate"
 FIXED = "ours, fixed steps"
+COLUMNS: tuple[table.Column, ...] = (
+    ("", "<", lambda fact: fact["name"]),
+    ("", ">", lambda fact: "" if fact["value"] is None else f"{fact['value']:.4g}"),
+    ("", "<", lambda fact: fact["unit"]),
+    ("share", "<", lambda fact: "" if fact["share"] is None else f"{fact['share']:.0%} of {fact['of']}"),
+    (f"against {REFERENCE}", ">", lambda fact: "" if fact["against"] is None else f"{fact['against']:.2f}"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +63,22 @@ class Limits:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this table."""
-    parser.add_argument("--runs", type=int, default=3, help="of each side, after one that does not count")
+    table.add_options(parser, runs=3)
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1 or cpu")
     parser.add_argument("--geometry", choices=list(GEOMETRIES), default="7b", help="of the random weights")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="how many answers at once")
     parser.add_argument("--new-tokens", type=int, default=96, help="of each answer")
-    parser.add_argument("--json", action="store_true", help="one object a row")
 
 
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print each row as soon as it is known."""
     device = choose_device(options.device)
-    if not options.json:
-        print(f"{_header(device, options)}\n\n| | | | share | against {REFERENCE} |\n|---|--:|---|---|--:|")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card"
+    software = f"torch {torch.__version__}, transformers {transformers_version}"
+    title = table.machine_line(options, software, f"random weights: {options.geometry}")
+    printed = table.Table(options, COLUMNS, f"{name}; {title}")
     for fact in measure_card(device, options):
-        print(json.dumps(asdict(fact)) if options.json else _cells(fact), flush=True)
+        printed.add(asdict(fact))
 
 
 def measure_card(device: torch.device, options: argparse.Namespace) -> Iterator[Fact]:
@@ -114,37 +109,33 @@ def measure_card(device: torch.device, options: argparse.Namespace) -> Iterator[
 def _generating(
     name: str, model: VideoLlavaForConditionalGeneration, limits: Limits, options: argparse.Namespace
 ) -> Iterator[Fact]:
-    """Measure each way to generate at each number of answers at once."""
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
-        sides: dict[str, Side] = {FIXED: ours(Steps.FIXED), "ours, growing steps": ours(Steps.GROWING)}
-        rows = measure(workload, sides | {REFERENCE: of_transformers}, options.runs)
+        sides: dict[str, Side] = {FIXED: ours("fixed"), "ours, growing steps": ours("growing")}
+        rows = list(generate.measure(workload, sides | {REFERENCE: of_transformers}, options.runs))
         if batch <= MAX_EAGER_ROWS:
             model.set_attn_implementation("eager")
-            rows += measure(workload, {f"{FIXED}, eager attention": ours(Steps.FIXED)}, options.runs)
+            rows += generate.measure(workload, {f"{FIXED}, eager attention": ours("fixed")}, options.runs)
             model.set_attn_implementation("sdpa")
-        reference = next(row for row in rows if row.side == REFERENCE)
-        for row in rows:
-            rate, *others = _facts(f"{name}, {batch} at once, {row.side}", workload, row, limits)
-            yield replace(rate, against=row.rate / reference.rate)
-            yield from others
+        for row in generate.with_ratios(rows):
+            yield from _facts(f"{name}, {batch} at once, {row['side']}", workload, row, limits)
 
 
-def _facts(name: str, workload: Workload, row: Row, limits: Limits) -> Iterator[Fact]:
-    """Tell what one side reached, and how much that is of what the device does at most."""
-    num_tokens = workload.num_prompt_tokens + workload.num_new_tokens / 2  # in the cache, on average
-    least = card.step_bytes(workload.model, row.num_rows, num_tokens) / limits.bytes_per_second
-    yield Fact(name, row.rate, "tokens/s", row.rate * least / row.num_rows, "memory's limit")
-    flops = row.num_rows * card.prefill_flops(workload.model, workload.num_prompt_tokens)
-    share = flops / row.first_seconds / limits.flops
-    yield Fact(f"{name}, first token", row.first_seconds * 1e3, "ms", share, "matrix products' rate")
-    if row.peak_bytes is not None:
-        yield Fact(f"{name}, peak memory", row.peak_bytes / card.GIB, "GiB")
+def _facts(name: str, workload: Workload, row: Record, limits: Limits) -> Iterator[Fact]:
+    """Yield what one side reached, and how much that is of what the device does at most."""
+    rate, first_seconds = median(row["tokens_per_second"]), median(row["first_seconds"])
+    num_rows, num_prompt_tokens = workload.num_rows, workload.num_prompt_tokens
+    num_tokens = num_prompt_tokens + workload.num_new_tokens / 2  # in the cache, on average
+    least = card.step_bytes(workload.model, num_rows, num_tokens) / limits.bytes_per_second
+    yield Fact(name, rate, "tokens/s", rate * least / num_rows, "memory's limit", row["ratio"])
+    share = num_rows * card.prefill_flops(workload.model, num_prompt_tokens) / first_seconds / limits.flops
+    yield Fact(f"{name}, first token", first_seconds * 1e3, "ms", share, "matrix products' rate")
+    if row["peak_bytes"]:
+        yield Fact(f"{name}, peak memory", row["peak_bytes"] / card.GIB, "GiB")
 
 
 def _equality(workload: Workload) -> Iterator[Fact]:
-    """Tell whether fixed and growing steps give the same tokens, and if not what decided."""
-    difference = first_difference(workload)
+    difference = generate.first_difference(workload)
     name = f"fixed and growing steps, equal tokens of {NUM_EQUAL}"
     if difference is None:
         yield Fact(name, NUM_EQUAL, "tokens")
@@ -154,13 +145,12 @@ def _equality(workload: Workload) -> Iterator[Fact]:
 
 
 def _attention(model: VideoLlavaForConditionalGeneration, options: argparse.Namespace) -> Iterator[Fact]:
-    """Measure one layer's attention at a step behind a clip."""
     text = model.config.get_text_config()
     heads = text.num_attention_heads, text.hidden_size // text.num_attention_heads
-    room = rounded_up(model.config.video_seq_length + options.new_tokens)
+    num_keys = cache_capacity(model.config.video_seq_length + options.new_tokens)
     for batch in options.batches:
-        for way, seconds in attention_seconds(batch, heads, room, model.device).items():
-            yield Fact(f"attention of one layer, {batch} at once, {room} keys, {way}", seconds * 1e6, "us")
+        for way, seconds in card.attention_seconds(batch, heads, num_keys, model.device).items():
+            yield Fact(f"attention of one layer, {batch} at once, {num_keys} keys, {way}", seconds * 1e6, "us")
 
 
 def _nf4_layers(model: VideoLlavaForConditionalGeneration) -> Iterator[Fact]:
@@ -170,16 +160,3 @@ def _nf4_layers(model: VideoLlavaForConditionalGeneration) -> Iterator[Fact]:
     for num_tokens in (1, 8, model.config.video_seq_length):
         for way, seconds in nf4.layer_seconds(layer, num_tokens).items():
             yield Fact(f"one MLP layer, {num_tokens} tokens, {way}", seconds * 1e6, "us")
-
-
-def _header(device: torch.device, options: argparse.Namespace) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card"
-    software = f"torch {torch.__version__}, transformers {transformers_version}"
-    return f"{name}; {machine_line(options.runs)}; {software}; random weights: {options.geometry}"
-
-
-def _cells(fact: Fact) -> str:
-    value = "" if fact.value is None else f"{fact.value:.4g}"
-    share = "" if fact.share is None else f"{fact.share:.0%} of {fact.of}"
-    against = "" if fact.against is None else f"{fact.against:.2f}"
-    return f"| {fact.name} | {value} | {fact.unit} | {share} | {against} |"

@@ -1,16 +1,18 @@
-"""Were the eight frames the right ones? Knows frames, neither who read them nor how fast."""
+"""Were the eight frames the right ones? Clips of ours have each frame's number drawn into the picture's middle.
+
+It outlives codec, resize and centre crop. Black and white blocks fill three quarters of the centre square's side, five
+a row: one white, one black, the bits of the number from the highest to the lowest, and three that check them.
+"""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from internals import SIDE, frame_to_model
 from numpy.typing import NDArray
-from settings_7b import PIXELS, SIDE
 
-from benchmarks.markers import read_marker
 from videollava_cli.media import NUM_FRAMES
-from videollava_cli.preprocessing import shrink_frame
 from videollava_cli.sampling import uniform_indices
 
 Frames = NDArray[np.uint8]
@@ -19,33 +21,65 @@ RIGHT = "right"
 THUMBNAIL_BLOCK = 4  # pixels a side that become one
 TIE_LEVELS = 0.1  # frames that differ by less are the same picture: a decoder's rounding is larger
 MAX_LEVELS = 12.0  # mean difference of one frame between two decoders; another picture, or a rotated one, is further
+NUM_COLUMNS = 5
+NUM_BITS = 20  # 11 hours at 25 frames a second
+NUM_CHECK_BITS = 3
+SHARE = 0.75  # of the centre square's side
+WHITE, BLACK = 235, 16  # of luma, in the range of video
+MIN_CONTRAST = 60  # levels between white and black: less is no marker
+
+
+def draw_marker(luma: NDArray[np.uint8], index: int) -> None:
+    """Draw a number into the middle of a picture's luma, uint8 (H, W), in place."""
+    side = int(min(luma.shape) * SHARE) // NUM_COLUMNS
+    blocks = np.where(_cells(index), WHITE, BLACK).astype(np.uint8).reshape(NUM_COLUMNS, NUM_COLUMNS)
+    whole = side * NUM_COLUMNS
+    top, left = (luma.shape[0] - whole) // 2, (luma.shape[1] - whole) // 2
+    luma[top : top + whole, left : left + whole] = blocks.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def read_marker(rgb: NDArray[np.uint8]) -> int | None:
+    """Return the number in a centre square, uint8 RGB (S, S, 3); None if there is none that passes its check."""
+    side = rgb.shape[0] * SHARE / NUM_COLUMNS
+    start = (rgb.shape[0] - side * NUM_COLUMNS) / 2
+    grey = rgb.mean(axis=2)
+    edges = [(round(start + (i + 0.25) * side), round(start + (i + 0.75) * side)) for i in range(NUM_COLUMNS)]
+    levels = np.array([grey[top:bottom, left:right].mean() for top, bottom in edges for left, right in edges])
+    if levels[0] - levels[1] < MIN_CONTRAST:
+        return None
+    cells = levels > (levels[0] + levels[1]) / 2
+    index = int("".join("01"[int(cell)] for cell in cells[2 : 2 + NUM_BITS]), 2)
+    return index if cells.tolist() == _cells(index) else None
+
+
+def _cells(index: int) -> list[bool]:
+    """Return what is white, block by block."""
+    bits = f"{index:0{NUM_BITS}b}"
+    return [c == "1" for c in f"10{bits}{bits.count('1') % 2**NUM_CHECK_BITS:0{NUM_CHECK_BITS}b}"]
 
 
 def marker_judge(num_frames: int) -> Judge:
-    """Return what judges a clip that tells each frame's number."""
-    wanted = uniform_indices(num_frames)
-
-    def judge(frames: Frames) -> str:
-        if frames.shape != (NUM_FRAMES, SIDE, SIDE, 3):
-            return f"WRONG: shape {frames.shape}"
-        found = [read_marker(frame) for frame in frames]
-        return RIGHT if found == wanted else f"WRONG: {_listed(found)} for {_listed(wanted)}"
-
-    return judge
+    """Return the judge of a clip whose frames have their number drawn."""
+    return _judge(uniform_indices(num_frames), lambda frame, _: read_marker(frame))
 
 
 def sequential_judge(path: Path) -> Judge:
-    """Return what judges any file, from decoding all of it in order with PyAV.
+    """Return the judge of any file, from decoding all of it in order with PyAV.
 
     A frame is right if no other of the file is nearer to it than the wanted one.
     """
     thumbnails = _decode_all(path)
     wanted = uniform_indices(len(thumbnails))
+    return _judge(wanted, lambda frame, index: _nearest(_thumbnail(frame), thumbnails, index))
+
+
+def _judge(wanted: list[int], index_of: Callable[[Frames, int], int | None]) -> Judge:
+    """Return a judge, from what finds a frame's index where a certain one is wanted."""
 
     def judge(frames: Frames) -> str:
         if frames.shape != (NUM_FRAMES, SIDE, SIDE, 3):
             return f"WRONG: shape {frames.shape}"
-        found = [_nearest(_thumbnail(frame), thumbnails, index) for frame, index in zip(frames, wanted, strict=True)]
+        found = [index_of(frame, index) for frame, index in zip(frames, wanted, strict=True)]
         return RIGHT if found == wanted else f"WRONG: {_listed(found)} for {_listed(wanted)}"
 
     return judge
@@ -61,7 +95,7 @@ def _decode_all(path: Path) -> Frames:
         container.streams.video[0].thread_type = "AUTO"
         for frame in container.decode(video=0):
             upright = np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4)
-            thumbnails.append(_thumbnail(shrink_frame(np.ascontiguousarray(upright), PIXELS)))
+            thumbnails.append(_thumbnail(frame_to_model(np.ascontiguousarray(upright))))
     return np.stack(thumbnails)
 
 

@@ -1,6 +1,6 @@
 """One load in a process of its own, for the table `load`: prints seconds, bytes and the tokens of an answer.
 
-python scripts/benchmarks/load_child.py SETTINGS_JSON NUM_TOKENS CACHE_HOME
+python -m benchmarks.load_child SETTINGS_JSON NUM_TOKENS CACHE_HOME
 """
 
 import json
@@ -8,13 +8,13 @@ import os
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import bitsandbytes  # noqa: F401 (what the first use of 4 bits would import)
 import torch
 
-from videollava_cli import load
-from videollava_cli.engine import Engine, loading
+from benchmarks import documented
+from videollava_cli import Engine, load
+from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.media import NUM_FRAMES
 
 
@@ -29,14 +29,16 @@ def main() -> None:
     began = perf_counter()
     engine = load(**settings)
     seconds = perf_counter() - began
-    tensors = _tensors(engine)
+    parameters = list(engine.model.parameters())
+    states = [getattr(parameter, "quant_state", None) for parameter in parameters]
+    tensors = [*parameters, *engine.model.buffers(), *(state.absmax for state in states if state is not None)]
     for tensor in tensors:
         tensor.view(torch.uint8).max() if tensor.dim() else None  # mapped weights become resident
     found = {
         "seconds": seconds,
         "peak_bytes": _status("VmHWM") - before,
         "weight_bytes": sum(tensor.nbytes for tensor in tensors),
-        "tokens": _tokens(engine, num_tokens),
+        "tokens": _tokens(engine, num_tokens) if num_tokens else [],
     }
     print(json.dumps(found))
 
@@ -47,28 +49,17 @@ def _status(key: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
 
 
-def _tensors(engine: Engine) -> list[torch.Tensor]:
-    """Return all that the weights consist of, the scales of quantized ones too."""
-    parameters = list(engine.model.parameters())
-    states = [getattr(parameter, "quant_state", None) for parameter in parameters]
-    return [*parameters, *engine.model.buffers(), *(state.absmax for state in states if state is not None)]
-
-
 def _tokens(engine: Engine, num_tokens: int) -> list[int]:
-    """Return the token ids that follow greedily on a clip of noise, as many as asked for."""
-    if not num_tokens:
-        return []
-    checkpoint, model = engine.checkpoint, engine.model
+    """Return the token ids that follow greedily on a clip of noise."""
+    model, side = engine.model, engine.checkpoint.pixels.crop_side
     model.generation_config.eos_token_id = None
     model.config.get_text_config().eos_token_id = None
-    question = engine.tokenizer("What happens?").input_ids
-    ids = torch.tensor([[*[checkpoint.video_token_id] * checkpoint.tokens_per_video, *question]], device=model.device)
-    shape = (1, NUM_FRAMES, 3, checkpoint.pixels.crop_side, checkpoint.pixels.crop_side)
-    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device, model.dtype)
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels}
-    with loading.quiet_libraries():
-        said: Any = model.generate(**inputs, do_sample=False, max_new_tokens=num_tokens)  # type: ignore[misc]
-    return [int(number) for number in said[0, ids.shape[1] :]]
+    inputs = documented.text_inputs(model, engine.tokenizer, ["<video>What happens?"])
+    noise = torch.randn((1, NUM_FRAMES, 3, side, side), generator=torch.Generator().manual_seed(0))
+    inputs["pixel_values_videos"] = noise.to(model.device, model.dtype)
+    with quiet_libraries():
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=num_tokens)  # type: ignore[misc]
+    return [int(number) for number in ids[0, inputs["input_ids"].shape[1] :]]
 
 
 if __name__ == "__main__":

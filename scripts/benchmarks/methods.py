@@ -1,11 +1,10 @@
-"""One method, in a process of its own: read a clip once, tell how long it took and how much memory.
+"""One method, in a process of its own: read a clip once, measure how long it took and how much memory.
 
-`python -m benchmarks.methods METHOD CLIP ...` prints one JSON object. Seconds run from the path to eight frames at the
-model's side, uint8 RGB (8, 224, 224, 3); before that the method reads a small clip, so that no import counts. All but
-the documented reader shrink their frames in the same way, ours.
+`python -m benchmarks.methods METHOD CLIP NUM_THREADS WARM_UP FRAMES` prints one JSON object and saves the frames as
+.npy. Seconds run from the path to eight frames at the model's side, uint8 RGB (8, 224, 224, 3); before that the method
+reads a small clip, so that no import counts. All but the documented reader shrink their frames in the same way, ours.
 """
 
-import argparse
 import json
 import resource
 import sys
@@ -15,32 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from internals import frame_to_model, read
 from numpy.typing import NDArray
-from settings_7b import PIXELS
 
-from videollava_cli.preprocessing import shrink_frame
 from videollava_cli.sampling import uniform_indices
 
 Frames = NDArray[np.uint8]
 
 
 def read_ours(path: str, num_threads: int) -> Frames:
-    """Read with `MediaReader`."""
-    from videollava_cli.reader import MediaReader
-
-    with MediaReader(decode_threads=num_threads) as reader:
-        return reader.read(reader.find(path), PIXELS).pixels
+    """Read with our reader."""
+    return read(path, num_threads).pixels
 
 
 def read_documented(path: str, num_threads: int) -> Frames:
-    """Read as the model's documentation does (transformers docs, model_doc/video_llava).
-
-    Its threads are PyAV's default unless there shall be one.
-    """
+    """Read as the model's documentation does; its threads are PyAV's default unless there shall be one."""
     import av
     from transformers import VideoLlavaImageProcessor
 
-    from benchmarks.documented_reader import frames_of
+    from benchmarks.documented import frames_of
 
     with av.open(path) as container:
         if num_threads == 1:
@@ -92,31 +84,24 @@ METHODS: dict[str, Callable[[str, int], Frames]] = {
 
 def main() -> int:
     """Measure, print, and save the frames; return 1 if the method fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=list(METHODS))
-    parser.add_argument("clip")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--warm-up", required=True, help="a small clip to read before")
-    parser.add_argument("--frames", type=Path, required=True, help="where to save the eight frames, as .npy")
-    options = parser.parse_args()
-    read = METHODS[options.method]
+    name, clip, num_threads, warm_up, saved = sys.argv[1:]
+    method = METHODS[name]
     try:
-        read(options.warm_up, options.threads)
+        method(warm_up, int(num_threads))
         began = time.perf_counter()
-        frames = read(options.clip, options.threads)
+        frames = method(clip, int(num_threads))
         seconds = time.perf_counter() - began
     except Exception as error:  # whatever a method raises is what its row shall say
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         print(json.dumps({"failure": f"{type(error).__name__}: {reason}"}))
         return 1
-    peak_mb = _peak_mb()
-    np.save(options.frames, frames)
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}))
+    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
+    np.save(saved, frames)
     return 0
 
 
 def _shrunk(frames: Any) -> Frames:
-    return np.stack([shrink_frame(frame, PIXELS) for frame in frames])
+    return np.stack([frame_to_model(frame) for frame in frames])
 
 
 def _peak_mb() -> float:

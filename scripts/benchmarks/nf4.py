@@ -29,20 +29,11 @@ def quantized(layer: nn.Linear) -> Any:
     from bitsandbytes import nn as bitsandbytes_nn
 
     library: Any = bitsandbytes_nn  # typed in part
-    has_bias = layer.bias is not None
-    small = library.Linear4bit(
-        layer.in_features,
-        layer.out_features,
-        bias=has_bias,
-        compute_dtype=torch.float16,
-        compress_statistics=False,
-        quant_type="nf4",
-        device="meta",
-    )
-    weight = library.Params4bit(layer.weight.detach(), requires_grad=False, compress_statistics=False, quant_type="nf4")
-    small.weight = weight.to(layer.weight.device)
-    if has_bias:
-        small.bias = layer.bias
+    kind = {"compress_statistics": False, "quant_type": "nf4"}
+    sizes = layer.in_features, layer.out_features
+    small = library.Linear4bit(*sizes, bias=False, compute_dtype=torch.float16, device="meta", **kind)
+    small.weight = library.Params4bit(layer.weight.detach(), requires_grad=False, **kind).to(layer.weight.device)
+    small.bias = layer.bias
     return small
 
 

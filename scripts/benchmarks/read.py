@@ -2,66 +2,58 @@
 
 Clips are made when they are first wanted and kept in build/bench/clips; in each frame its number is drawn, so that a
 method's frames can be judged. Other files are judged by decoding all of them. Files are in the page cache.
+
+Other readers are installed in folders beside the environment, so that nothing else is measured or tested with them at
+hand, and without what they depend on, so that torch stays as it is.
 """
 
 import argparse
+import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks import table
 from benchmarks.clips import CLIPS, WARM_UP, BenchClip, made
 from benchmarks.judging import RIGHT, Judge, marker_judge, sequential_judge
-from benchmarks.machine import machine_line
 from benchmarks.methods import METHODS
-from benchmarks.peers import install_peer
-from videollava_cli.reader.limits import num_processors
+from benchmarks.table import BUILD, ROOT, Record, child_environment, spread
+from videollava_cli.machine import num_processors
 
-COPY_BYTES = 1 << 20
+PEERS = BUILD / "peers"
+PACKAGES = {"decord2": "decord2", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
 DOCUMENTED = "documented"
 FAILS = "fails"
 MAX_REASON = 120  # letters
-COLUMNS = ("clip", "threads", "method", "s (min to max)", "ratio to documented", "peak MB", "frames")
-
-
-@dataclass(slots=True)
-class Row:
-    """One method on one clip: seconds and MB of each run, and what became of its frames."""
-
-    clip: str
-    threads: int
-    method: str
-    seconds: list[float] = field(default_factory=list)
-    peak_mb: list[float] = field(default_factory=list)
-    verdict: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What all measurements of one table share: runs of each, seconds a run may take, each method's environment."""
-
-    num_runs: int
-    limit_seconds: float
-    environments: dict[str, dict[str, str]]
-    warm_up: Path
+COLUMNS: tuple[table.Column, ...] = (
+    ("clip", "<", lambda row: row["clip"]),
+    ("threads", ">", lambda row: row["threads"]),
+    ("method", "<", lambda row: row["method"]),
+    ("s (min to max)", ">", lambda row: spread(row["seconds"], 3)),
+    ("ratio to documented", ">", lambda row: f"{row['ratio']:.3f}" if row["ratio"] else ""),
+    ("peak MB", ">", lambda row: f"{max(row['peak_mb']):.0f}" if row["peak_mb"] else ""),
+    ("frames", "<", lambda row: row["verdict"].replace("|", "/")),
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this table."""
     names = [clip.name for clip in CLIPS]
+    table.add_options(parser, runs=5, of="each method")
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="videos of your own")
     parser.add_argument("--clips", nargs="*", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     parser.add_argument("--threads", nargs="+", choices=["1", "all"], default=["1", "all"])
-    parser.add_argument("--runs", type=int, default=5, help="of each method")
     parser.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="for one run")
-    parser.add_argument("--json", action="store_true", help="one object a row, with every single run")
     parser.add_argument("--make-clips", action="store_true", help="make the clips and measure nothing")
 
 
@@ -72,58 +64,64 @@ def print_table(options: argparse.Namespace) -> None:
         for clip in clips:
             print(made(clip))
         return
-    plan = Plan(options.runs, options.limit, {m: install_peer(m) for m in options.methods}, made(WARM_UP))
+    environments = {method: install_peer(method) for method in options.methods}
     thread_counts = sorted({1 if name == "1" else num_processors() for name in options.threads})
-    if not options.json:
-        print(f"{machine_line(options.runs)}\n\n| {' | '.join(COLUMNS)} |\n|---|--:|---|--:|--:|--:|---|", flush=True)
-    for name, path, judge in _work(clips, options.files):
+    printed = table.Table(options, COLUMNS)
+    for name, path, judge in _judged(clips, options.files):
+        path.read_bytes()  # into the page cache
         for threads in thread_counts:
-            rows = [Row(name, threads, method) for method in options.methods]
-            measure(rows, path, judge, plan)
-            _print_rows(rows, as_json=options.json)
+            rows = measure(path, judge, environments, threads, options)
+            documented: list[float] = next((row["seconds"] for row in rows if row["method"] == DOCUMENTED), [])
+            for row in rows:
+                ratio = median(row["seconds"]) / median(documented) if documented and row["seconds"] else None
+                printed.add({"clip": name, **row, "ratio": ratio})
 
 
-def measure(rows: list[Row], path: Path, judge: Judge, plan: Plan) -> None:
-    """Run the methods in turn, A B C A B C, each in a process of its own, and fill in their rows."""
-    _into_page_cache(path)
-    for run in range(plan.num_runs):
+def measure(
+    path: Path, judge: Judge, environments: dict[str, dict[str, str]], threads: int, options: argparse.Namespace
+) -> list[Record]:
+    """Run the methods that have an environment in turn, A B C A B C, each in a process of its own."""
+    rows: list[Record] = [
+        {"threads": threads, "method": method, "seconds": [], "peak_mb": [], "verdict": ""} for method in environments
+    ]
+    for run in range(options.runs):
         for row in rows:
-            if row.verdict.startswith(FAILS):
-                continue
-            print(f"{row.clip}, {row.method}, threads {row.threads}, run {run + 1}", file=sys.stderr)
-            _measure_once(row, path, judge, plan)
+            if not row["verdict"].startswith(FAILS):
+                print(f"{path.name}, {row['method']}, threads {threads}, run {run + 1}", file=sys.stderr)
+                verdict = _measure_once(row, path, judge, environments[row["method"]], options.limit)
+                row["verdict"] = (
+                    verdict if row["verdict"] in ("", RIGHT) or verdict.startswith(FAILS) else row["verdict"]
+                )
+    return rows
 
 
-def _work(clips: list[BenchClip], files: list[Path]) -> Iterator[tuple[str, Path, Judge]]:
-    """Yield each clip's name, its file, and what judges it."""
+def _judged(clips: list[BenchClip], files: list[Path]) -> Iterator[tuple[str, Path, Judge]]:
+    """Yield each clip's name, its file, and its judge."""
     for clip in clips:
         yield clip.name, made(clip), marker_judge(clip.recipe.num_frames)
     for path in files:
         yield path.name, path, sequential_judge(path)
 
 
-def _measure_once(row: Row, path: Path, judge: Judge, plan: Plan) -> None:
-    num_processors_used = {"OMP_NUM_THREADS": str(row.threads)}  # torch's, for shrinking
+def _measure_once(row: Record, path: Path, judge: Judge, environment: dict[str, str], limit_seconds: float) -> str:
+    """Run a row's method once, note what it took, and return what became of its frames."""
     with TemporaryDirectory() as folder:
         saved = Path(folder, "frames.npy")
-        command = [sys.executable, "-m", "benchmarks.methods", row.method, str(path), "--threads", str(row.threads)]
-        command += ["--warm-up", str(plan.warm_up), "--frames", str(saved)]
-        environment = plan.environments[row.method] | num_processors_used
+        threads = str(row["threads"])
+        command = [sys.executable, "-m", "benchmarks.methods", row["method"], path, threads, made(WARM_UP), saved]
+        environment = environment | {"OMP_NUM_THREADS": threads}  # torch's, for shrinking
         try:
             done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=plan.limit_seconds, check=False
+                command, env=environment, capture_output=True, text=True, timeout=limit_seconds, check=False
             )
         except subprocess.TimeoutExpired:
-            row.verdict = f"{FAILS}: nothing within {plan.limit_seconds:g} s"
-            return
+            return f"{FAILS}: nothing within {limit_seconds:g} s"
         if done.returncode:
-            row.verdict = f"{FAILS}: {_reason(done)[:MAX_REASON]}"
-            return
+            return f"{FAILS}: {_reason(done)[:MAX_REASON]}"
         measured = json.loads(done.stdout.splitlines()[-1])
-        row.seconds.append(measured["seconds"])
-        row.peak_mb.append(measured["peak_mb"])
-        verdict = judge(np.load(saved))
-        row.verdict = verdict if row.verdict in ("", RIGHT) else row.verdict
+        row["seconds"].append(measured["seconds"])
+        row["peak_mb"].append(measured["peak_mb"])
+        return judge(np.load(saved))
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
@@ -133,27 +131,58 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     lines = done.stdout.splitlines() if done.returncode == 1 else []
     if lines and lines[-1].startswith("{"):
         return str(json.loads(lines[-1])["failure"])
-    said = done.stderr.strip().splitlines()
-    return said[-1] if said else f"exit status {done.returncode}"
+    errors = done.stderr.strip().splitlines()
+    return errors[-1] if errors else f"exit status {done.returncode}"
 
 
-def _print_rows(rows: list[Row], *, as_json: bool) -> None:
-    documented = next((median(row.seconds) for row in rows if row.method == DOCUMENTED and row.seconds), None)
-    for row in rows:
-        ratio = median(row.seconds) / documented if documented and row.seconds else None
-        if as_json:
-            print(json.dumps(asdict(row) | {"ratio": ratio}), flush=True)
-            continue
-        cells = [row.clip, str(row.threads), row.method, _spread(row.seconds), f"{ratio:.3f}" if ratio else ""]
-        cells += [f"{max(row.peak_mb):.0f}" if row.peak_mb else "", row.verdict.replace("|", "/")]
-        print(f"| {' | '.join(cells)} |", flush=True)
+def install_peer(method: str) -> dict[str, str]:
+    """Install a method's package unless it is there; return the environment in which it can be imported.
+
+    Without a wheel for this machine the environment is returned as well: importing will then say what is missing.
+    """
+    environment = child_environment()
+    if method not in PACKAGES:
+        return environment
+    folder = _installed(PACKAGES[method])
+    environment["PYTHONPATH"] += f"{os.pathsep}{folder}"
+    if method == "torchcodec":
+        own = os.environ.get("LD_LIBRARY_PATH", "")
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [*_ffmpeg_folders(), own]))
+    return environment
 
 
-def _spread(seconds: list[float]) -> str:
-    return f"{median(seconds):.3f} ({min(seconds):.3f} to {max(seconds):.3f})" if seconds else ""
+def _installed(package: str) -> Path:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pin = next(line for line in pins if line.startswith(f"{package}=="))
+    folder = PEERS / f"{pin}-{sys.implementation.cache_tag}"
+    if not folder.exists():
+        PEERS.mkdir(parents=True, exist_ok=True)
+        print(f"installing {pin}", file=sys.stderr)
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+        with TemporaryDirectory(dir=PEERS) as unfinished:
+            command = [sys.executable, "-m", "pip", "install", *options, "--target", f"{unfinished}/{pin}", pin]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{package} cannot be installed: {done.stderr.strip()}", file=sys.stderr)
+            else:
+                Path(unfinished, pin).rename(folder)
+    return folder
 
 
-def _into_page_cache(path: Path) -> None:
-    with path.open("rb") as file:
-        while file.read(COPY_BYTES):
-            pass
+def _ffmpeg_folders() -> list[str]:
+    """Return where torchcodec finds FFmpeg: it brings none, and shall use the very libraries that PyAV brings.
+
+    Their names carry a hash; links of the usual names are made for them. Where PyAV's wheel has none such, as off
+    Linux, torchcodec looks for the system's.
+    """
+    libraries = Path(sysconfig.get_path("platlib"), "av.libs")
+    if not libraries.is_dir():
+        return []
+    key = hashlib.sha256(" ".join(sorted(os.listdir(libraries))).encode()).hexdigest()[:12]
+    links = PEERS / f"ffmpeg-{key}"
+    links.mkdir(parents=True, exist_ok=True)
+    for library in libraries.iterdir():
+        match = re.fullmatch(r"(lib(?:av|sw)[a-z]+)-[0-9a-f]+(\.so\.\d+)[.\d]*", library.name)
+        if match and not (link := links / "".join(match.groups())).exists():
+            link.symlink_to(library)
+    return [str(links), str(libraries)]

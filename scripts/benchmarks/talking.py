@@ -1,58 +1,48 @@
-"""What the tables about conversations share: an engine of random weights, a clip, and the documented way to ask.
+"""The tables `chat` and `questions`: an engine of random weights asked about a clip, against the documented way.
 
-The documented way is that of transformers' page about Video-LLaVA: the processor on prompt and frames, then
-`model.generate`, for every question anew. `VideoLlavaProcessor` itself wants torchvision; its parts are called here.
+The documented way is the processor on prompt and frames, then `model.generate`, for every question anew. Both sides
+start from the eight frames and the text.
+
+`chat` measures seconds to the first token of turns 1, 2 and 10. The answers in the text of earlier turns are the same
+fixed sentence, so nothing of what was generated can be reused: each turn runs the last answer and the new question.
+`questions` asks N questions, 16 tokens each, ours together and with an empty cache against N documented calls.
 """
 
 import argparse
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
+from internals import Conversation, Turn, make_clip, prompt_text
 from make_checkpoint import GEOMETRIES, make_checkpoint
 from transformers import VideoLlavaImageProcessor
 
-from benchmarks.machine import machine_line
-from videollava_cli.conversation import Conversation, Turn
-from videollava_cli.engine import Engine
+from benchmarks import documented, table
+from benchmarks.table import Record, spread
+from videollava_cli import Engine, load
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.engine.prompting import prompt_text
-from videollava_cli.engine.startup import load
-from videollava_cli.media import NUM_FRAMES, FrameStamp, MediaKind, Medium
+from videollava_cli.media import NUM_FRAMES, Medium
 from videollava_cli.settings import Settings
 
 NUM_NEW_TOKENS = 16
-
-
-@dataclass(slots=True)
-class Row:
-    """One measurement: seconds of each run of ours, and of the documented way."""
-
-    name: str
-    ours: list[float] = field(default_factory=list)
-    documented: list[float] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        """Our median over the documented way's."""
-        return median(self.ours) / median(self.documented)
-
-    def cells(self) -> str:
-        """Return the row of a table."""
-        spreads = (f"{median(s):.3f} ({min(s):.3f} to {max(s):.3f})" for s in (self.ours, self.documented))
-        return f"| {self.name} | {' | '.join(spreads)} | 1/{1 / self.ratio:.1f} |"
+SHOWN_TURNS = (1, 2, 10)
+QUESTION, ANSWER = "And what happens then in the video?", "A red circle moves from left to right."
+COUNTS = (1, 4, 16)
+NOUNS = ("circle", "video", "shape", "color")
+QUESTIONS = tuple(
+    f"What {verb} the {noun}?" for noun in NOUNS for verb in ("moves", "happens to", "is beside", "hides")
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Talk:
-    """An engine whose answers never end by themselves, what it is asked about, and how long its answers are."""
+    """An engine whose answers never end by themselves, the clip it is asked about, and how long its answers are."""
 
     engine: Engine
     processor: VideoLlavaImageProcessor
@@ -66,22 +56,18 @@ class Talk:
     def documented_seconds(self, conversation: Conversation, max_new_tokens: int) -> float:
         """Return how long the documented way takes to answer."""
         began = time.perf_counter()
-        engine = self.engine
-        text = prompt_text(conversation, engine.tokenizer)
-        text = text.replace("<video>", "<video>" * engine.checkpoint.tokens_per_video)
-        inputs = dict(engine.tokenizer(text, return_tensors="pt"))
+        model = self.engine.model
+        inputs = documented.text_inputs(model, self.engine.tokenizer, [prompt_text(self.engine, conversation)])
         with quiet_libraries():
-            frames = self.processor(list(self.clip.pixels), return_tensors="pt")
-            inputs["pixel_values_videos"] = next(iter(frames.values()))[None]
-            engine.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
+            inputs |= documented.pixel_inputs(model, self.processor, clips=[self.clip.pixels])
+            model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
         return time.perf_counter() - began
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of these tables."""
-    parser.add_argument("--runs", type=int, default=5, help="of each side, after one that does not count")
+    table.add_options(parser, runs=5)
     parser.add_argument("--geometry", choices=list(GEOMETRIES), default="wide", help="of the random weights")
-    parser.add_argument("--json", action="store_true", help="one object a row, with every single time")
 
 
 @contextmanager
@@ -95,19 +81,78 @@ def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
     engine.model.config.get_text_config().eos_token_id = None
     side = engine.checkpoint.pixels.crop_side
     frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, side, side, 3), np.uint8)
-    clip = Medium("noise", MediaKind.VIDEO, frames, tuple(FrameStamp(i, i / NUM_FRAMES) for i in range(NUM_FRAMES)))
-    yield Talk(engine, processor, clip, replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
+    yield Talk(engine, processor, make_clip(frames), replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
 
 
-def header(talk: Talk, options: argparse.Namespace) -> str:
-    """Return the line above a table: machine, libraries, checkpoint."""
-    millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
-    software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
-    weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
-    return f"{machine_line(options.runs)}; {software}; {weights}"
+def print_table(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    is_chat = options.table == "chat"
+    until = " to the first token" if is_chat else ""
+    with talk_about_a_clip(options.geometry) as talk:
+        millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
+        software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+        tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
+        weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
+        columns: list[table.Column] = [
+            ("turn" if is_chat else "questions", ">", lambda row: row["name"]),
+            (f"ours, s{until} (min to max)", ">", lambda row: spread(row["ours"], 3)),
+            ("documented, s", ">", lambda row: spread(row["documented"], 3)),
+            ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
+        ]
+        printed = table.Table(options, columns, table.machine_line(options, software, weights))
+        rows = _measure_chat(talk, options.runs) if is_chat else _measure_questions(talk, options.runs)
+    medians = {number: median(row["ours"]) for number, row in rows.items()}
+    for number, row in rows.items():
+        printed.add({"name": str(number), **row, "ratio": medians[number] / median(row["documented"])})
+    if is_chat:
+        first, second, last = medians.values()
+        printed.say(f"\nturn 2 takes 1/{first / second:.1f} of turn 1; turn 10 takes {last / second:.2f} of turn 2")
+    else:
+        printed.say(f"\n16 questions take {medians[16] / medians[1]:.2f} of one")
 
 
-def told(row: Row) -> dict[str, Any]:
-    """Return a row as an object."""
-    return {"name": row.name, "ours": row.ours, "documented": row.documented, "ratio": row.ratio}
+def _measure_chat(talk: Talk, runs: int) -> dict[int, Record]:
+    """Hold a conversation of ten turns so many times, after one that does not count; return the turns shown."""
+    rows: dict[int, Record] = {turn: {"ours": [], "documented": []} for turn in SHOWN_TURNS}
+    for run in range(runs + 1):
+        talk.engine.forget()
+        seconds = [_first_token_seconds(talk, turn) for turn in range(1, SHOWN_TURNS[-1] + 1)]
+        for turn, row in rows.items():
+            documented = talk.documented_seconds(_conversation(talk, turn), max_new_tokens=1)
+            if run:
+                row["ours"].append(seconds[turn - 1])
+                row["documented"].append(documented)
+    return rows
+
+
+def _first_token_seconds(talk: Talk, turn: int) -> float:
+    """Answer a turn; return how long its first token took, from the text on."""
+    conversation = _conversation(talk, turn)
+    began = time.perf_counter()
+    *_, last = talk.engine.stream(conversation, [talk.clip], talk.settings)
+    assert last.usage is not None, "the last chunk has the usage"
+    return time.perf_counter() - began - last.usage.generate_seconds
+
+
+def _conversation(talk: Talk, turn: int) -> Conversation:
+    return talk.conversation([Turn(QUESTION, ANSWER)] * (turn - 1) + [Turn(QUESTION)])
+
+
+def _measure_questions(talk: Talk, runs: int) -> dict[int, Record]:
+    """Ask 1, 4 and 16 questions so many times, after one time that does not count."""
+    rows: dict[int, Record] = {count: {"ours": [], "documented": []} for count in COUNTS}
+    for run in range(runs + 1):
+        for count, row in rows.items():
+            conversations = [talk.conversation([Turn(question)]) for question in QUESTIONS[:count]]
+            talk.engine.forget()
+            began = time.perf_counter()
+            for _ in talk.engine.stream_together(conversations, [talk.clip], talk.settings):
+                pass
+            ours = time.perf_counter() - began
+            if not run and count > 1:
+                continue  # the documented way is warm after one call
+            documented = sum(talk.documented_seconds(each, NUM_NEW_TOKENS) for each in conversations)
+            if run:
+                row["ours"].append(ours)
+                row["documented"].append(documented)
+    return rows

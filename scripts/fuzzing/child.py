@@ -13,11 +13,10 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from settings_7b import PIXELS, SIDE
+from internals import SIDE, read
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
-from videollava_cli.reader import MediaReader
 
 DECODE_THREADS = 2
 PAGE = resource.getpagesize()
@@ -64,8 +63,7 @@ def read_one(path: str) -> Outcome:
     before = _memory_mb("VmRSS")
     began = time.perf_counter()
     try:
-        with MediaReader(decode_threads=DECODE_THREADS) as reader:
-            kind, message = _checked(reader.read(reader.find(path), PIXELS))
+        kind, message = _checked(read(path, DECODE_THREADS))
     except MediaError as error:
         message = str(error)
         kind = "refused" if len(message.splitlines()) == 1 else "refusal of more than one line, or none"

@@ -78,7 +78,7 @@ def set_field(content: bytearray, rng: random.Random) -> None:
 
 def change_length(content: bytearray, rng: random.Random) -> None:
     """Change the length of a box or chunk: the 32 bits before a name of four letters (ISO, PNG), or behind (RIFF)."""
-    names = [i for i in range(4, len(content) - 8) if _is_name(content[i : i + 4])]
+    names = [i for i in range(4, len(content) - 8) if (name := content[i : i + 4]).isalnum() and name.isascii()]
     if not names:
         return
     place = rng.choice(names)
@@ -89,16 +89,10 @@ def change_length(content: bytearray, rng: random.Random) -> None:
     content[start : start + 4] = value.to_bytes(4, "big" if order == "big" else "little")
 
 
+# A field of a format is set more often.
 MUTATORS: tuple[Mutator, ...] = (
-    flip_bits,
-    overwrite_bytes,
-    truncate,
-    remove_block,
-    double_block,
-    swap_blocks,
-    set_field,
-    set_field,
-    change_length,
+    *(flip_bits, overwrite_bytes, truncate, remove_block, double_block, swap_blocks),
+    *(set_field, set_field, change_length),
 )
 
 
@@ -111,10 +105,6 @@ def _block(content: bytearray, rng: random.Random) -> tuple[int, int]:
     length = min(rng.randint(1, MAX_BLOCK), len(content) // 4)
     start = rng.randrange(len(content) - length + 1)
     return start, start + length
-
-
-def _is_name(letters: bytes | bytearray) -> bool:
-    return letters.isalnum() and letters.isascii()
 
 
 def _correct_checksums(content: bytearray) -> None:

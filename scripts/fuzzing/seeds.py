@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import av
 import numpy as np
@@ -84,15 +85,10 @@ def _write_video(path: Path, video: Video) -> None:
         container.mux(stream.encode(None))
         if sound:
             assert isinstance(sound, AudioStream)
-            for frame in _silence():
-                container.mux(sound.encode(frame))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, NUM_SAMPLES), np.float32), format="fltp", layout="mono")
+            silence.sample_rate = 8000
+            container.mux(sound.encode(silence))
             container.mux(sound.encode(None))
-
-
-def _silence() -> Iterator[av.AudioFrame]:
-    frame = av.AudioFrame.from_ndarray(np.zeros((1, NUM_SAMPLES), np.float32), format="fltp", layout="mono")
-    frame.sample_rate = 8000
-    yield frame
 
 
 def _pictures(number: int) -> Iterator[Picture]:
@@ -106,13 +102,9 @@ def _pictures(number: int) -> Iterator[Picture]:
         yield picture
 
 
-def _still(form: str, mode: str = "RGB", **options: str | int) -> bytes:
-    return _saved(next(_pictures(1)), form, mode, options)
-
-
-def _saved(picture: Picture, form: str, mode: str, options: dict[str, str | int]) -> bytes:
+def _still(form: str, mode: str = "RGB", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).convert(mode).save(buffer, form, **options)
+    Image.fromarray(next(_pictures(1))).convert(mode).save(buffer, form, **options)
     return buffer.getvalue()
 
 

@@ -19,8 +19,8 @@ from videollava_cli.console import Console
 from videollava_cli.engine.batch import MAX_CPU_ROWS, MAX_GPU_ROWS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
+from videollava_cli.machine import num_processors
 from videollava_cli.media import Medium
-from videollava_cli.reader.limits import num_processors
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,15 +12,14 @@ from videollava_cli.batch.budget import Budget
 from videollava_cli.batch.folders import says_it_is_media
 from videollava_cli.batch.pipeline import Failed, NoMedia, Row, Unread
 from videollava_cli.console import Console
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.engine.startup import load_engine
+from videollava_cli.engine.checkpoint import Checkpoint
+from videollava_cli.engine.prompting import one_question
+from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import MediaError, UsageError
-from videollava_cli.malloc import give_back_pictures
+from videollava_cli.malloc import limit_arenas, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.reader import Found, MediaReader, Turns
 from videollava_cli.reader.sizes import num_pixels
-from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,10 +45,11 @@ class Reading:
     """
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint, num_processors: int) -> None:
-        give_back_pictures()
+        limit_arenas()
+        return_large_blocks()
         self._settings = settings
         self._pixels = checkpoint.pixels
-        self._sampling = sampling_from(settings.start, settings.end, settings.moments)
+        self._sampling = settings.sampling
         self._turns = None if settings.decode_threads else Turns(num_processors)
         self.num_threads = settings.decode_threads or min(NUM_FRAMES, num_processors)
         self.num_readers = max(1, min(MAX_READERS, num_processors // (settings.decode_threads or 1)))
@@ -153,10 +153,11 @@ class Answering:
         """
         from videollava_cli.engine.batch import num_fitting_rows
 
-        began = time.perf_counter()
-        with self.console.status(f"Loading {self.settings.model}"):
-            self._engine = self._loaded()
-        self.load_seconds = time.perf_counter() - began
+        kind = min(MediaKind, key=self.checkpoint.media_tokens)  # if a question does not fit with it, it never fits
+        conversations = [one_question([kind], question, self.settings) for question in self.common_questions]
+        self._engine, self.load_seconds = start_engine(
+            self.settings, self.checkpoint, self.console, conversations=conversations
+        )
         device, dtype = self._engine.model.device, self._engine.model.dtype
         size = self.batch_size or num_fitting_rows(self._engine)
         self.console.detail(f"{self.settings.model} on {device}, {dtype}, {size} questions at once")
@@ -175,15 +176,3 @@ class Answering:
             Request(one_question([row.medium.kind], row.item.question, self.settings), (row.medium,)) for row in rows
         ]
         return answer_batch(self._engine, requests)
-
-    def _loaded(self) -> "Engine":
-        from videollava_cli.engine.loading import check_machine, load_tokenizer
-
-        check_machine(self.settings)
-        tokenizer = load_tokenizer(self.checkpoint)
-        kind = min(MediaKind, key=self.checkpoint.media_tokens)  # what does not fit with it fits with none
-        for question in self.common_questions:
-            text = prompt_text(one_question([kind], question, self.settings), tokenizer)
-            prompt_ids(text, tokenizer, self.checkpoint)
-        fetch_weights(self.checkpoint, offline=self.settings.offline)
-        return load_engine(self.settings, self.checkpoint, tokenizer, tell=self.console.notice)

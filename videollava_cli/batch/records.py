@@ -11,11 +11,10 @@ from typing import Any
 
 from videollava_cli.batch import Item
 from videollava_cli.errors import VllavaError
-from videollava_cli.settings import ANSWER_KEYS, Settings
+from videollava_cli.settings import IDENTITY_KEYS, Settings
 
 FIRST_BYTES = b'{"id": '  # of every line
 SAME_KEYS = ("id", "question", "model", "settings", "file")
-SETTING_KEYS = ("revision", "dtype", *ANSWER_KEYS, "fit")
 
 
 def identity(item: Item, settings: Settings) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def as_text(line: Mapping[str, Any]) -> str:
 
 def _settings_that_count(settings: Settings) -> dict[str, Any]:
     quantization = "4bit" if settings.load_4bit else "8bit" if settings.load_8bit else None
-    values = {key: getattr(settings, key) for key in SETTING_KEYS}
+    values = {key: getattr(settings, key) for key in IDENTITY_KEYS}
     return {key: value for key, value in {"quantization": quantization, **values}.items() if value is not None}
 
 

@@ -21,9 +21,9 @@ from videollava_cli.batch.worklist import by_medium
 from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.errors import ExitStatus, OutputClosedError, UsageError, VllavaError
+from videollava_cli.machine import num_processors
 from videollava_cli.progress import Meter, Numbers, meter
 from videollava_cli.reader import MediaReader
-from videollava_cli.reader.limits import num_processors
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from videollava_cli.errors import UsageError, VllavaError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
 from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
-from videollava_cli.settings import CHOICES, Settings, for_one_answer
+from videollava_cli.settings import SETTINGS, Settings, for_one_answer
 
 STDIN = "-"
 
@@ -34,8 +33,7 @@ def read_medium(
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         found = reader.find(name)
         check(found.kind)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        medium = reader.read(found, checkpoint.pixels, sampling)
+        medium = reader.read(found, checkpoint.pixels, settings.sampling)
     return source_of(name, medium, settings), medium
 
 
@@ -79,7 +77,7 @@ def read_again(
 def _read_again(source: Source, settings: Settings, checkpoint: Checkpoint) -> Medium:
     if source.name == STDIN:
         raise UsageError(f"a medium came on stdin ({source.kind}) and cannot be read again")
-    if source.fit not in CHOICES["fit"]:
+    if source.fit not in SETTINGS["fit"].choices:
         raise UsageError(f"fit of {source.name!r} is {source.fit!r}")
     then = for_one_answer(settings, {"start": source.start, "end": source.end, "at": source.at})
     pixels = replace(checkpoint.pixels, fit=Fit(source.fit))
@@ -87,4 +85,4 @@ def _read_again(source: Source, settings: Settings, checkpoint: Checkpoint) -> M
         found = reader.find(source.name)
         if found.kind is not source.kind:
             raise UsageError(f"{source.name!r} is of another kind now, {found.kind} and not {source.kind}")
-        return reader.read(found, pixels, sampling_from(then.start, then.end, then.moments))
+        return reader.read(found, pixels, then.sampling)

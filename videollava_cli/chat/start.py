@@ -1,26 +1,19 @@
 """How `vllava chat` begins: media found and read, the engine loaded, a conversation taken up."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from videollava_cli.chat.session import Session
 from videollava_cli.chat.showing import read_again, source_of
 from videollava_cli.chat.transcript import Source, Transcript
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.engine.notes import tell_about_engine, tell_about_media
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.engine.startup import BackgroundReading, load_engine
-from videollava_cli.media import MediaKind, Medium
+from videollava_cli.engine.prompting import one_question
+from videollava_cli.engine.startup import BackgroundReading, start_engine
+from videollava_cli.media import Medium
 from videollava_cli.reader import MediaReader
-from videollava_cli.sampling import sampling_from
 from videollava_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +35,17 @@ def begin(beginning: Beginning, console: Console) -> Session:
         GenerationError: If it does not fit the memory.
     """
     settings = beginning.settings
-    if console.is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         with console.status("Finding media"):
             found = [reader.find(name) for name in beginning.names]
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
+        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
             with console.status("Starting"):
-                tokenizer = _checked_tokenizer(settings, checkpoint)
                 shown_before = _read_again(beginning.transcript, settings, checkpoint, console)
-                kinds = [*(source.kind for source in shown_before), *(each.kind for each in found)]
-                _check_length(kinds, settings, checkpoint, tokenizer)
-            if missing_shards(checkpoint):
-                reading.result()  # a damaged clip is told before gigabytes are fetched
-                fetch_weights(checkpoint, offline=settings.offline)
-            reading.raise_if_failed()
-            with console.status(f"Loading {settings.model}"):
-                engine = load_engine(settings, checkpoint, tokenizer, tell=console.notice)
-            media = reading.result()
+            kinds = [*(source.kind for source in shown_before), *(each.kind for each in found)]
+            shortest = one_question(kinds, "?", settings)
+            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=reading.media)
+            media = reading.media.result()
     tell_about_engine(engine, console)
     if media:
         tell_about_media(media, settings, console)
@@ -69,21 +53,6 @@ def begin(beginning: Beginning, console: Console) -> Session:
     for name, medium in zip(beginning.names, media, strict=True):
         session.show(source_of(name, medium, settings), medium)
     return session
-
-
-def _checked_tokenizer(settings: Settings, checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer after refusing what the machine cannot do."""
-    from videollava_cli.engine.loading import check_machine, load_tokenizer
-
-    check_machine(settings)
-    return load_tokenizer(checkpoint)
-
-
-def _check_length(
-    kinds: Sequence[MediaKind], settings: Settings, checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase"
-) -> None:
-    """Refuse media that fill the context before anything is asked."""
-    prompt_ids(prompt_text(one_question(kinds, "?", settings), tokenizer), tokenizer, checkpoint)
 
 
 def _read_again(

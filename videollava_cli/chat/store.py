@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from videollava_cli.chat.transcript import Transcript, from_json, to_json
 from videollava_cli.errors import OutputError, UsageError
+from videollava_cli.settings import xdg_folder
 
 MAX_BYTES = 64 << 20  # of a file that is taken for a conversation
 
@@ -20,10 +20,9 @@ class StateFolder:
     path: Path
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> "StateFolder":
-        """Return `$XDG_STATE_HOME/vllava`; a path there that is not absolute does not count, as XDG has it."""
-        home = environment.get("XDG_STATE_HOME", "")
-        return cls((Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "vllava")
+    def of(cls) -> "StateFolder":
+        """Return `$XDG_STATE_HOME/vllava`."""
+        return cls(xdg_folder("STATE"))
 
     @property
     def last(self) -> Path:

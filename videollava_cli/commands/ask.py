@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,19 +14,15 @@ from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.conversation import SEVERAL_MEDIA, Conversation, Turn
 from videollava_cli.engine import Chunk, Engine, Usage
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.chunks import in_order
 from videollava_cli.engine.notes import cut_off_line, tell_about_engine, tell_about_media, usage_line
-from videollava_cli.engine.prompting import one_question, prompt_ids, prompt_text
-from videollava_cli.engine.startup import BackgroundReading, load_engine
+from videollava_cli.engine.prompting import one_question, prompt_text
+from videollava_cli.engine.startup import BackgroundReading, start_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
-from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import sampling_from
+from videollava_cli.reader import MediaReader
 from videollava_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 EXAMPLES = """\b
 Examples:
@@ -54,7 +50,10 @@ class Request:
         return self.is_streaming and not self.is_json
 
 
+@opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
 def ask(
+    settings: Settings,
+    console: Console,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -64,52 +63,21 @@ def ask(
         ),
     ] = None,
     question: opt.Questions = None,
-    system: opt.System = None,
-    prompt_style: opt.PromptStyle = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    load_4bit: opt.Load4bit = None,
-    load_8bit: opt.Load8bit = None,
-    cache: opt.Cache = None,
-    flash_attn: opt.FlashAttn = False,
-    attn_implementation: opt.AttnImplementation = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
     json_lines: opt.Json = False,
-    stream: opt.Stream = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
+    stream: Annotated[
+        bool | None,
+        opt.option("Print the answer as it is written (default) or at its end.", "Output", "--stream/--no-stream"),
+    ] = None,
 ) -> None:
     """Answer a question about videos and images, as it is written.
 
     The model sees eight frames of a video, or the image. Answers are greedy: same input, same text.
     """
-    given = dict(locals())
-    own = ("arguments", "question", "flash_attn", "json_lines", "stream", "quiet", "verbose", "config")
-    flags: dict[str, object] = {key: value for key, value in given.items() if key not in own}
-    if flash_attn:
-        if attn_implementation not in (None, "flash_attention_2"):
-            raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
-        flags["attn_implementation"] = "flash_attention_2"
     if json_lines and stream:
         raise UsageError("--json and --stream exclude each other: a JSON line is printed whole")
     sources, questions = split_arguments(arguments or [], question or [])
-    settings = opt.settings_from(flags, config)
     request = Request(sources, questions, settings, json_lines, is_streaming=stream is not False)
-    answer(request, Console(is_quiet=quiet, is_verbose=verbose))
+    answer(request, console)
 
 
 def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -138,18 +106,22 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
 def answer(request: Request, console: Console) -> None:
     """Find the media, load the checkpoint while they are read, and print the answers."""
     settings = request.settings
-    if console.is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         clock = Clock()
         with console.status("Finding media"):
             found = [reader.find(source) for source in request.sources]
         find_seconds = clock.lap()
         checkpoint = find_checkpoint(settings)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        with BackgroundReading(reader, found, checkpoint, sampling) as reading:
-            engine, load_seconds = _load(request, found, checkpoint, reading, console)
-            media = tuple(reading.result())
+        with BackgroundReading(reader, found, checkpoint, settings.sampling) as reading:
+            kinds = [each.kind for each in found]
+            engine, load_seconds = start_engine(
+                settings,
+                checkpoint,
+                console,
+                conversations=[one_question(kinds, question, settings) for question in request.questions],
+                media=reading.media,
+            )
+            media = tuple(reading.media.result())
     tell_about_engine(engine, console)
     if len(media) > 1:
         console.notice(SEVERAL_MEDIA)
@@ -183,40 +155,6 @@ class Asked:
     def conversation(self) -> Conversation:
         """The question, about the media."""
         return one_question([medium.kind for medium in self.media], self.question, self.engine.settings)
-
-
-def _load(
-    request: Request, found: Sequence[Found], checkpoint: Checkpoint, reading: BackgroundReading, console: Console
-) -> tuple[Engine, float]:
-    """Load the engine; before its weights, refuse what cannot work: machine, prompt, media.
-
-    Returns:
-        The engine, and the seconds that loading took without a download.
-    """
-    clock = Clock()
-    with console.status("Starting"):
-        tokenizer = _checked_tokenizer(request, found, checkpoint)
-    seconds = clock.lap()
-    if missing_shards(checkpoint):
-        reading.result()  # a damaged clip is told before gigabytes are fetched
-        fetch_weights(checkpoint, offline=request.settings.offline)
-    reading.raise_if_failed()
-    clock.lap()
-    with console.status(f"Loading {request.settings.model}"):
-        engine = load_engine(request.settings, checkpoint, tokenizer, tell=console.notice)
-    return engine, seconds + clock.lap()
-
-
-def _checked_tokenizer(request: Request, found: Sequence[Found], checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer and refuse what the machine cannot do and prompts that are too long."""
-    from videollava_cli.engine.loading import check_machine, load_tokenizer
-
-    check_machine(request.settings)
-    tokenizer = load_tokenizer(checkpoint)
-    for question in request.questions:
-        conversation = one_question([medium.kind for medium in found], question, request.settings)
-        prompt_ids(prompt_text(conversation, tokenizer), tokenizer, checkpoint)
-    return tokenizer
 
 
 def _answer_all(asked: Sequence[Asked], request: Request, console: Console) -> None:

@@ -18,6 +18,7 @@ from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.conversation import Turn
 from videollava_cli.errors import ExitStatus, UsageError
+from videollava_cli.settings import Settings
 
 BATCH_EXAMPLES = """\b
 Examples:
@@ -41,51 +42,72 @@ class Named:
     patterns: Sequence[str]
 
 
+@opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
 def batch(
+    settings: Settings,
+    console: Console,
     paths: Annotated[
         list[str] | None,
         typer.Argument(metavar="PATH...", help="Videos, images, folders of them, URLs.", show_default=False),
     ] = None,
-    from_file: opt.FromFile = None,
-    null: opt.Null = False,
-    glob: opt.Glob = None,
-    shard: opt.Shard = None,
-    ray: opt.Ray = None,
-    dry_run: opt.DryRun = False,
+    from_file: Annotated[
+        str | None,
+        opt.option("A file that lists media, one a line; - is stdin.", "Work", "--from-file", metavar="LIST|-"),
+    ] = None,
+    null: Annotated[bool, opt.option("The list is NUL-separated, as of find -print0.", "Work", "-0", "--null")] = False,
+    glob: Annotated[
+        list[str] | None,
+        opt.option(
+            "Take such files of folders only, '*.mp4' say; repeat it for more.", "Work", "--glob", metavar="PATTERN"
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        opt.option(
+            "Do the I-th of N parts of the work, chosen by a hash of each path.", "Work", "--shard", metavar="I/N"
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        opt.option(
+            "Spread the work over a Ray: one of its own here, or that at HOST:PORT or auto.",
+            "Work",
+            "--ray",
+            metavar="[ADDRESS]",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, opt.option("List what would be asked, as JSON lines, and ask nothing.", "Work", "--dry-run")
+    ] = False,
     question: opt.Questions = None,
-    questions_file: opt.QuestionsFile = None,
-    system: opt.System = None,
-    prompt_style: opt.PromptStyle = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    load_4bit: opt.Load4bit = None,
-    load_8bit: opt.Load8bit = None,
-    cache: opt.Cache = None,
-    flash_attn: opt.FlashAttn = False,
-    attn_implementation: opt.AttnImplementation = None,
-    batch_size: opt.BatchSize = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
-    output: opt.Lines = None,
-    redo_failed: opt.RedoFailed = False,
-    overwrite: opt.Overwrite = False,
-    unordered: opt.Unordered = False,
-    json_summary: opt.JsonSummary = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
+    questions_file: Annotated[
+        str | None,
+        opt.option(
+            'Questions, one a line; or JSON lines {"path", "question", "id"?}, for each clip its own.',
+            "Question",
+            "--questions",
+            metavar="FILE|-",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        opt.option("Questions answered at once. Default: auto, what fits", "Answer", "--batch-size", metavar="N|auto"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        opt.option(
+            "Append to this file, and skip what it holds already.", "Output", "-o", "--output", metavar="OUT.jsonl"
+        ),
+    ] = None,
+    redo_failed: Annotated[bool, opt.option("Ask again what failed before.", "Output", "--redo-failed")] = False,
+    overwrite: Annotated[bool, opt.option("Empty the file first.", "Output", "--overwrite")] = False,
+    unordered: Annotated[
+        bool, opt.option("Write lines as they come, not in the order of the media.", "Output", "--unordered")
+    ] = False,
+    json_summary: Annotated[
+        Path | None,
+        opt.option("Write the counts and seconds to this file.", "Output", "--json-summary", metavar="FILE"),
+    ] = None,
 ) -> ExitStatus:
     """Answer questions about folders of videos and images: one JSON line each.
 
@@ -93,23 +115,13 @@ def batch(
     What fails gets a line that says why. With -o the same command, run again, goes on where it was stopped.
     As many clips are read at once as there are processors, which they share; --decode-threads gives each its own.
     """
-    given = dict(locals())
-    own = {"paths", "from_file", "null", "glob", "shard", "ray", "dry_run", "question", "questions_file", "flash_attn"}
-    own |= {"batch_size", "output", "redo_failed", "overwrite", "unordered", "json_summary", "quiet", "verbose"}
-    flags: dict[str, object] = {key: value for key, value in given.items() if key not in {*own, "config"}}
-    if flash_attn:
-        if attn_implementation not in (None, "flash_attention_2"):
-            raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
-        flags["attn_implementation"] = "flash_attention_2"
     part = Shard.parse(shard) if shard else None
     if ray is not None:
         check_address(ray)
     rows_at_once = parse_batch_size(batch_size)
     check_output(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
-    settings = opt.settings_from(flags, config)
     items, questions = work(Named(paths or [], question or [], questions_file, from_file, null, glob or []))
     kept, num_repeated = without_repetitions(item for item in items if part is None or part.holds(item.source.path))
-    console = Console(is_quiet=quiet, is_verbose=verbose)
     if num_repeated:
         console.notice(f"{num_repeated:,} repeated item{'s are' if num_repeated > 1 else ' is'} asked once")
     job = Job(

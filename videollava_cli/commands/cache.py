@@ -1,7 +1,6 @@
-"""`vllava cache`: the quantized weights that are kept on disk, listed and cleared."""
+"""`vllava cache`: list, verify and clear the quantized weights that are kept on disk."""
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -10,18 +9,25 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.console import Console
-from videollava_cli.engine.quantized import Entry, entries, size
-from videollava_cli.engine.startup import cache_folder
-from videollava_cli.errors import OutputError, UsageError
+from videollava_cli.console import Console, bytes_in_words
+from videollava_cli.engine.quantized_cache import Entry, cache_folder, check_entry, entries
+from videollava_cli.errors import OutputError, UsageError, VllavaError
 from videollava_cli.settings import closest
 
 CACHE_EXAMPLES = """\b
 Examples:
   vllava cache                                   what is kept, and how much disk it takes
   vllava cache --json | jq '.entries[].bytes'
+  vllava cache verify                            read all of it, compare sums
   vllava cache clear Video-LLaVA-7B-hf-4bit-0123456789abcdef
   vllava cache clear --yes                       all of it, unasked
+"""
+
+VERIFY_EXAMPLES = """\b
+Examples:
+  vllava cache verify
+  vllava cache verify --json | jq -r '.entries[] | select(.problem) | .folder'
+  vllava cache verify --repair                   remove what is damaged
 """
 
 cache = typer.Typer(epilog=CACHE_EXAMPLES, invoke_without_command=True)
@@ -32,6 +38,7 @@ Names = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+Repair = Annotated[bool, typer.Option("--repair", help="Remove damaged entries, so that they are made again.")]
 
 
 @cache.callback()
@@ -39,83 +46,103 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
     """List the 4-bit weights that are kept in $XDG_CACHE_HOME/vllava (~/.cache/vllava), with their sizes."""
     if context.invoked_subcommand is not None:
         return
-    found, console = entries(cache_folder(os.environ)), Console()
-    total = sum(entry.num_bytes for entry in found)
+    found, console = entries(cache_folder()), Console()
     if json_object:
-        console.answer(json.dumps({"entries": [as_json(entry) for entry in found], "bytes": total}) + "\n")
+        console.answer(_json_object(found, [_as_json(entry) for entry in found]))
     elif not found:
-        console.answer(f"nothing is kept in {str(cache_folder(os.environ))!r}\n")
+        console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
     else:
-        console.answer("".join(f"{line}\n" for line in table(found)) + f"{size(total)} in all\n")
+        console.answer("".join(f"{line}\n" for line in _table(found)) + f"{_total_size(found)} in all\n")
+
+
+@cache.command(epilog=VERIFY_EXAMPLES)
+def verify(
+    names: Names = None, repair: Repair = False, json_object: opt.JsonObject = False, quiet: opt.Quiet = False
+) -> None:
+    """Read kept weights and compare their sums. Status 1 if damaged entries are left."""
+    console, checked = Console(is_quiet=quiet), []
+    for each in _chosen(names):
+        with console.status(f"Reading {each.name}"):
+            entry = check_entry(each.folder, reads_weights=True)
+        checked.append(entry)
+        if not json_object:
+            verdict = f"damaged: {entry.problem}" if entry.problem else entry.state.replace("kept", "ok")
+            console.answer(f"{entry.name}: {verdict}\n")
+    if json_object:
+        console.answer(_json_object(checked, [{**_as_json(entry), "problem": entry.problem} for entry in checked]))
+    elif not checked:
+        console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
+    damaged = [entry for entry in checked if entry.problem]
+    if damaged and not repair:
+        named = ", ".join(f"{entry.name!r} ({entry.problem})" for entry in damaged)
+        raise VllavaError(f"damaged: {named}: vllava cache verify --repair removes them")
+    if damaged:
+        _remove(damaged)
+        console.notice(f"removed {_counted(damaged)}, to be made again when needed")
 
 
 @cache.command()
 def clear(names: Names = None, yes: Yes = False, quiet: opt.Quiet = False) -> None:
     """Remove kept weights, and what unfinished or damaged ones left behind."""
-    found = chosen(entries(cache_folder(os.environ)), names or [])
-    console = Console(is_quiet=quiet)
+    found, console = _chosen(names), Console(is_quiet=quiet)
     if not found:
         console.notice("nothing is kept")
         return
     if not yes:
-        confirm(found)
-    for entry in found:
-        try:
-            shutil.rmtree(entry.folder)
-        except OSError as error:
-            raise OutputError(f"cannot remove {str(entry.folder)!r}: {error.strerror or error}") from error
-    console.notice(f"removed {counted(found)}, {size(sum(entry.num_bytes for entry in found))}")
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError("there is no terminal to ask at: add --yes")
+        typer.confirm(f"Remove {_counted(found)}?", abort=True, err=True)
+    _remove(found)
+    console.notice(f"removed {_counted(found)}")
 
 
-def chosen(found: list[Entry], names: list[str]) -> list[Entry]:
-    """Return the entries of these names, or of these models; all without a name.
-
-    Raises:
-        UsageError: If a name is nothing's.
-    """
+def _chosen(names: list[str] | None) -> list[Entry]:
+    """Return the entries of these names, or of these models; all without a name."""
+    found = entries(cache_folder())
     known = {known for entry in found for known in (entry.name, entry.model) if known}
-    for name in names:
+    for name in names or []:
         if name not in known:
             raise UsageError(f"nothing that is kept is called {name!r}{closest(name, known)}: see vllava cache")
     return [entry for entry in found if not names or {entry.name, entry.model} & set(names)]
 
 
-def confirm(found: list[Entry]) -> None:
-    """Ask whether to remove entries, and leave if the answer is no.
-
-    Raises:
-        UsageError: If there is no terminal to ask at.
-    """
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask at: add --yes")
-    what = f"{counted(found)}, {size(sum(entry.num_bytes for entry in found))}"
-    typer.confirm(f"Remove {what}?", abort=True, err=True)
+def _remove(found: list[Entry]) -> None:
+    for entry in found:
+        try:
+            shutil.rmtree(entry.folder)
+        except OSError as error:
+            raise OutputError(f"cannot remove {str(entry.folder)!r}: {error.strerror or error}") from error
 
 
-def counted(found: list[Entry]) -> str:
-    """Return how many entries there are, in words."""
-    return f"{len(found)} entr{'y' if len(found) == 1 else 'ies'}"
+def _counted(found: list[Entry]) -> str:
+    return f"{len(found)} entr{'y' if len(found) == 1 else 'ies'}, {_total_size(found)}"
 
 
-def table(found: list[Entry]) -> list[str]:
-    """Return the entries as lines: a head, then each one's model, what it is, its size, its last use and its folder."""
+def _total_size(found: list[Entry]) -> str:
+    return bytes_in_words(sum(entry.num_bytes for entry in found))
+
+
+def _table(found: list[Entry]) -> list[str]:
     rows = [("MODEL", "WHAT", "SIZE", "LAST USED", "FOLDER")]
     for entry in found:
         what = entry.what if entry.state == "kept" else " ".join(filter(None, (entry.what, f"({entry.state})")))
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        rows.append((entry.model or "-", what, size(entry.num_bytes), used, str(entry.folder)))
+        rows.append((entry.model or "-", what, bytes_in_words(entry.num_bytes), used, str(entry.folder)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return ["  ".join([*(cell.ljust(w) for cell, w in zip(row[:4], widths, strict=True)), row[4]]) for row in rows]
 
 
-def as_json(entry: Entry) -> dict[str, str | int | float]:
-    """Return an entry as --json prints it; `last_used` is in seconds since 1970."""
+def _json_object(found: list[Entry], lines: list[dict[str, object]]) -> str:
+    return json.dumps({"entries": lines, "bytes": sum(entry.num_bytes for entry in found)}) + "\n"
+
+
+def _as_json(entry: Entry) -> dict[str, object]:
     return {
         "name": entry.name,
         "model": entry.model,
         "what": entry.what,
         "bytes": entry.num_bytes,
-        "last_used": entry.used,
+        "last_used": entry.used,  # seconds since 1970
         "state": entry.state,
         "folder": str(entry.folder),
     }

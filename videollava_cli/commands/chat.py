@@ -1,8 +1,8 @@
 """`vllava chat`: a conversation about media, over turns."""
 
-import os
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
@@ -17,7 +17,7 @@ from videollava_cli.chat.transcript import Transcript
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.errors import OutputError, UsageError
-from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer
+from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer, settings_from
 
 SAMPLING_KEYS = ("start", "end", "at")  # they belong together: one that is given replaces all that were saved
 
@@ -38,7 +38,11 @@ When the context is full, the oldest turns are left out of what the model is giv
 """
 
 
+@opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
 def chat(
+    flags: dict[str, object],
+    config: Path | None,
+    console: Console,
     media: Annotated[
         list[str] | None,
         typer.Argument(
@@ -47,55 +51,26 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    take_up: opt.Continue = False,
-    system: opt.System = None,
-    prompt_style: opt.PromptStyle = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    load_4bit: opt.Load4bit = None,
-    load_8bit: opt.Load8bit = None,
-    cache: opt.Cache = None,
-    flash_attn: opt.FlashAttn = False,
-    attn_implementation: opt.AttnImplementation = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
+    take_up: Annotated[
+        bool, opt.option("Take up the last conversation, its media and settings.", "Question", "-c", "--continue")
+    ] = False,
     json_lines: opt.Json = False,
-    no_save: opt.NoSave = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
+    no_save: Annotated[
+        bool, opt.option("Keep neither the conversation nor the typed lines on disk.", "Output", "--no-save")
+    ] = False,
 ) -> int:
     """Talk about videos and images: ask, show more, ask on.
 
     The conversation is kept, readable by you only, in $XDG_STATE_HOME/vllava (~/.local/state/vllava); -c takes it up.
     """
-    given = dict(locals())
-    own = ("media", "take_up", "flash_attn", "json_lines", "no_save", "quiet", "verbose", "config")
-    flags: dict[str, object] = {key: value for key, value in given.items() if key not in own and value is not None}
-    if flash_attn:
-        if attn_implementation not in (None, "flash_attention_2"):
-            raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
-        flags["attn_implementation"] = "flash_attention_2"
-    console = Console(is_quiet=quiet, is_verbose=verbose)
+    given = {key: value for key, value in flags.items() if value is not None}
     with ExitStack() as stack:
         terminal = questions_terminal(media or [], stack)
-        folder = StateFolder.of(os.environ)
+        folder = StateFolder.of()
         if take_up and not folder.last.exists():
             raise UsageError(f"there is no conversation to take up in {str(folder.path)!r}: leave --continue out")
         transcript = read_transcript(folder.last) if take_up else None
-        settings = settings_of(flags, transcript, opt.settings_from(loading(flags, transcript), config))
+        settings = settings_of(given, transcript, settings_from(loading(given, transcript), config))
         kept = None if no_save else made(folder, console)
         session = begin(Beginning(tuple(media or ()), settings, transcript), console)
         answers: Answers = JsonAnswers(console) if json_lines else LineAnswers(console)

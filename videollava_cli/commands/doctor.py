@@ -3,11 +3,10 @@
 import json
 from typing import Annotated
 
-import typer
-
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.errors import ExitStatus, UsageError
+from videollava_cli.errors import ExitStatus
+from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
 Examples:
@@ -18,29 +17,17 @@ Examples:
 """
 
 
+@opt.command(takes=(*(key for key in opt.MODEL if key != "cache"), "max_new_tokens", "quiet", "config"))
 def doctor(
+    settings: Settings,
+    console: Console,
     self_test: Annotated[
         bool,
-        typer.Option(
-            "--self-test/--no-self-test",
-            help="Ask tiny a question whose answer is known (default), or do not.",
-            rich_help_panel=opt.WORK,
-            show_default=False,
+        opt.option(
+            "Ask tiny a question whose answer is known (default), or do not.", "Work", "--self-test/--no-self-test"
         ),
     ] = True,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    load_4bit: opt.Load4bit = None,
-    load_8bit: opt.Load8bit = None,
-    flash_attn: opt.FlashAttn = False,
-    attn_implementation: opt.AttnImplementation = None,
-    max_new_tokens: opt.MaxNewTokens = None,
     json_object: opt.JsonObject = False,
-    quiet: opt.Quiet = False,
-    config: opt.Config = None,
 ) -> ExitStatus:
     """Tell what this machine can run, and what is missing.
 
@@ -52,24 +39,13 @@ def doctor(
 
     A problem keeps vllava ask from working; a note is worth knowing.
     """
-    given = dict(locals())
     # What looks at the machine is imported here: other commands start without it.
-    from videollava_cli.doctor import examine, report
-    from videollava_cli.doctor.findings import find, reason_against
+    from videollava_cli.doctor import examine, show
 
-    own = ("self_test", "flash_attn", "json_object", "quiet", "config")
-    flags: dict[str, object] = {key: value for key, value in given.items() if key not in own}
-    if flash_attn:
-        if attn_implementation not in (None, "flash_attention_2"):
-            raise UsageError(f"--flash-attn and --attn-implementation {attn_implementation} exclude each other")
-        flags["attn_implementation"] = "flash_attention_2"
-    settings = opt.settings_from(flags, config)
-    console = Console(is_quiet=quiet)
     with console.status("Looking at this machine"):
-        facts = examine(settings, is_tested=self_test)
-    findings = find(facts, settings)
+        report = examine(settings, is_tested=self_test)
     if json_object:
-        console.answer(json.dumps(report.json_report(facts, findings, settings), ensure_ascii=False) + "\n")
+        console.answer(json.dumps(report, ensure_ascii=False) + "\n")
     else:
-        report.show(findings, report.last_line(facts, findings, settings), console)
-    return ExitStatus.ANSWERED if reason_against(findings) is None else ExitStatus.FAILED
+        show(report, console)
+    return ExitStatus.ANSWERED if report["works"] else ExitStatus.FAILED

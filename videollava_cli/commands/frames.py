@@ -16,7 +16,7 @@ from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import Found, MediaReader
-from videollava_cli.sampling import Sampling, sampling_from
+from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ Examples:
 """
 
 
+@opt.command(takes=(*opt.OUTPUT, *opt.CLIP, *opt.CHECKPOINT))
 def frames(
+    settings: Settings,
+    console: Console,
     medium: Annotated[
         str,
         typer.Argument(
@@ -44,31 +47,19 @@ def frames(
             show_default=False,
         ),
     ],
-    output: opt.Sheet = None,
+    output: Annotated[
+        Path | None,
+        opt.option("Write the picture to this file: .png, .jpg or .webp.", "Output", "-o", "--output", metavar="FILE"),
+    ] = None,
     json_object: opt.JsonObject = False,
-    start: opt.Start = None,
-    end: opt.End = None,
-    at: opt.At = None,
-    decode_threads: opt.DecodeThreads = None,
-    fit: opt.Fit = None,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
 ) -> None:
     """Show the frames that the model sees, and what the crop hides from it.
 
     Eight frames of a video, or the image, to the pixel; what the crop leaves out is dimmed. No weights are needed.
     Where no picture can be shown, such as in a pipe, the frames are listed.
     """
-    given = dict(locals())
-    own = ("medium", "output", "json_object", "quiet", "verbose", "config")
-    settings = opt.settings_from({key: value for key, value in given.items() if key not in own}, config)
     if output:
         check_output(output, medium)
-    console = Console(is_quiet=quiet, is_verbose=verbose)
     seen = see(medium, settings, console)
     if output:
         write_sheet(seen, output)
@@ -124,13 +115,12 @@ class Seen:
 
 def see(source: str, settings: Settings, console: Console) -> Seen:
     """Find a medium and read what the model would see of it, with the surroundings; no weights are loaded."""
-    sampling = sampling_from(settings.start, settings.end, settings.moments)
     with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
         with console.status("Finding media"):
             found = reader.find(source)
         pixels = find_checkpoint(settings).pixels
         with console.status("Reading frames"):
-            seen = _read(reader, found, pixels, sampling)
+            seen = _read(reader, found, pixels, settings.sampling)
     tell_about_media([seen.medium], settings, console)
     return seen
 

@@ -1,178 +1,138 @@
-"""The options that commands share: one spelling and one meaning each; and how they become settings."""
+"""How a command gets its options: those of settings from their table, and those that several commands have."""
 
+import functools
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
-from videollava_cli.settings import Settings, presets_folder, resolve
+from videollava_cli.console import Console
+from videollava_cli.errors import UsageError
+from videollava_cli.settings import DEFAULTS, SETTINGS, TYPES, settings_from
 
-MODEL, PROMPT, ANSWER, CLIP, OUTPUT = "Model", "Question", "Answer", "Clip", "Output"
-WORK = "Work"
+Result = TypeVar("Result")
+
+FLASH_ATTENTION = "flash_attention_2"
+FILLED_IN = ("console", "settings", "flags", "config")  # parameters of a command that are no options of its own
+
+# Names for `command(takes=...)`
+QUESTION, MODEL, ANSWER, CLIP = (
+    tuple(key for key, setting in SETTINGS.items() if setting.panel == panel)
+    for panel in ("Question", "Model", "Answer", "Clip")
+)
+CHECKPOINT = ("model", "revision", "offline")  # for commands that load no weights
+OUTPUT = ("quiet", "verbose", "config")
 
 
-def _option(help_text: str, panel: str, *names: str, metavar: str | None = None) -> typer.models.OptionInfo:
-    option = typer.Option(*names, help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False)
-    assert isinstance(option, typer.models.OptionInfo)
-    return option
+def option(help_text: str, panel: str, *names: str, metavar: str | None = None) -> typer.models.OptionInfo:
+    """Return an option for `Annotated`; `panel` is its part of the help."""
+    info = typer.Option(*names, help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False)
+    assert isinstance(info, typer.models.OptionInfo)
+    return info
 
 
-Model = Annotated[
-    str | None,
-    _option("Preset (7b, 7b-4bit, tiny), hub id or local folder. Default: 7b", MODEL, "-m", "--model"),
-]
-Revision = Annotated[str | None, _option("Branch, tag or commit of a hub id.", MODEL, "--revision")]
-Offline = Annotated[bool | None, _option("Use what is on this disk only.", MODEL, "--offline/--no-offline")]
-Device = Annotated[str | None, _option("auto, cpu, cuda, cuda:1 or mps. Default: auto", MODEL, "--device")]
-Dtype = Annotated[
-    str | None,
-    _option("auto (float16 on a GPU, float32 on a CPU), float16, bfloat16 or float32.", MODEL, "--dtype"),
-]
-Load4bit = Annotated[
-    bool | None, _option("Load the weights as 4-bit nf4 (bitsandbytes).", MODEL, "--load-4bit/--no-load-4bit")
-]
-Load8bit = Annotated[
-    bool | None, _option("Load the weights as 8-bit integers (GPU only).", MODEL, "--load-8bit/--no-load-8bit")
-]
-Cache = Annotated[
-    bool | None, _option("Keep 4-bit weights on disk for next time (default), or do not.", MODEL, "--cache/--no-cache")
-]
-FlashAttn = Annotated[bool, _option("Same as --attn-implementation flash_attention_2.", MODEL, "--flash-attn")]
-AttnImplementation = Annotated[str | None, _option("eager, sdpa or flash_attention_2.", MODEL, "--attn-implementation")]
 Questions = Annotated[
     list[str] | None,
-    _option("A question; repeat it for more. All positionals are media then.", PROMPT, "-q", "--question"),
+    option("A question; repeat it for more. All positionals are media then.", "Question", "-q", "--question"),
 ]
-System = Annotated[str | None, _option("Text before the conversation.", PROMPT, "--system", metavar="TEXT")]
-PromptStyle = Annotated[
-    str | None,
-    _option(
-        "What follows a placeholder: newline (default) or joined, as older docs have it.",
-        PROMPT,
-        "--prompt-style",
-    ),
-]
-MaxNewTokens = Annotated[
-    int | None, _option("Longest answer, in tokens. Default: 512", ANSWER, "--max-new-tokens", metavar="N")
-]
-Temperature = Annotated[
-    float | None,
-    _option("0 is greedy (default); more makes answers vary.", ANSWER, "--temperature", metavar="X"),
-]
-TopP = Annotated[
-    float | None,
-    _option("Sample from the likeliest tokens of this total probability.", ANSWER, "--top-p", metavar="P"),
-]
-TopK = Annotated[int | None, _option("Sample from the K likeliest tokens.", ANSWER, "--top-k", metavar="K")]
-RepetitionPenalty = Annotated[
-    float | None, _option("Above 1, repeating costs. Default: 1", ANSWER, "--repetition-penalty", metavar="X")
-]
-Seed = Annotated[int | None, _option("Seed for sampling. Default: 0", ANSWER, "--seed", metavar="N")]
-Start = Annotated[float | None, _option("Sample from this second on.", CLIP, "--start", metavar="SECONDS")]
-End = Annotated[float | None, _option("Sample up to this second.", CLIP, "--end", metavar="SECONDS")]
-At = Annotated[
-    str | None,
-    _option("Take the frames on display at these eight seconds: 0,1.5,3,...", CLIP, "--at", metavar="SECONDS,..."),
-]
-DecodeThreads = Annotated[
-    int | None,
-    _option("Threads that decode a video. Default: one a processor", CLIP, "--decode-threads", metavar="N"),
-]
-Fit = Annotated[
-    str | None,
-    _option("crop (default): the centre square; pad: all, with bars; stretch: all, out of proportion.", CLIP, "--fit"),
-]
-Json = Annotated[bool, _option("Print one JSON object a question, one a line.", OUTPUT, "--json")]
-JsonObject = Annotated[bool, _option("Print one JSON object.", OUTPUT, "--json")]
-Sheet = Annotated[
-    Path | None,
-    _option("Write the picture to this file: .png, .jpg or .webp.", OUTPUT, "-o", "--output", metavar="FILE"),
-]
-Stream = Annotated[
-    bool | None,
-    _option("Print the answer as it is written (default) or at its end.", OUTPUT, "--stream/--no-stream"),
-]
-Quiet = Annotated[bool, _option("No notes and no progress on stderr.", OUTPUT, "--quiet")]
-Verbose = Annotated[bool, _option("Say on stderr which frames, how many tokens, how fast.", OUTPUT, "--verbose")]
+Json = Annotated[bool, option("Print one JSON object a question, one a line.", "Output", "--json")]
+JsonObject = Annotated[bool, option("Print one JSON object.", "Output", "--json")]
+Quiet = Annotated[bool, option("No notes and no progress on stderr.", "Output", "--quiet")]
+Verbose = Annotated[bool, option("Say on stderr which frames, how many tokens, how fast.", "Output", "--verbose")]
 Config = Annotated[
     Path | None,
-    _option("Read this file in place of your config.toml.", OUTPUT, "--config", metavar="FILE.toml"),
+    option("Read this file in place of your config.toml.", "Output", "--config", metavar="FILE.toml"),
 ]
-
-Continue = Annotated[
-    bool, _option("Take up the last conversation, its media and settings.", PROMPT, "-c", "--continue")
-]
-NoSave = Annotated[bool, _option("Keep neither the conversation nor the typed lines on disk.", OUTPUT, "--no-save")]
-FromFile = Annotated[
-    str | None,
-    _option("A file that lists media, one a line; - is stdin.", WORK, "--from-file", metavar="LIST|-"),
-]
-Null = Annotated[bool, _option("The list is NUL-separated, as of find -print0.", WORK, "-0", "--null")]
-Glob = Annotated[
-    list[str] | None,
-    _option("Take such files of folders only, '*.mp4' say; repeat it for more.", WORK, "--glob", metavar="PATTERN"),
-]
-QuestionsFile = Annotated[
-    str | None,
-    _option(
-        'Questions, one a line; or JSON lines {"path", "question", "id"?}, for each clip its own.',
-        PROMPT,
-        "--questions",
-        metavar="FILE|-",
-    ),
-]
-Shard = Annotated[
-    str | None,
-    _option("Do the I-th of N parts of the work, chosen by a hash of each path.", WORK, "--shard", metavar="I/N"),
-]
-Ray = Annotated[
-    str | None,
-    _option(
-        "Spread the work over a Ray: one of its own here, or that at HOST:PORT or auto.",
-        WORK,
-        "--ray",
-        metavar="[ADDRESS]",
-    ),
-]
-DryRun = Annotated[bool, _option("List what would be asked, as JSON lines, and ask nothing.", WORK, "--dry-run")]
-BatchSize = Annotated[
-    str | None,
-    _option("Questions answered at once. Default: auto, what fits", ANSWER, "--batch-size", metavar="N|auto"),
-]
-Lines = Annotated[
-    Path | None,
-    _option("Append to this file, and skip what it holds already.", OUTPUT, "-o", "--output", metavar="OUT.jsonl"),
-]
-RedoFailed = Annotated[bool, _option("Ask again what failed before.", OUTPUT, "--redo-failed")]
-Overwrite = Annotated[bool, _option("Empty the file first.", OUTPUT, "--overwrite")]
-Unordered = Annotated[bool, _option("Write lines as they come, not in the order of the media.", OUTPUT, "--unordered")]
-JsonSummary = Annotated[
-    Path | None, _option("Write the counts and seconds to this file.", OUTPUT, "--json-summary", metavar="FILE")
-]
+FlashAttn = Annotated[bool, option(f"Same as --attn-implementation {FLASH_ATTENTION}.", "Model", "--flash-attn")]
 
 
-def user_config(environment: Mapping[str, str]) -> Path | None:
-    """Return the user's config file if there is one: `$XDG_CONFIG_HOME/vllava/config.toml`."""
-    home = environment.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    path = Path(home) / "vllava" / "config.toml"
-    return path if path.exists() else None
+def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Give a command options of the table, and call it with what they resolve to.
 
+    Of these parameters a command declares those that it needs: `console`, `settings`, and, if it resolves its settings
+    itself, `flags` and `config`. All others are its own options. In the help its own panels stand first, then those
+    that `takes` names, in this order; in a panel its own options stand first.
 
-def settings_from(flags: Mapping[str, object], config: Path | None) -> Settings:
-    """Resolve the settings of a command from its flags, a config file and the process environment.
-
-    Raises:
-        UsageError: If a value or key is wrong.
-        CheckpointError: If the model has no such name.
+    Args:
+        takes: Names of settings and of `OUTPUT`.
     """
-    environment = dict(os.environ)
-    if environment.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        environment.setdefault("VLLAVA_OFFLINE", "1")
-    return resolve(
-        flags,
-        config_file=config or user_config(environment),
-        environment=environment,
-        presets=presets_folder(),
-    )
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        signature = inspect.signature(function, eval_str=True).parameters
+        own = [parameter for name, parameter in signature.items() if name not in FILLED_IN]
+        taken = [_parameter(name) for name in _with_flash_attn(takes)]
+
+        @functools.wraps(function)
+        def run(**given: Any) -> Result:
+            flags = {parameter.name: given.pop(parameter.name) for parameter in taken}
+            console = _console(is_quiet=flags.pop("quiet", False), is_verbose=flags.pop("verbose", False))
+            config = flags.pop("config", None)
+            _resolve_flash_attn(flags)
+            values = {"console": console, "flags": flags, "config": config}
+            if "settings" in signature:
+                values["settings"] = settings_from(flags, config)
+            return function(**given, **{name: value for name, value in values.items() if name in signature})
+
+        run.__signature__ = inspect.Signature(_in_panels(own, taken))  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _parameter(name: str) -> Parameter:
+    """Return an option as a parameter: a setting's is None unless it is given, so that other sources count."""
+    shared = {"quiet": Quiet, "verbose": Verbose, "config": Config, "flash_attn": FlashAttn}
+    annotation = shared[name] if name in shared else _setting_option(name)
+    default = False if get_args(annotation)[0] is bool else None
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _setting_option(name: str) -> Any:
+    setting = SETTINGS[name]
+    (kind,) = (kind for kind in TYPES[name] if kind is not type(None))
+    spelling = name.replace("_", "-")
+    flags = [f"--{spelling}/--no-{spelling}" if kind is bool else f"--{spelling}"]
+    if setting.short_flag:
+        flags.insert(0, setting.short_flag)
+    help_text = setting.help.replace("{default}", str(DEFAULTS[name]).removesuffix(".0"))
+    return Annotated[kind | None, option(help_text, setting.panel, *flags, metavar=setting.metavar)]
+
+
+def _in_panels(own: Iterable[Parameter], taken: Iterable[Parameter]) -> list[Parameter]:
+    """Return parameters as keyword-only ones, in the order of the help."""
+    panels = list(dict.fromkeys(_panel(each) for each in taken))
+
+    def place(parameter: Parameter) -> int:
+        return panels.index(_panel(parameter)) if _panel(parameter) in panels else -1
+
+    return [each.replace(kind=Parameter.KEYWORD_ONLY) for each in sorted([*own, *taken], key=place)]
+
+
+def _panel(parameter: Parameter) -> str | None:
+    """Return the panel of the help in which an option stands; None for an argument."""
+    panel: str | None = get_args(parameter.annotation)[1].rich_help_panel
+    return panel
+
+
+def _console(*, is_quiet: bool, is_verbose: bool) -> Console:
+    if is_quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
+    return Console(is_quiet=is_quiet, is_verbose=is_verbose)
+
+
+def _with_flash_attn(takes: Iterable[str]) -> list[str]:
+    """Return names of options, with the short spelling of --attn-implementation before it."""
+    return [name for each in takes for name in (("flash_attn", each) if each == "attn_implementation" else (each,))]
+
+
+def _resolve_flash_attn(flags: dict[str, Any]) -> None:
+    """Replace --flash-attn by what it is short for."""
+    if flags.pop("flash_attn", False):
+        if flags["attn_implementation"] not in (None, FLASH_ATTENTION):
+            chosen = f"--attn-implementation {flags['attn_implementation']}"
+            raise UsageError(f"--flash-attn and {chosen} exclude each other")
+        flags["attn_implementation"] = FLASH_ATTENTION

@@ -12,7 +12,7 @@ from videollava_cli.engine.chunks import Chunk, FinishReason, Usage
 from videollava_cli.engine.prompting import expanded_ids, one_question, prompt_ids, prompt_text
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind, Medium
-from videollava_cli.sampling import Sampling, sampling_from
+from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ class Engine:
             MediaError: If a medium cannot be read.
         """
         settings = for_one_answer(self.settings, options)
-        sampling = sampling_from(settings.start, settings.end, settings.moments)
-        read = [self._medium(medium, sampling) for medium in media]
+        read = [self._medium(medium, settings.sampling) for medium in media]
         conversation = one_question([medium.kind for medium in read], question, settings)
         return self.stream(conversation, read, settings)
 

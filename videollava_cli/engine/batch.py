@@ -3,15 +3,14 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videollava_cli.conversation import Conversation
 from videollava_cli.engine import Engine, FinishReason, Usage
-from videollava_cli.engine.checkpoint import model_size
-from videollava_cli.engine.memory import needed_memory
+from videollava_cli.engine.checkpoint import model_size, needed_memory
 from videollava_cli.engine.prompting import prompt_ids, prompt_text
 from videollava_cli.errors import MemoryFullError, UsageError
+from videollava_cli.machine import free_memory
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.settings import Settings
 
@@ -106,16 +105,12 @@ def num_fitting_rows(engine: Engine) -> int:
 
 
 def free_bytes(device: "torch.device") -> int:
-    """Return how much memory is free on a device, in bytes; a guess where the system does not tell."""
+    """Return how much memory is free on a device, in bytes; on a CPU, within a container's limits."""
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = (line.split() for line in meminfo.read_text().splitlines())
-        return next(int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:")
-    return 4 << 30
+    return free_memory()
 
 
 def _run(engine: Engine, rows: Sequence[_Row], settings: Settings | None) -> None:

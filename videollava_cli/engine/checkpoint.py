@@ -1,4 +1,4 @@
-"""Finding a checkpoint and what its small files say; reads JSON only, so that mistakes are told at once."""
+"""Find and fetch a checkpoint, and estimate its memory; reads JSON only, so that mistakes show before weights load."""
 
 import json
 import os
@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from videollava_cli.engine.memory import ModelSize, TextShape
 from videollava_cli.errors import CheckpointError, UsageError, first_line
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
@@ -18,12 +17,115 @@ BUNDLED_SCHEME = "bundled:"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[1] / "bundled"
 SMALL_FILES = ["*.json", "*.model", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors"]
+SHARD_INDEX = "model.safetensors.index.json"
 MODEL_TYPE = "video_llava"
+
+CHECKPOINT_BITS = 16  # a weight, as published
+QUANTIZED_BITS = {"load_4bit": 4.5, "load_8bit": 8.5}  # a weight, with its share of the scales
+TEXT_TOKENS = 128  # of a question and the text around it, about
+# Activation values per token in one layer, in units of hidden_size and intermediate_size.
+HIDDEN_SIZES, INNER_SIZES = 12, 3
+
+
+@dataclass(frozen=True, slots=True)
+class TextShape:
+    """The sizes of a language model that its memory depends on.
+
+    The defaults are the 7B's: its vocabulary, and transformers' LlamaConfig, on which its config.json relies.
+    """
+
+    num_layers: int = 32
+    hidden_size: int = 4096
+    inner_size: int = 11008
+    num_key_value_heads: int = 32
+    head_size: int = 128
+    vocabulary_size: int = 32064
+
+    @classmethod
+    def from_config(cls, text: Mapping[str, Any]) -> Self:
+        """Return the sizes in a checkpoint's `text_config`.
+
+        Raises:
+            TypeError: If a size is no number.
+            ValueError: If a size is no number.
+            ZeroDivisionError: If there are no attention heads.
+        """
+        hidden, heads = int(text.get("hidden_size", 4096)), int(text.get("num_attention_heads", 32))
+        return cls(
+            num_layers=int(text.get("num_hidden_layers", 32)),
+            hidden_size=hidden,
+            inner_size=int(text.get("intermediate_size", 11008)),
+            num_key_value_heads=int(text.get("num_key_value_heads") or heads),
+            head_size=int(text.get("head_dim") or hidden // heads),
+            vocabulary_size=int(text.get("vocab_size", 32000)),
+        )
+
+    def cache_bytes(self, num_tokens: int, bits: int) -> int:
+        """Return the size of a KV cache: a key and a value in each layer.
+
+        One layer counts twice, because its keys and values are copied when its capacity grows.
+        """
+        return 2 * (self.num_layers + 1) * self.num_key_value_heads * self.head_size * num_tokens * bits // 8
+
+    def activation_bytes(self, num_tokens: int, bits: int) -> int:
+        """Estimate the memory of a prefill beside weights and KV cache."""
+        numbers = HIDDEN_SIZES * self.hidden_size + INNER_SIZES * self.inner_size
+        return num_tokens * numbers * bits // 8
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """The sizes from which a checkpoint's need of memory follows; its weights are those on disk or on the hub."""
+
+    published_bytes: int
+    shape: TextShape
+    clip_tokens: int
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The memory that a question about a clip takes on a device, in bytes."""
+
+    weights: int
+    cache: int
+    activations: int
+
+    @property
+    def answer(self) -> int:
+        """The memory of each question that is answered at the same time."""
+        return self.cache + self.activations
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.activations
+
+
+def needed_memory(size: ModelSize, settings: Settings, bits: int) -> Need:
+    """Estimate the memory of a checkpoint and of a question about a clip, with the longest answer.
+
+    Args:
+        size: Of the checkpoint.
+        settings: Whether its weights are quantized, and how long an answer may be.
+        bits: Of a number in the model's format.
+    """
+    quantized_bits = next((number for key, number in QUANTIZED_BITS.items() if getattr(settings, key)), bits)
+    # transformers quantizes neither the embeddings nor the output layer.
+    num_unquantized = 2 * size.shape.vocabulary_size * size.shape.hidden_size
+    num_others = max(size.published_bytes * 8 // CHECKPOINT_BITS - num_unquantized, 0)
+    num_prompt_tokens = min(size.clip_tokens + TEXT_TOKENS, size.context_length)
+    num_tokens = min(num_prompt_tokens + settings.max_new_tokens, size.context_length)
+    return Need(
+        weights=int(num_others * quantized_bits + num_unquantized * bits) // 8,
+        cache=size.shape.cache_bytes(num_tokens, bits),
+        activations=size.shape.activation_bytes(num_prompt_tokens, bits),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose small files are on this disk, and what they say.
+    """A checkpoint whose small files are on this disk.
 
     `hub_id` is None for a local folder. `context_length` and the token counts are in tokens.
     """
@@ -49,10 +151,10 @@ class Checkpoint:
 
 
 def find_checkpoint(settings: Settings) -> Checkpoint:
-    """Find the checkpoint of the settings; from the hub, its small files are fetched and the weights are not.
+    """Find the checkpoint of the settings; fetch its small files from the hub, and not yet its weights.
 
     Raises:
-        UsageError: If a revision is asked for of what is no hub id.
+        UsageError: If there is a revision and no hub id.
         CheckpointError: If it cannot be had, or is no Video-LLaVA.
     """
     named = settings.checkpoint or settings.model
@@ -70,13 +172,13 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     if config.get("model_type") != MODEL_TYPE:
         raise CheckpointError(f"{settings.model!r} is a {config.get('model_type')!r} model, not a Video-LLaVA one")
     try:
-        return _described(settings, folder, hub_id, config)
+        return _from_config(settings, folder, hub_id, config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
-    """Make sure that the weights are on this disk, downloading them if need be.
+    """Download the weights unless they are on this disk.
 
     Raises:
         CheckpointError: If they cannot be had, or are not in the safetensors format.
@@ -97,12 +199,12 @@ def missing_shards(checkpoint: Checkpoint) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that a checkpoint's weights are in, sorted, whether or not they are on this disk.
+    """Return the files of a checkpoint's weights, sorted, whether or not they are on this disk.
 
     Raises:
         CheckpointError: If the index of its shards cannot be read.
     """
-    index = folder / "model.safetensors.index.json"
+    index = folder / SHARD_INDEX
     shards = {"model.safetensors"}
     if index.exists():
         shards = set(_read_json(index, str(folder))["weight_map"].values())
@@ -115,21 +217,21 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 
 
 def published_bytes(checkpoint: Checkpoint) -> int:
-    """Return the size of the weights in bytes, as far as the small files or this disk tell."""
-    index = checkpoint.folder / "model.safetensors.index.json"
+    """Return the size of the weights in bytes by the index of shards, or by the files on this disk."""
+    index = checkpoint.folder / SHARD_INDEX
     if index.exists():
         return int(_read_json(index, checkpoint.name).get("metadata", {}).get("total_size", 0))
     return weight_bytes(checkpoint)
 
 
 def model_size(checkpoint: Checkpoint) -> ModelSize:
-    """Return what the checkpoint's need of memory follows from."""
+    """Return the sizes from which the checkpoint's need of memory follows."""
     clip_tokens = max(checkpoint.media_tokens(kind) for kind in MediaKind)
-    num_bytes = max(published_bytes(checkpoint), weight_bytes(checkpoint))  # an index need not tell
+    num_bytes = max(published_bytes(checkpoint), weight_bytes(checkpoint))  # an index need not have it
     return ModelSize(num_bytes, checkpoint.shape, clip_tokens, checkpoint.context_length)
 
 
-def _described(settings: Settings, folder: Path, hub_id: str | None, config: Mapping[str, Any]) -> Checkpoint:
+def _from_config(settings: Settings, folder: Path, hub_id: str | None, config: Mapping[str, Any]) -> Checkpoint:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     # Where a key is absent transformers takes its class's default: CLIPVisionConfig, LlamaConfig, VideoLlavaConfig.
     patches = (int(vision.get("image_size", 224)) // int(vision.get("patch_size", 32))) ** 2
@@ -149,7 +251,7 @@ def _described(settings: Settings, folder: Path, hub_id: str | None, config: Map
 
 
 def _image_processor(folder: Path, name: str) -> dict[str, Any]:
-    """Return the image processor's settings, from the file of either generation of transformers."""
+    # Newer versions of transformers write processor_config.json.
     combined = folder / "processor_config.json"
     if not (folder / "preprocessor_config.json").exists() and combined.exists():
         return dict(_read_json(combined, name).get("image_processor") or {})
@@ -169,7 +271,6 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def _fetch(hub_id: str, patterns: list[str], revision: str | None, *, offline: bool) -> Path:
-    """Return the local folder of a hub checkpoint after fetching the files of some patterns."""
     with _hub_errors(hub_id, revision, offline=offline):
         from huggingface_hub import snapshot_download
 
@@ -179,7 +280,7 @@ def _fetch(hub_id: str, patterns: list[str], revision: str | None, *, offline: b
 
 @contextmanager
 def _hub_errors(hub_id: str, revision: str | None, *, offline: bool) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line that says what to do."""
+    """Translate huggingface_hub's exceptions into one line that says what to do."""
     from huggingface_hub import errors as hub
 
     at = f" at revision {revision!r}" if revision else ""

@@ -1,4 +1,4 @@
-"""Loading weights: device, number format, quantization, attention; knows transformers, nothing of prompts."""
+"""Load a checkpoint with transformers: device, number format, quantization, attention."""
 
 import importlib.util
 import json
@@ -6,29 +6,27 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedTokenizerBase,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
+from transformers.utils import logging as transformers_logging
 
-from videollava_cli.engine.checkpoint import Checkpoint, model_size, weight_files
-from videollava_cli.engine.memory import needed_memory
-from videollava_cli.engine.quantized import QuantizedStore, identity_of, is_keepable
-from videollava_cli.engine.quantizing import QuantizingInPieces, quantization_config
-from videollava_cli.engine.weights import Target, stored_tensors
+from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory, weight_files
+from videollava_cli.engine.quantized_cache import QuantizedCache, identity_of, is_worth_caching
+from videollava_cli.engine.weights import PiecewiseQuantization, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
 from videollava_cli.generation import is_out_of_memory
-from videollava_cli.malloc import returning_blocks
+from videollava_cli.malloc import large_blocks_returned
 from videollava_cli.settings import Settings
 
 FLASH_ATTENTION = "flash_attention_2"
@@ -36,7 +34,7 @@ MAX_SHARD_SIZE = "2GB"  # of kept weights: one shard at a time comes back from a
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; it pads on the left, as generating needs.
+    """Load the tokenizer, with padding on the left, as generating needs.
 
     Raises:
         CheckpointError: If the checkpoint has none.
@@ -88,15 +86,15 @@ def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def load_model(
-    checkpoint: Checkpoint, settings: Settings, store: QuantizedStore | None = None
+    checkpoint: Checkpoint, settings: Settings, cache: QuantizedCache | None = None
 ) -> VideoLlavaForConditionalGeneration:
     """Load weights that are on this disk: safetensors only, no code from the checkpoint.
 
     Args:
         checkpoint: What to load.
-        settings: Where to, in which format.
-        store: Where 4-bit weights are kept from one time to the next; None to quantize every time. 8-bit ones are not
-            kept: a GPU makes them about as fast as it would read them.
+        settings: The device, the number format, the quantization.
+        cache: Where 4-bit weights are kept for the next time; None to quantize every time. 8-bit ones are not kept: a
+            GPU makes them about as fast as it would read them.
 
     Raises:
         UsageError: If the machine cannot do what the settings ask.
@@ -104,60 +102,61 @@ def load_model(
         GenerationError: If they do not fit the memory.
     """
     check_machine(settings)
-    if store is not None and settings.load_4bit and is_keepable(checkpoint):
-        return _load_kept(checkpoint, settings, store)
-    return _load_anew(checkpoint, settings)
+    if cache is not None and settings.load_4bit and is_worth_caching(checkpoint):
+        return _load_cached(checkpoint, settings, cache)
+    return _load_and_quantize(checkpoint, settings)
 
 
-def _load_anew(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
-    device = choose_device(settings.device)
-    source = Source(checkpoint.folder, choose_dtype(settings.dtype, device), quantization_config(settings))
-    if device.type != "cpu" or source.quantization is None:
-        return _load_folder(checkpoint, settings, source)
-    with returning_blocks(), QuantizingInPieces():  # type: ignore[no-untyped-call]
-        return _load_folder(checkpoint, settings, source)
-
-
-def _load_kept(checkpoint: Checkpoint, settings: Settings, store: QuantizedStore) -> VideoLlavaForConditionalGeneration:
-    """Load 4-bit weights that were kept, or make and keep them."""
+def _load_cached(
+    checkpoint: Checkpoint, settings: Settings, cache: QuantizedCache
+) -> VideoLlavaForConditionalGeneration:
+    """Load 4-bit weights from the cache, or quantize them and keep them there."""
     device = choose_device(settings.device)
     dtype, quantization = choose_dtype(settings.dtype, device), quantization_config(settings)
     assert quantization is not None
     way = json.dumps(quantization.to_dict(), sort_keys=True, default=str)
     identity = identity_of(checkpoint, dtype=str(dtype), device=device.type, quantization=way)
-    folder = store.folder_of(checkpoint, identity)
-    if store.find(folder):
+    folder = cache.folder_of(checkpoint, identity)
+    if cache.find(folder):
         try:
-            return _load_folder(checkpoint, settings, Source(folder, None, None))
-        except CheckpointError as error:  # made wrongly, or removed meanwhile
-            store.discard(folder, str(error))
-    model = _load_anew(checkpoint, settings)
+            return _load_folder(folder, checkpoint, settings)
+        except CheckpointError as error:  # made wrongly, a damaged header, or removed meanwhile
+            cache.discard(folder, str(error))
+    model = _load_and_quantize(checkpoint, settings)
     with quiet_libraries():
         manifest = {
             "model": checkpoint.hub_id or checkpoint.name,
             "what": f"4-bit {str(dtype).removeprefix('torch.')}",
             "identity": identity,
         }
-        store.keep(folder, manifest, lambda draft: model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE))
+        cache.keep(folder, manifest, lambda draft: model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE))
     return model
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """A folder of weights, the format they are read in (None: as stored), and how they are quantized on the way."""
-
-    folder: Path
-    dtype: torch.dtype | None
-    quantization: transformers.BitsAndBytesConfig | None
-
-
-def _load_folder(checkpoint: Checkpoint, settings: Settings, source: Source) -> VideoLlavaForConditionalGeneration:
-    device = choose_device(settings.device)
+def _load_and_quantize(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
+    device, quantization = choose_device(settings.device), quantization_config(settings)
     dtype = choose_dtype(settings.dtype, device)
+    if device.type != "cpu" or quantization is None:
+        return _load_folder(checkpoint.folder, checkpoint, settings, dtype=dtype, quantization=quantization)
+    with large_blocks_returned(), PiecewiseQuantization():  # type: ignore[no-untyped-call]
+        return _load_folder(checkpoint.folder, checkpoint, settings, dtype=dtype, quantization=quantization)
+
+
+def _load_folder(
+    folder: Path,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    *,
+    dtype: torch.dtype | None = None,
+    quantization: BitsAndBytesConfig | None = None,
+) -> VideoLlavaForConditionalGeneration:
+    """Load the weights of a folder; without a dtype they are read as they are stored."""
+    device = choose_device(settings.device)
+    model_dtype = choose_dtype(settings.dtype, device)
     options: dict[str, Any] = {
-        "dtype": dtype,
-        "device_map": _device_map(checkpoint, settings, device, dtype),
-        "quantization_config": source.quantization,
+        "dtype": model_dtype,
+        "device_map": _device_map(checkpoint, settings, device, model_dtype),
+        "quantization_config": quantization,
         "attn_implementation": settings.attn_implementation,
         "use_safetensors": True,
         "local_files_only": True,
@@ -166,10 +165,10 @@ def _load_folder(checkpoint: Checkpoint, settings: Settings, source: Source) -> 
     with _loading_errors(checkpoint, device), quiet_libraries():
         loaded: Any
         if options["device_map"] == "auto":  # accelerate reads the files itself
-            loaded = VideoLlavaForConditionalGeneration.from_pretrained(source.folder, **options)
+            loaded = VideoLlavaForConditionalGeneration.from_pretrained(folder, **options)
         else:
-            config = VideoLlavaConfig.from_pretrained(source.folder, local_files_only=True)
-            with stored_tensors(weight_files(source.folder), Target(device, source.dtype)) as tensors:
+            config = VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
+            with stored_tensors(weight_files(folder), device, dtype) as tensors:
                 loaded = VideoLlavaForConditionalGeneration.from_pretrained(
                     None, config=config, state_dict=tensors, **options
                 )
@@ -177,15 +176,15 @@ def _load_folder(checkpoint: Checkpoint, settings: Settings, source: Source) -> 
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"the weights of {checkpoint.name!r} are incomplete: {missing[0]} is missing")
     assert isinstance(model, VideoLlavaForConditionalGeneration)
-    if (source.folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     model.train(mode=False)
     return model
 
 
 @contextmanager
 def _loading_errors(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
-    """Turn what transformers, accelerate and bitsandbytes raise while loading into one line that says what to do."""
+    """Translate the exceptions of transformers, accelerate and bitsandbytes into one line that says what to do."""
     try:
         yield
     except ImportError as error:
@@ -197,13 +196,13 @@ def _loading_errors(checkpoint: Checkpoint, device: torch.device) -> Iterator[No
             ) from error
         raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error
     except (OSError, ValueError, SafetensorError) as error:
-        if "dispatched on the CPU" in str(error):  # bitsandbytes does not quantize what does not fit the GPU
+        if "dispatched on the CPU" in str(error):  # bitsandbytes quantizes on the GPU only
             raise GenerationError(f"{checkpoint.name!r} does not fit into the memory of {device}") from error
         raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is the first of CUDA GPU, Apple GPU and CPU that is there.
+    """Return the device of a name; `auto` is the first available of CUDA GPU, Apple GPU and CPU.
 
     Raises:
         UsageError: If there is no device of this name.
@@ -229,10 +228,21 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
+def quantization_config(settings: Settings) -> BitsAndBytesConfig | None:
+    """Return how transformers is to quantize weights while it loads them; None for not at all."""
+    if settings.load_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    if settings.load_4bit:
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
+        )
+    return None
+
+
 def _device_map(
     checkpoint: Checkpoint, settings: Settings, device: torch.device, dtype: torch.dtype
 ) -> str | dict[str, torch.device]:
-    """Return where the weights go: one device, or spread by accelerate when one GPU is too small."""
+    """Return one device, or `auto`: accelerate spreads the weights when one GPU is too small."""
     if device.type != "cuda" or settings.device.startswith("cuda:"):
         return {"": device}
     free, _ = torch.cuda.mem_get_info(device)
@@ -247,8 +257,8 @@ def quiet_libraries() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    had_bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -257,4 +267,4 @@ def quiet_libraries() -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if had_bars:
-            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

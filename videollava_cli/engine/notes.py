@@ -24,13 +24,8 @@ def tell_about_media(media: Sequence[Medium], settings: Settings, console: Conso
 
 
 def tell_about_engine(engine: Engine, console: Console) -> None:
-    """Say on what the model runs: with --verbose, or when it is spread over several devices."""
+    """Say with --verbose on what the model runs."""
     console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
-    devices = sorted({str(device) for device in getattr(engine.model, "hf_device_map", {}).values()})
-    if len(devices) > 1:
-        console.notice(
-            f"{engine.settings.model} is too large for one device, so it is spread over {', '.join(devices)}"
-        )
 
 
 def usage_line(usage: Usage) -> str:

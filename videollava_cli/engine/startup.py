@@ -1,24 +1,22 @@
-"""Engine and reader put together, for commands and for Python programs; knows nothing of terminals or options."""
+"""Start an engine, the same way for every command and for Python programs, while media are read."""
 
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
+from videollava_cli.console import Console
+from videollava_cli.conversation import Conversation
 from videollava_cli.engine import Engine
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint
-from videollava_cli.engine.quantized import QuantizedStore
+from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine.prompting import prompt_ids, prompt_text
+from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
 from videollava_cli.media import Medium
 from videollava_cli.reader import Found, MediaReader
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, presets_folder, resolve
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def load(model: str = "7b", **options: object) -> Engine:
@@ -36,62 +34,77 @@ def load(model: str = "7b", **options: object) -> Engine:
         GenerationError: If it does not fit the memory.
     """
     settings = resolve({"model": model, **options}, presets=presets_folder())
-    checkpoint = find_checkpoint(settings)
-    fetch_weights(checkpoint, offline=settings.offline)
-    return load_engine(settings, checkpoint)
+    engine, _ = start_engine(settings, find_checkpoint(settings), Console(is_quiet=True))
+    return engine
 
 
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder of quantized checkpoints: `$XDG_CACHE_HOME/vllava/quantized`.
-
-    A path there that is not absolute does not count, as XDG has it.
-    """
-    home = environment.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "vllava" / "quantized"
-
-
-def load_engine(
+def start_engine(
     settings: Settings,
     checkpoint: Checkpoint,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    console: Console,
     *,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Engine:
-    """Load the weights of a checkpoint that is on this disk, and its tokenizer unless it was loaded before.
+    conversations: Iterable[Conversation] = (),
+    media: Future[Any] | None = None,
+) -> tuple[Engine, float]:
+    """Start an engine: check the machine, then the prompts, fetch the weights, load them.
 
     Args:
-        settings: How to load it; with `cache`, 4-bit weights are kept on disk for the next time.
+        settings: How to load; with `cache`, 4-bit weights are kept on disk for the next time.
         checkpoint: What to load.
-        tokenizer: Its tokenizer, if it was loaded before.
-        tell: Called with what the user should know about weights that are kept.
+        console: Shows progress and notices.
+        conversations: Their prompts have to fit the context; they are taken after the tokenizer is loaded.
+        media: Media being read meanwhile. A failure ends the start; before a download the last one is awaited.
+
+    Returns:
+        The engine, and the seconds that starting took without download and waiting.
 
     Raises:
-        UsageError: If the machine cannot do what the settings ask.
-        CheckpointError: If the weights or the tokenizer cannot be read.
-        GenerationError: If they do not fit the memory.
+        UsageError: If the machine cannot do what the settings ask, or a prompt does not fit the context.
+        MediaError: If a medium cannot be read.
+        CheckpointError: If the checkpoint cannot be had.
+        GenerationError: If it does not fit the memory.
     """
-    from videollava_cli.engine.loading import load_model, load_tokenizer
+    began = time.perf_counter()
+    with console.status("Starting"):
+        from videollava_cli.engine.loading import check_machine, load_model, load_tokenizer
+
+        check_machine(settings)
+        tokenizer = load_tokenizer(checkpoint)
+        for conversation in conversations:
+            prompt_ids(prompt_text(conversation, tokenizer), tokenizer, checkpoint)
+    seconds = time.perf_counter() - began
+    if missing_shards(checkpoint):
+        if media is not None:
+            media.result()  # a damaged clip is an error before gigabytes are fetched
+        fetch_weights(checkpoint, offline=settings.offline)
+    if media is not None and media.done():
+        media.result()
+    began = time.perf_counter()
+    cache = QuantizedCache(cache_folder(), console.notice) if settings.cache else None
+    with console.status(f"Loading {settings.model}"):
+        model = load_model(checkpoint, settings, cache)
 
     def read(source: str, sampling: Sampling) -> Medium:
-        """Find a medium and read it, sampling a clip as told."""
         with MediaReader(offline=settings.offline, decode_threads=settings.decode_threads) as reader:
             return reader.read(reader.find(source), checkpoint.pixels, sampling)
 
-    tokenizer = tokenizer or load_tokenizer(checkpoint)
-    store = QuantizedStore(cache_folder(os.environ), tell) if settings.cache else None
-    return Engine(load_model(checkpoint, settings, store), tokenizer, checkpoint, settings, read)
+    engine = Engine(model, tokenizer, checkpoint, settings, read)
+    devices = sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
+    if len(devices) > 1:
+        console.notice(f"{settings.model} is too large for one device, so it is spread over {', '.join(devices)}")
+    return engine, seconds + time.perf_counter() - began
 
 
 class BackgroundReading:
-    """Media being read in a thread while libraries and weights load in this one.
+    """Read media in a thread while libraries and weights load in this one; `media` has the outcome.
 
-    Use it as a context manager: leaving it stops what is still being read and waits for the thread.
+    Use it as a context manager: on an error it stops the reading; in any case it waits for the thread.
     """
 
     def __init__(self, reader: MediaReader, found: Sequence[Found], checkpoint: Checkpoint, sampling: Sampling) -> None:
         self.seconds = 0.0
         self._reader = reader
-        self._media: Future[list[Medium]] = Future()
+        self.media: Future[list[Medium]] = Future()
         arguments = (tuple(found), checkpoint, sampling)
         self._thread = threading.Thread(target=self._run, args=arguments, name="reader", daemon=True)
 
@@ -106,25 +119,12 @@ class BackgroundReading:
             self._reader.stop()
         self._thread.join()
 
-    def raise_if_failed(self) -> None:
-        """Raise what went wrong so far, without waiting."""
-        if self._media.done():
-            self._media.result()
-
-    def result(self) -> list[Medium]:
-        """Wait for the media, in the order they were named.
-
-        Raises:
-            MediaError: If one of them cannot be read.
-        """
-        return self._media.result()
-
     def _run(self, found: Sequence[Found], checkpoint: Checkpoint, sampling: Sampling) -> None:
         began = time.perf_counter()
         try:
             media = [self._reader.read(medium, checkpoint.pixels, sampling) for medium in found]
-        except BaseException as error:  # whatever it is, it belongs to the thread that asks for the result
-            self._media.set_exception(error)
+        except BaseException as error:  # raised again by `media.result()`
+            self.media.set_exception(error)
         else:
             self.seconds = time.perf_counter() - began
-            self._media.set_result(media)
+            self.media.set_result(media)

@@ -1,52 +1,44 @@
-"""Weights read block by block into the format and onto the device they are for; knows files, nothing of models."""
+"""Read weights from safetensors files, block by block, and quantize them piece by piece: no second copy in memory."""
 
 import json
-import math
-import mmap
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch.utils._python_dispatch import TorchDispatchMode
 
-DTYPES = {  # names of the safetensors format, of what Video-LLaVA and its quantized weights consist of
+DTYPES = {  # names of the safetensors format, for the numbers in Video-LLaVA and its quantized weights
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"I64": torch.int64, "I32": torch.int32, "I8": torch.int8, "U8": torch.uint8},
 }
-# What is converted at once: on a CPU few enough numbers that they stay in its cache and torch starts no threads for
-# them (from 32,768 on it does, at::internal::GRAIN_SIZE); for a GPU enough that a transfer runs at full speed.
+# What is converted at once. For a CPU: it stays in the cache, and torch starts no threads for so few numbers (it does
+# from 32,768 on, at::internal::GRAIN_SIZE). For a GPU: enough that a transfer runs at full speed.
 CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 64 << 10, 16 << 20
-HUGE_PAGE_BYTES = 2 << 20  # of x86-64 and ARM64 with pages of 4 KiB
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where tensors are to be, and in which format numbers with a fraction are; None means as they are stored."""
-
-    device: torch.device
-    dtype: torch.dtype | None
-
-    def dtype_of(self, stored: torch.dtype) -> torch.dtype:
-        """Return the format that a tensor stored in this one is to have."""
-        return self.dtype if self.dtype is not None and stored.is_floating_point else stored
+QUANTIZE_OPERATOR = "bitsandbytes::quantize_4bit"
+PIECE_NUMBERS = 1 << 20  # a multiple of every block size of bitsandbytes (32 to 4,096), so no block is cut in two
 
 
 @contextmanager
-def stored_tensors(files: Sequence[Path], target: Target) -> Iterator[dict[str, Any]]:
-    """Open safetensors files; each tensor is read when `[...]` is asked of it, by as many threads as like.
+def stored_tensors(
+    files: Sequence[Path], device: torch.device, dtype: torch.dtype | None = None
+) -> Iterator[dict[str, Any]]:
+    """Open safetensors files; a tensor is read when it is indexed by `[...]`, safely from several threads.
 
-    On a CPU a tensor that is stored as it is to be stays in the file: its pages are mapped, and shared with the page
-    cache. Any other goes through a block of memory a thread, so that no second copy of it is ever made.
+    On a CPU a tensor that needs no conversion is mapped from the file and shares its pages with the page cache. Any
+    other goes through one block of memory a thread.
 
     Args:
         files: The files, all of one checkpoint.
-        target: What the tensors are to be.
+        device: Where tensors are to be.
+        dtype: The format of numbers with a fraction; None leaves them as they are stored.
 
     Yields:
         The tensors by name, for `from_pretrained(state_dict=...)`; to be read before the files are closed.
@@ -55,71 +47,18 @@ def stored_tensors(files: Sequence[Path], target: Target) -> Iterator[dict[str, 
         SafetensorError: If a file is damaged or cut short.
         OSError: If a file cannot be read.
     """
-    is_cpu = target.device.type == "cpu"
-    blocks = _Blocks(CPU_BLOCK_BYTES if is_cpu else GPU_BLOCK_BYTES, is_pinned=target.device.type == "cuda")
+    is_cpu = device.type == "cpu"
+    blocks = _Blocks(CPU_BLOCK_BYTES if is_cpu else GPU_BLOCK_BYTES, is_pinned=device.type == "cuda")
     with ExitStack() as stack:
         tensors: dict[str, Any] = {}
         for path in files:
             mapped = stack.enter_context(safe_open(str(path), framework="pt"))  # it checks the header, too
-            descriptor = os.open(path, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            for name, stored in _read_header(descriptor).items():
-                stays = is_cpu and target.dtype_of(stored.dtype) == stored.dtype
-                is_ours = hasattr(os, "preadv") and not stays  # which Windows has not
-                tensors[name] = StoredTensor(stored, target, blocks) if is_ours else mapped.get_slice(name)
+            file = stack.enter_context(path.open("rb", buffering=0))
+            for name, tensor in _read_header(file, device, dtype, blocks):
+                is_mapped = is_cpu and tensor.dtype == tensor.stored_dtype
+                is_ours = hasattr(os, "preadv") and not is_mapped  # Windows has no preadv
+                tensors[name] = tensor if is_ours else mapped.get_slice(name)
         yield tensors
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tensor lies: an open file, the byte it begins at, its format and its shape."""
-
-    descriptor: int
-    offset: int
-    format: str
-    shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The format that it is stored in."""
-        return DTYPES[self.format]
-
-    def read_into(self, block: memoryview, start: int) -> None:
-        """Fill a block with the tensor's bytes from `start` on."""
-        num_read = 0
-        while num_read < len(block):
-            got = os.preadv(self.descriptor, [block[num_read:]], self.offset + start + num_read)
-            if not got:
-                raise OSError("a file of weights ends early: it was cut short while it was read")
-            num_read += got
-
-
-class StoredTensor:
-    """A tensor in a file, which transformers reads as it reads a slice of safetensors' own: by `tensor[...]`."""
-
-    def __init__(self, place: Place, target: Target, blocks: "_Blocks") -> None:
-        self._place = place
-        self._target = target
-        self._blocks = blocks
-
-    def get_dtype(self) -> str:
-        """Return the format that it is stored in, by safetensors' name."""
-        return self._place.format
-
-    def get_shape(self) -> list[int]:
-        """Return its shape."""
-        return list(self._place.shape)
-
-    def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
-        stored = self._place.dtype
-        tensor = _empty(self._place.shape, self._target.dtype_of(stored), self._target.device)
-        numbers = tensor.view(-1)
-        block = self._blocks.memory.view(stored)
-        for first in range(0, numbers.numel(), block.numel()):
-            piece = block[: numbers.numel() - first]
-            self._place.read_into(piece.view(torch.uint8).numpy().data, first * stored.itemsize)
-            numbers[first : first + piece.numel()].copy_(piece)
-        return tensor
 
 
 class _Blocks(threading.local):
@@ -129,23 +68,88 @@ class _Blocks(threading.local):
         self.memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=is_pinned)
 
 
-def _read_header(descriptor: int) -> dict[str, Place]:
-    """Return where the tensors of a safetensors file lie: a length of 8 bytes, then JSON, then their bytes."""
-    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    header = json.loads(os.pread(descriptor, length, 8))
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTensor:
+    """A tensor in an open file, with the three methods of safetensors' slices that transformers calls."""
+
+    descriptor: int
+    offset: int
+    format: str
+    shape: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
+    blocks: _Blocks
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The format in the file."""
+        return DTYPES[self.format]
+
+    def get_dtype(self) -> str:
+        """Return the format in the file, by safetensors' name."""
+        return self.format
+
+    def get_shape(self) -> list[int]:
+        """Return the shape."""
+        return list(self.shape)
+
+    def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
+        tensor = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        numbers = tensor.view(-1)
+        block = self.blocks.memory.view(self.stored_dtype)
+        for first in range(0, numbers.numel(), block.numel()):
+            piece = block[: numbers.numel() - first]
+            self._read_into(piece.view(torch.uint8).numpy().data, first * block.itemsize)
+            numbers[first : first + piece.numel()].copy_(piece)
+        return tensor
+
+    def _read_into(self, block: memoryview, start: int) -> None:
+        num_read = 0
+        while num_read < len(block):
+            got = os.preadv(self.descriptor, [block[num_read:]], self.offset + start + num_read)
+            if not got:
+                raise OSError("a file of weights ends early: it was cut short while it was read")
+            num_read += got
+
+
+def _read_header(
+    file: FileIO, device: torch.device, dtype: torch.dtype | None, blocks: _Blocks
+) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield the tensors of a safetensors file: a length of 8 bytes, then JSON, then their bytes."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    return {
-        name: Place(descriptor, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
-        for name, entry in header.items()
-    }
+    for name, entry in header.items():
+        stored = DTYPES[entry["dtype"]]
+        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        offset = 8 + length + entry["data_offsets"][0]
+        yield name, StoredTensor(file.fileno(), offset, entry["dtype"], tuple(entry["shape"]), device, wanted, blocks)
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return memory for a tensor; a large one on a CPU in huge pages where Linux has them, as they fill faster."""
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or num_bytes < HUGE_PAGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+class PiecewiseQuantization(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While this lasts, bitsandbytes quantizes to 4 bits piece by piece, with the same outcome.
+
+    On a CPU it makes several temporary tensors of 4 bytes a number. For a whole weight at once they were the peak of
+    loading (`scripts/bench load`).
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run one operator of torch, in pieces if it is the one that quantizes."""
+        if func.name() != QUANTIZE_OPERATOR:
+            return func(*args, **(kwargs or {}))
+        weight, *how = args
+        return _quantize(weight, lambda piece: func(piece, *how, **(kwargs or {})))
+
+
+def _quantize(
+    weight: torch.Tensor, quantize: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the packed numbers and the scale of each block."""
+    packed, scales = zip(*map(quantize, torch.split(weight.reshape(-1), PIECE_NUMBERS)), strict=True)
+    return torch.cat(packed), torch.cat(scales)

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from videollava_cli.errors import MediaError
+from videollava_cli.machine import num_processors
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
-from videollava_cli.reader.limits import num_processors
 from videollava_cli.reader.shrink import ReadingStopped, Shrink
 from videollava_cli.reader.sources import to_file
 from videollava_cli.reader.turns import Turns

@@ -1,4 +1,4 @@
-"""How large pictures and streams may be, and what may be used on them; knows sizes, nothing of formats."""
+"""How large pictures and streams may be; knows sizes, nothing of formats."""
 
 import os
 import shutil
@@ -45,10 +45,3 @@ def copy_bounded(stream: Readable, file: BinaryIO, name: str) -> int:
             raise MediaError(f"no disk space left in {os.path.dirname(file.name)!r} for {name}")
         file.write(block)
     return total
-
-
-def num_processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

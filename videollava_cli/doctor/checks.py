@@ -1,0 +1,390 @@
+"""What this machine has, and whether `vllava ask` works with it: each check looks at one thing, without the network.
+
+A check returns what it found, as --json prints it, and what the report says of it.
+"""
+
+import csv
+import importlib
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata, util
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from videollava_cli.console import bytes_in_words
+from videollava_cli.errors import UsageError, VllavaError, first_line
+from videollava_cli.machine import free_memory, num_processors, total_memory
+from videollava_cli.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PYTHON, MACHINE, OPTIONS, FILES = "Python and its packages", "Machine", "What may be used", "Checkpoints"
+# Needed to read media and run a model; the others follow from `pip install`.
+IMPORTED = ("torch", "transformers", "av", "numpy", "PIL")
+SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface_hub", "av", "pillow", "numpy")
+OPTIONAL = ("bitsandbytes", "flash-attn", "ray")
+DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version,name,memory.total", "--format=csv,noheader")
+DRIVER_SECONDS = 20  # until nvidia-smi must have answered; a sick driver never does
+OLDEST_FLASH = (8, 0)  # compute capability: Ampere (flash-attn's README)
+TRIAL_SECONDS = 180  # until a trial must have ended; importing torch from a slow disk takes its time
+# A name of any decoder for it that works without special hardware: FFmpeg's own `av1` does not.
+DECODERS = {"h264": ("h264",), "hevc": ("hevc",), "vp9": ("vp9",), "av1": ("libdav1d", "libaom-av1")}
+QUESTION, EXPECTED = "What happens?", "A red circle moves from left to right."
+# The self-test's clip, as the model's training drew them (scripts/tiny_world): lengths in sides of the picture.
+SIDE, NUM_FRAMES, FRAMES_PER_SECOND = 224, 16, 8
+RED, WHITE = (222, 40, 40), (252, 252, 252)
+RADIUS, FIRST_X, LAST_X = 0.2, 0.25, 0.75
+
+
+class Mark(StrEnum):
+    """What a finding means to the command: nothing against it, worth knowing, or it would fail."""
+
+    OK = "ok"
+    NOTE = "note"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One entry of the report; a problem says what to do next."""
+
+    section: str
+    subject: str
+    mark: Mark
+    text: str
+
+
+Checked = tuple[Any, list[Finding]]
+
+
+def check_software() -> Checked:
+    """Find the versions of Python and the packages, and what is wrong with those that vllava needs."""
+    versions = {name: _version(name) for name in (*SHOWN, *OPTIONAL)}
+    problems = list(_package_problems())
+    python, system = platform.python_version(), platform.platform()
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    findings = [
+        Finding(PYTHON, "Python", Mark.OK, f"{python}, {system}"),
+        Finding(PYTHON, "packages", Mark.OK, installed),
+        *(Finding(PYTHON, "packages", Mark.PROBLEM, problem) for problem in problems),
+    ]
+    return {"python": python, "system": system, "versions": versions, "problems": problems}, findings
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _package_problems() -> Iterator[str]:
+    """Yield which packages are missing; if none is, which are too old, too new, or cannot be imported."""
+    try:
+        required = metadata.requires("videollava-cli") or []
+    except metadata.PackageNotFoundError:  # vllava runs without having been installed
+        required = []
+    required = [text for text in required if "extra ==" not in text and "bitsandbytes" not in text]
+    names = [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in required]
+    if missing := [name for name in names if _version(name) is None]:
+        yield from (f"{name} is not installed: pip install {name}" for name in missing)
+        return
+    from packaging.requirements import Requirement  # transformers brings it
+
+    for requirement, version in zip(map(Requirement, required), map(metadata.version, names), strict=True):
+        if not requirement.specifier.contains(version, prereleases=True):
+            yield f"{requirement.name} {version} does not suit vllava: pip install '{requirement}'"
+    for name in IMPORTED:
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            yield f"{name} cannot be imported: {first_line(error)}; install it anew"
+
+
+def check_computer() -> Checked:
+    """Find the processors and the memory that this process may use."""
+    processors, total, free = num_processors(), None, None
+    text = f"{processors} processor{'s' if processors > 1 else ''} to use"
+    findings = [Finding(MACHINE, "processors", Mark.OK, text)]
+    if util.find_spec("psutil") is not None:  # else check_software says so
+        total, free = total_memory(), free_memory()
+        text = f"{bytes_in_words(total, 'GiB')}, {bytes_in_words(free, 'GiB')} available"
+        findings.append(Finding(MACHINE, "memory", Mark.OK, text))
+    return {"num_processors": processors, "memory_bytes": total, "available_bytes": free}, findings
+
+
+def check_graphics(device: str) -> Checked:
+    """Find which GPUs torch can use, and which NVIDIA's driver knows, for a model on a device."""
+    import torch
+
+    driver, cards = _ask_driver()
+    problem, gpus = None, []
+    try:
+        gpus = list(_gpus())
+    except RuntimeError as error:  # a GPU that is there and busy, or sick
+        problem = first_line(error)
+    cuda = torch.version.cuda
+    facts = {"gpus": gpus, "torch_cuda": cuda, "driver": driver, "cards": cards, "problem": problem}
+    if problem:
+        mark = Mark.NOTE if device == "cpu" else Mark.PROBLEM
+        return facts, [Finding(MACHINE, "GPU", mark, f"not usable: {problem}; see nvidia-smi, or --device cpu")]
+    if not gpus:
+        return facts, [Finding(MACHINE, "GPU", Mark.NOTE, _no_gpu_in_words(driver, cards, cuda))]
+    findings = [Finding(MACHINE, gpu["device"], Mark.OK, _gpu_in_words(gpu)) for gpu in gpus]
+    if cuda:
+        version = f"NVIDIA driver {driver}" if driver else "no nvidia-smi to tell its version"
+        findings.append(Finding(MACHINE, "driver", Mark.OK, f"{version}; torch is built for CUDA {cuda}"))
+    return facts, findings
+
+
+def _ask_driver() -> tuple[str | None, list[str]]:
+    """Return the version of NVIDIA's driver, and its cards with their memory, as nvidia-smi names them."""
+    if shutil.which(DRIVER_QUERY[0]) is None:
+        return None, []
+    try:
+        done = subprocess.run(  # noqa: S603 (a fixed command)
+            DRIVER_QUERY, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, []
+    rows = [row for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True) if len(row) == 3]
+    return (rows[0][0] if rows else None), [f"{name} ({memory})" for _, name, memory in rows]
+
+
+def _gpus() -> Iterator[dict[str, Any]]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name, capability = torch.cuda.get_device_name(index), list(torch.cuda.get_device_capability(index))
+            yield _gpu(f"cuda:{index}", name, total, free, capability)
+    elif torch.backends.mps.is_available():
+        total = torch.mps.recommended_max_memory()
+        yield _gpu("mps", "Apple GPU", total, total - torch.mps.driver_allocated_memory(), None)
+
+
+def _gpu(device: str, name: str, total: int, free: int, capability: list[int] | None) -> dict[str, Any]:
+    return {"device": device, "name": name, "total_bytes": total, "free_bytes": free, "capability": capability}
+
+
+def _gpu_in_words(gpu: Mapping[str, Any]) -> str:
+    total, free = bytes_in_words(gpu["total_bytes"], "GiB"), bytes_in_words(gpu["free_bytes"], "GiB")
+    capability = "" if gpu["capability"] is None else ", compute capability {}.{}".format(*gpu["capability"])
+    return f"{gpu['name']}, {total}, {free} free{capability}"
+
+
+def _no_gpu_in_words(driver: str | None, cards: list[str], cuda: str | None) -> str:
+    if not cards:
+        return "none that torch can use: models run on the processors"
+    unusable = f"{', '.join(cards)}, driver {driver}: torch cannot use it"
+    if cuda is None:
+        return f"{unusable}, being built without CUDA: install the CUDA build, https://pytorch.org/get-started/locally"
+    return (
+        f"{unusable}: is the driver too old for CUDA {cuda}, or CUDA_VISIBLE_DEVICES set? Renew the driver, or unset it"
+    )
+
+
+def check_settings(settings: Settings, device: str, dtype: str) -> Checked:
+    """Find whether this machine can do what the settings ask."""
+    from videollava_cli.engine.loading import check_machine
+
+    try:
+        check_machine(settings)
+    except UsageError as error:
+        return str(error), [Finding(MACHINE, "settings", Mark.PROBLEM, str(error))]
+    return None, [Finding(MACHINE, "settings", Mark.OK, f"they choose {device}, {dtype}")]
+
+
+def check_four_bit(settings: Settings, device: str, dtype: str) -> Checked:
+    """Find whether bitsandbytes runs 4-bit weights on a device, by doing so."""
+    reason = _reason_against("bitsandbytes", device, dtype)
+    text = f"a 4-bit layer ran on {device}: bitsandbytes {_version('bitsandbytes')}"
+    if reason is not None:
+        text = f"not usable: {reason}; go without --load-4bit and 7b-4bit"
+    return _tried("4-bit weights", reason, text, is_wanted=settings.load_4bit or settings.load_8bit)
+
+
+def check_flash_attention(settings: Settings, facts: Mapping[str, Any]) -> Checked:
+    """Find whether Flash-Attention 2 runs on the device that was found; only a GPU that is new enough is tried."""
+    device, gpus = facts["device"], {gpu["device"]: gpu for gpu in facts["graphics"]["gpus"]}
+    gpu = gpus.get("cuda:0" if device == "cuda" else device, {"capability": None})
+    reason: str | None
+    if gpu["capability"] is None:
+        reason = f"it needs an NVIDIA GPU, and the device is {device}"
+    elif tuple(gpu["capability"]) < OLDEST_FLASH:
+        reason = f"it needs an Ampere GPU or newer, and this is {gpu['name']}"
+    else:
+        reason = _reason_against("flash-attn", device, "bfloat16" if facts["dtype"] == "bfloat16" else "float16")
+    text = f"it ran on {device}: --flash-attn works"
+    if reason is not None:
+        text = f"not usable: {reason}; go without --flash-attn"
+    return _tried("flash-attn", reason, text, is_wanted=settings.attn_implementation == "flash_attention_2")
+
+
+def _tried(subject: str, reason: str | None, text: str, *, is_wanted: bool) -> Checked:
+    bad = Mark.PROBLEM if is_wanted else Mark.NOTE
+    finding = Finding(OPTIONS, subject, Mark.OK if reason is None else bad, text)
+    return {"is_usable": reason is None, "reason": reason}, [finding]
+
+
+def _reason_against(package: str, device: str, dtype: str) -> str | None:
+    """Return why a package does not run on a device, or None; native code may crash, so a child process tries it."""
+    if util.find_spec(package.replace("-", "_")) is None:
+        return f"{package} is not installed: pip install {package}"
+    folder = str(Path(__file__).resolve().parents[2])  # vllava may run without being installed
+    program = f"import sys; sys.path.append({folder!r}); from {__name__} import run_package; run_package(*sys.argv[1:])"
+    command = [sys.executable, "-P", "-c", program, package, device, dtype]
+    try:
+        done = subprocess.run(  # noqa: S603 (our own program)
+            command, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return f"it had not ended after {TRIAL_SECONDS} s"
+    if done.returncode == 0:
+        return None
+    if done.returncode < 0:
+        return f"it crashed with {signal.Signals(-done.returncode).name}"
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
+    return lines[-1] if lines else "it failed without a word"
+
+
+def run_package(package: str, device: str, dtype: str) -> None:
+    """Run a 4-bit layer as the loader makes it, or Flash-Attention 2; if it fails, print why and exit with status 1."""
+    try:
+        library: Any = importlib.import_module(package.replace("-", "_"))
+        import torch
+
+        options: Any = {"device": device, "dtype": getattr(torch, dtype)}
+        if package == "flash-attn":
+            keys = torch.ones(1, 4, 2, 64, **options)  # (batch, tokens, heads, head size)
+            result = library.flash_attn_func(keys, keys, keys, causal=True)
+        else:
+            layer = library.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float16, quant_type="nf4").to(device)
+            with torch.inference_mode():
+                result = layer(torch.ones(1, 64, **options))  # (1, 64)
+        if not bool(result.isfinite().all()):
+            raise ArithmeticError("it ran, and its result is no number")
+    except Exception as error:  # any failure is the answer
+        print(first_line(error), flush=True)  # noqa: T201 (the parent process reads it)
+        sys.exit(1)
+
+
+def check_video() -> Checked:
+    """Find PyAV's FFmpeg, and whether it decodes what people have."""
+    import av
+
+    decoders = {name: any(_decodes(codec) for codec in codecs) for name, codecs in DECODERS.items()}
+    text = f"PyAV {av.__version__} with FFmpeg {av.ffmpeg_version_info} decodes "
+    text += ", ".join(name for name, is_there in decoders.items() if is_there) or "nothing that is usual"
+    if lacking := [name for name, is_there in decoders.items() if not is_there]:
+        text += f", but not {', '.join(lacking)}: PyAV's wheels do, pip install --force-reinstall av"
+    facts = {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info, "decoders": decoders}
+    return facts, [Finding(OPTIONS, "video", Mark.NOTE if lacking else Mark.OK, text)]
+
+
+def _decodes(codec: str) -> bool:
+    from av.codec import Codec
+
+    try:
+        Codec(codec, "r")
+    except ValueError:  # PyAV's UnknownCodecError
+        return False
+    return True
+
+
+def check_ray() -> Finding:
+    """Find whether `vllava batch --ray` has its package."""
+    if version := _version("ray"):
+        return Finding(OPTIONS, "ray", Mark.OK, f"{version}, for vllava batch --ray")
+    return Finding(OPTIONS, "ray", Mark.NOTE, "not installed; vllava batch --ray needs videollava-cli[ray]")
+
+
+def check_disk() -> Checked:
+    """Find the disk space where checkpoints are fetched to, a folder that need not be there yet."""
+    folder = Path.home()
+    if util.find_spec("huggingface_hub") is not None:  # else check_software says so
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folder = Path(HF_HUB_CACHE)
+    there = folder.expanduser().absolute()
+    while not there.exists():
+        there = there.parent
+    usage = shutil.disk_usage(there)
+    facts = {"folder": str(folder), "total_bytes": usage.total, "free_bytes": usage.free}
+    return facts, [Finding(FILES, "cache", Mark.OK, f"{folder}, {bytes_in_words(usage.free, 'GB')} free")]
+
+
+def check_quantized_cache(folder: Path) -> Checked:
+    """Count the quantized weights on disk; their sizes are compared, their content is not read."""
+    from videollava_cli.engine.quantized_cache import entries
+
+    found = entries(folder)
+    num_unusable = sum(entry.state != "kept" for entry in found)
+    num_bytes = sum(entry.num_bytes for entry in found)
+    text = f"{len(found)} in {folder}, {bytes_in_words(num_bytes, 'GB')}" if found else f"nothing yet, in {folder}"
+    if num_unusable:
+        text += f", {num_unusable} unfinished or damaged: see vllava cache"
+    facts = {"folder": str(folder), "number": len(found), "num_unusable": num_unusable, "num_bytes": num_bytes}
+    return facts, [Finding(FILES, "4-bit kept", Mark.NOTE if num_unusable else Mark.OK, text)]
+
+
+def check_answer(settings: Settings) -> Checked:
+    """Ask the bundled model about a clip drawn for it: reader, preprocessing and engine have to work for it."""
+    from videollava_cli.engine.startup import load
+
+    began = time.perf_counter()
+    answer = reason = None
+    try:
+        with TemporaryDirectory(prefix="vllava-doctor-") as folder:
+            path = Path(folder, "circle.mp4")
+            _write_clip(path)
+            engine = load("tiny", device=settings.device, dtype=settings.dtype)
+            answer = "".join(chunk.text for chunk in engine.ask([path], QUESTION))
+    except (VllavaError, OSError, RuntimeError) as error:  # FFmpeg's and torch's are of the latter two
+        reason = first_line(error)
+    seconds, is_right = time.perf_counter() - began, answer == EXPECTED
+    text = f"asked {QUESTION!r}, tiny said {answer!r} after {seconds:.1f} s"
+    if not is_right:
+        outcome = f"it failed: {reason}" if answer is None else f"tiny said {answer!r}"
+        text = f"asked {QUESTION!r}, {outcome}; true is {EXPECTED!r}. Try --device cpu, or install vllava anew"
+    facts = {"question": QUESTION, "expected": EXPECTED, "answer": answer, "seconds": seconds, "reason": reason}
+    finding = Finding("Self-test", "tiny", Mark.OK if is_right else Mark.PROBLEM, text)
+    return facts | {"is_right": is_right}, [finding]
+
+
+def _draw_frames() -> "NDArray[np.uint8]":
+    """Draw a red circle that moves from left to right: uint8 RGB, (T, H, W, 3)."""
+    import numpy as np
+
+    across = (np.arange(SIDE) + 0.5) / SIDE  # (W,)
+    centers = np.linspace(FIRST_X, LAST_X, NUM_FRAMES)  # (T,)
+    distances = np.hypot(across[None, None, :] - centers[:, None, None], across[None, :, None] - 0.5) - RADIUS
+    inside = np.clip(0.5 - distances * SIDE, 0, 1)[..., None]  # (T, H, W, 1)
+    return np.asarray(inside * RED + (1 - inside) * WHITE, dtype=np.uint8)
+
+
+def _write_clip(path: Path) -> None:
+    """Encode the frames with MPEG-4, an encoder that every FFmpeg has."""
+    import av
+    from av.video.stream import VideoStream
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=FRAMES_PER_SECOND, options={"qscale": "2", "flags": "+qscale"})
+        assert isinstance(stream, VideoStream)
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        for frame in _draw_frames():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
