@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
-"""Measure the bundled model on held-out scenes, through real files and the reading path of `vllava`.
+"""Measure the bundled model on held-out scenes and photographs, through real files and the reader of `vllava`.
 
-Clips go through H.264, stills through PNG and JPEG, in many sizes and shapes; answers count when they are equal
-to the true one, letter for letter. Photographs come from packages that training never saw. Exit status 1 if a
-bound is missed.
+Answers count when they equal the true one, letter for letter. Exit status 1 if a bound is missed.
 
     python scripts/eval_tiny.py
 """
@@ -40,7 +38,7 @@ MIN_PHOTOS = 20  # different ones, or the share of refusals says little
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about some files, after turns that were said before, and its true answer."""
+    """One question about some files, after earlier turns, and its true answer."""
 
     paths: tuple[Path, ...]
     turns: tuple[Turn, ...]
@@ -49,8 +47,16 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Whether one item was answered exactly."""
+
+    topic: str
+    is_right: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: what was asked, how much of it was right, and the bound."""
+    """One line of the table."""
 
     name: str
     num_right: int
@@ -59,7 +65,7 @@ class Row:
 
     @property
     def is_met(self) -> bool:
-        """Whether the bound is met; without one it always is."""
+        """Whether the bound, if any, is met."""
         return self.bound is None or self.num_right >= self.bound * self.num_asked
 
 
@@ -121,14 +127,6 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Whether one item was answered exactly."""
-
-    topic: str
-    is_right: bool
-
-
 class Examiner:
     """An engine being asked, and the media it has read."""
 
@@ -138,15 +136,15 @@ class Examiner:
 
     def ask(self, items: list[Item]) -> list[Mark]:
         """Ask all items; answers count when they are equal to the true one."""
-        return [self._mark(item) for item in items]
-
-    def _mark(self, item: Item) -> Mark:
-        shown = [self._read(path) for path in item.paths]
-        conversation = Conversation.about([m.kind for m in shown], item.turns)
-        given = "".join(chunk.text for chunk in self.engine.stream(conversation, shown))
-        if self.show_wrong and given != item.answer:
-            print(f"{item.turns[-1].question} | {given} | instead of {item.answer}", file=sys.stderr)
-        return Mark(item.topic, given == item.answer)
+        marks = []
+        for item in items:
+            shown = [self._read(path) for path in item.paths]
+            conversation = Conversation.about([m.kind for m in shown], item.turns)
+            given = "".join(chunk.text for chunk in self.engine.stream(conversation, shown))
+            if self.show_wrong and given != item.answer:
+                print(f"{item.turns[-1].question} | {given} | instead of {item.answer}", file=sys.stderr)
+            marks.append(Mark(item.topic, given == item.answer))
+        return marks
 
     def _read(self, path: Path) -> nouns.Medium:
         assert self.engine.read is not None
@@ -178,17 +176,16 @@ def _mixed_items(rng: np.random.Generator, scratch: Path, number: int) -> Iterat
 
 
 def _negative_items(rng: np.random.Generator, photos: list[Image.Image], scratch: Path, number: int) -> Iterator[Item]:
-    """Yield crops of photographs (three of five) and noise, half of them as clips, with questions about shapes."""
     for index in range(number):
-        is_video = index % 2 == 0
+        is_video, is_photo = index % 2 == 0, index % 5 < 3
         num_frames = 24 if is_video else 1
-        if index % 5 < 3:
+        if is_photo:
             frames = photo_clip(photos[rng.integers(len(photos))], rng, num_frames, PHOTO_SIDE)
         else:
             frames = draw_artificial(rng, num_frames, PHOTO_SIDE)
         path = _file(frames, rng, scratch, is_video=is_video)
         [(question, _)] = ask_about([Medium(frames, None, is_video, np.zeros(len(frames)))], rng, 1)
-        yield Item((path,), (Turn(question),), "photo" if index % 5 < 3 else "noise", REFUSAL)
+        yield Item((path,), (Turn(question),), "photo" if is_photo else "noise", REFUSAL)
 
 
 def _scene_file(rng: np.random.Generator, scratch: Path, *, is_video: bool) -> tuple[Medium, Path]:

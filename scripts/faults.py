@@ -1,14 +1,11 @@
 #!/usr/bin/env python3
-"""Kill, starve and damage runs of `vllava batch`, resume them, and count what is in their output.
-
-Each round runs one work list to its end, over a file of its own, with faults on the way:
+"""Kill, starve and damage runs of `vllava batch`, resume them, and check their output.
 
     kill     the process is killed with SIGKILL at random moments and started again
     disk     the file may not grow beyond a limit (RLIMIT_FSIZE), which is raised each time the run stops over it
     broken   one clip in five is broken, and the process is killed as well
 
-At the end every item must have exactly one line, every line must be JSON, and answers must be those of the clip that
-was copied. Exit status 1 if anything else is found.
+At the end every item must have exactly one line, of JSON, with the right answer; else the exit status is 1.
 
     python scripts/faults.py batch         # 50 kills over 200 clips, the same with broken ones, 10 full disks
     python scripts/faults.py batch --kills 5 --clips 20 --kinds kill
@@ -38,7 +35,7 @@ EXAMPLES = {
 }
 QUESTION = "What happens?"
 BROKEN_EVERY = 5
-KILLS_PER_FILE = 5  # a file that was finished is begun anew, so that kills fall on every part of it
+KILLS_PER_FILE = 5  # few, so that kills fall on every part of a file
 BYTES_PER_LINE = 1100  # about
 LIMIT_SECONDS = 300.0  # for one process
 LIMITED = """
@@ -72,7 +69,7 @@ class Round:
     num_faults: int
 
     def is_broken(self, clip: int) -> bool:
-        """Return whether a clip is one of those that cannot be read."""
+        """Return whether a clip cannot be read."""
         return self.kind == "broken" and clip % BROKEN_EVERY == 0
 
 
@@ -87,8 +84,11 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=2, metavar="N", help="processes at once")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    faults = {"kill": options.kills, "broken": options.kills, "disk": options.full}
-    rounds = list(_rounds(options.clips, {kind: faults[kind] for kind in options.kinds}))
+    num_faults = {"kill": options.kills, "broken": options.kills, "disk": options.full}
+    rounds = []
+    for kind in options.kinds:
+        for number, first in enumerate(range(0, num_faults[kind], KILLS_PER_FILE)):
+            rounds.append(Round(kind, number, options.clips, min(KILLS_PER_FILE, num_faults[kind] - first)))
     with TemporaryDirectory() as folder, ThreadPoolExecutor(options.parallel) as pool:
         counts = list(pool.map(lambda each: run_round(each, Path(folder), options.seed), rounds))
     for kind in dict.fromkeys(count.kind for count in counts):
@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def run_round(each: Round, folder: Path, seed: int) -> Count:
-    """Write one file to its end, with faults on the way; return what was found in it."""
+    """Write one file to its end, with faults on the way, and check it."""
     place = folder / f"{each.kind}-{each.number}"
     place.mkdir()
     make_clips(each, place / "clips")
@@ -110,8 +110,7 @@ def run_round(each: Round, folder: Path, seed: int) -> Count:
             _run_on_small_disk(place, count, (fault + 1) * each.num_clips * BYTES_PER_LINE // (each.num_faults + 1))
         else:
             _run_and_kill(place, count, chance, each.num_clips * (fault + 1) // (each.num_faults + 1))
-    status = _start(place, count).wait(LIMIT_SECONDS)
-    expected = 4 if each.kind == "broken" else 0
+    status, expected = _start(place, count).wait(LIMIT_SECONDS), 4 if each.kind == "broken" else 0
     if status != expected:
         count.wrong.append(f"{place.name}: the last run ended with {status}, not {expected}")
     count.wrong += [f"{place.name}: {text}" for text in check(each, out)]
@@ -120,7 +119,7 @@ def run_round(each: Round, folder: Path, seed: int) -> Count:
 
 
 def make_clips(each: Round, folder: Path) -> None:
-    """Link the examples under as many names as there shall be clips."""
+    """Link the examples under as many names as there are clips, or write broken copies."""
     folder.mkdir()
     names = list(EXAMPLES)
     for clip in range(each.num_clips):
@@ -157,14 +156,8 @@ def check(each: Round, out: Path) -> Iterator[str]:
             yield f"{name}: {line['answer']!r}"
 
 
-def _rounds(num_clips: int, faults: dict[str, int]) -> Iterator[Round]:
-    for kind, num_faults in faults.items():
-        for number, first in enumerate(range(0, num_faults, KILLS_PER_FILE)):
-            yield Round(kind, number, num_clips, min(KILLS_PER_FILE, num_faults - first))
-
-
 def _run_and_kill(place: Path, count: Count, chance: random.Random, num_lines: int) -> None:
-    """Start a run and kill it a random while after it has written so many lines in all, or before it writes one."""
+    """Start a run and kill it a random while after it has written `num_lines` in all, or before it writes one."""
     process, out = _start(place, count), place / "out.jsonl"
     if chance.random() < 0.2:  # while it loads, opens or repairs the file
         time.sleep(chance.uniform(0, 4))
@@ -180,15 +173,14 @@ def _run_and_kill(place: Path, count: Count, chance: random.Random, num_lines: i
         count.num_kills += 1
     process.wait()
     if chance.random() < 0.5 and out.exists():  # as if the last write had been cut in two
-        size = out.stat().st_size
-        os.truncate(out, max(0, size - chance.randrange(1, 400)))
+        os.truncate(out, max(0, out.stat().st_size - chance.randrange(1, 400)))
 
 
 def _run_on_small_disk(place: Path, count: Count, num_bytes: int) -> None:
     process = _start(place, count, num_bytes)
-    _, said = process.communicate(timeout=LIMIT_SECONDS)
-    if process.returncode != 1 or b"what it holds is kept" not in said:
-        count.wrong.append(f"{place.name}: a full disk gave {process.returncode} and {said[-200:]!r}")
+    _, errors = process.communicate(timeout=LIMIT_SECONDS)
+    if process.returncode != 1 or b"what it holds is kept" not in errors:
+        count.wrong.append(f"{place.name}: a full disk gave {process.returncode} and {errors[-200:]!r}")
     count.num_full += 1
 
 

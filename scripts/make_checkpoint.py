@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
 """Write a Video-LLaVA checkpoint with random weights, for tests and measurements without a download.
 
-`small` has the 7B's token geometry (224 px, patch 14, 257 tokens a frame, 2,056 a clip, 4,096 positions) with
-narrow layers; `wide` has it too, and layers wide enough that their arithmetic takes the time, as in the 7B; `mini` is
-narrow and has frames of 28 px, 40 tokens a clip, 4 an image. `7b` is the published checkpoint's own geometry, in fp16
-and as many shards (14.7 GB, and little more memory while it is made), and `1b` a seventh of it in the same shape
-(2 GB). The tokenizer is trained on the spot.
+`small` has the 7B's token geometry (224 px, patch 14, 257 tokens a frame, 2,056 a clip, 4,096 positions) and narrow
+layers; `wide` has layers whose arithmetic takes the time, as in the 7B; `mini` is narrow and has frames of 28 px, 40
+tokens a clip, 4 an image. `7b` is the published checkpoint's geometry, fp16 and shards (14.7 GB), `1b` a seventh.
 
     python scripts/make_checkpoint.py small /tmp/small
 """
@@ -39,12 +37,12 @@ NUM_IDS, NUM_ROWS = 32003, 32064
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Sizes of a stack of layers; `inner` is the width between the two halves of a layer's MLP."""
+    """Sizes of a stack of layers."""
 
     width: int
     count: int
     head_size: int
-    inner: int
+    inner: int  # width between the two halves of a layer's MLP
 
     def as_config(self) -> dict[str, Any]:
         """Return the sizes as transformers' configurations name them."""
@@ -60,15 +58,12 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes of a checkpoint: the language model, each of the two towers, a frame's side in pixels, the files.
-
-    `num_rows` is that of the embeddings; without it there is one for each token of the tokenizer.
-    """
+    """Sizes of a checkpoint: the language model, each of the two towers, a frame's side in pixels, the files."""
 
     text: Layers = Layers(width=64, count=2, head_size=32, inner=128)
     tower: Layers = Layers(width=64, count=2, head_size=32, inner=128)
     image_side: int = IMAGE_SIDE
-    num_rows: int | None = None
+    num_rows: int | None = None  # of the embeddings; else one for each token of the tokenizer
     dtype: torch.dtype = torch.float32
     shards: str = "50GB"  # how large they may be
 
@@ -101,10 +96,7 @@ def main() -> None:
 
 
 def make_checkpoint(folder: Path, *, geometry: str = "small", seed: int = 0) -> None:
-    """Write config, random weights of a seed, tokenizer and image processor settings of a named geometry into a folder.
-
-    The weights are in memory once, in the format that they have on disk.
-    """
+    """Write config, random weights, tokenizer and image processor settings of a named geometry into a folder."""
     shape = GEOMETRIES[geometry]
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(geometry)
@@ -121,13 +113,12 @@ def make_checkpoint(folder: Path, *, geometry: str = "small", seed: int = 0) -> 
 def make_tokenizer(geometry: str) -> PreTrainedTokenizerFast:
     """Train the tokenizer of a named geometry, in well under a second; large ones have the 7B's ids."""
     is_filled = GEOMETRIES[geometry].num_rows is not None
-    return train_tokenizer(
-        CORPUS, vocab_size=NUM_IDS if is_filled else 512, context_length=CONTEXT_LENGTH, is_filled=is_filled
-    )
+    size = NUM_IDS if is_filled else 512
+    return train_tokenizer(CORPUS, vocab_size=size, context_length=CONTEXT_LENGTH, is_filled=is_filled)
 
 
 def make_config(geometry: str) -> VideoLlavaConfig:
-    """Return the configuration of a named geometry; nothing is written, and no weights are made."""
+    """Return the configuration of a named geometry."""
     shape, tokenizer = GEOMETRIES[geometry], make_tokenizer(geometry)
     num_patches = (shape.image_side // PATCH_SIDE) ** 2
     text = LlamaConfig(

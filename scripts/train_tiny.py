@@ -3,10 +3,8 @@
 
 The first stage teaches one vision tower to read attributes. The others train everything on questions and answers:
 about images, then about finding in an image what a question names, then about two shapes in a clip, then about all
-there is; the end partly with weights rounded to 4 bits. Whenever it looks at clips, the language model's first half is
-also taught what each shape did. Both towers share their weights while training and are written as two. Every batch
-depends on the seed and its step alone, so a run that was stopped goes on from its last checkpoint with the batches it
-would have seen.
+there is; the end partly with weights rounded to 4 bits. With clips, the language model's first half is also taught
+what each shape did. Both towers share their weights while training. A stopped run goes on from its last checkpoint.
 
     python scripts/collect_photos.py --split train
     python scripts/train_tiny.py
@@ -67,7 +65,6 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         if self.stage.diet is None:
             return make_attribute_batch(step, self.seed, self.photos)
-        assert self.stage.diet is not None
         return make_batch((self.seed, step), self.tokenizer, self.photos, self.stage.diet)
 
 
@@ -211,14 +208,14 @@ class Trainer:
         self.optimizer_state, self.done = state["optimizer"], state["done"]
 
     def _start_from(self, folder: Path) -> None:
-        """Take the weights of an exported checkpoint; the attribute heads, which are not exported, start anew."""
+        # The attribute heads are not exported and start anew.
         exported = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         exported.model.image_tower = exported.model.video_tower
         self.model.load_state_dict(exported.state_dict())
 
 
 def _schedule(step: int, stage: Stage) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then a cosine to 2 %."""
+    # Linear warm-up, then a cosine to 2 % of the peak.
     if step < stage.warmup:
         return (step + 1) / stage.warmup
     progress = (step - stage.warmup) / max(stage.num_steps - stage.warmup, 1)
@@ -226,7 +223,7 @@ def _schedule(step: int, stage: Stage) -> float:
 
 
 def _tokenizer(folder: Path, options: argparse.Namespace) -> PreTrainedTokenizerFast:
-    """Return the tokenizer that a run began with, training it when there is none: ids must not change on the way."""
+    # Trained once: ids must not change during a run.
     if not folder.exists() and options.start_from:
         PreTrainedTokenizerFast.from_pretrained(options.start_from).save_pretrained(folder)
     elif not folder.exists():
@@ -236,13 +233,12 @@ def _tokenizer(folder: Path, options: argparse.Namespace) -> PreTrainedTokenizer
 
 
 def _forget_origin(path: Path) -> None:
-    """Leave out how a tokenizer was loaded, which transformers writes into its settings."""
+    # transformers writes how a tokenizer was loaded into its settings.
     kept = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("is_local", "local_files_only")}
     path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _corpus(seed: int) -> Iterator[str]:
-    """Yield the world's sentences, for the tokenizer."""
     rng = np.random.default_rng((seed, 0))
     for _ in range(4000):
         scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))

@@ -1,9 +1,8 @@
 """The table `gpu`: what a CUDA card gives, and how much of it generating takes, in the 7B's geometry.
 
-Random weights are made on the card; nothing is read from a disk or fetched. Each way to generate is held against
-`model.generate` in the same run, and against what the card's memory could do at most: a step reads every weight of the
-language model once, and the KV cache. The first token of a clip is held against the card's rate of matrix products.
-Memory's and products' rates are measured first. nf4 needs bitsandbytes; without it its rows say so.
+Weights are random and made on the card. Each side is compared with `model.generate`, and its rate with what the card's
+memory allows: a step reads every weight of the language model once, and the KV cache. The first token is compared with
+the card's rate of matrix products. Both rates are measured first.
 
     python scripts/bench.py gpu                                     # under ten minutes on an H200
     python scripts/bench.py gpu --device cpu --geometry mini        # to try the program itself, in seconds
@@ -12,10 +11,10 @@ Memory's and products' rates are measured first. nf4 needs bitsandbytes; without
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 
 import torch
-from internals import cache_capacity
 from make_checkpoint import GEOMETRIES
 from torch import nn
 from transformers import VideoLlavaForConditionalGeneration
@@ -24,6 +23,7 @@ from transformers import __version__ as transformers_version
 from benchmarks import card, generate, nf4, table
 from benchmarks.generate import REFERENCE, Side, Workload, make_model, make_workload, of_transformers, ours
 from benchmarks.table import Record
+from videollava_cli.engine.kv_cache import rounded_up
 from videollava_cli.engine.loading import choose_device
 
 NUM_EQUAL = 256  # tokens that static and dynamic decode are compared over
@@ -40,17 +40,14 @@ COLUMNS: tuple[table.Column, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One measured number; no value where it could not be measured, and the unit says why.
-
-    `share` is how much it is of what `of` names, `against` the rate over that of `model.generate`.
-    """
+    """One measured number; where it has no value, the unit says why."""
 
     name: str
     value: float | None
     unit: str
-    share: float | None = None
+    share: float | None = None  # of what `of` names
     of: str = ""
-    against: float | None = None
+    against: float | None = None  # over the rate of `model.generate`
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +108,20 @@ def _generating(
 ) -> Iterator[Fact]:
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
-        sides: dict[str, Side] = {STATIC: ours("static"), "ours, dynamic decode": ours("dynamic")}
-        rows = list(generate.measure(workload, sides | {REFERENCE: of_transformers}, options.runs))
+        static, dynamic = partial(ours, steps="static"), partial(ours, steps="dynamic")
+        sides: dict[str, Side] = {STATIC: static, "ours, dynamic decode": dynamic, REFERENCE: of_transformers}
+        rows = list(generate.measure(workload, sides, options.runs))
         if batch <= MAX_EAGER_ROWS:
             model.set_attn_implementation("eager")
-            rows += generate.measure(workload, {f"{STATIC}, eager attention": ours("static")}, options.runs)
+            rows += generate.measure(workload, {f"{STATIC}, eager attention": static}, options.runs)
             model.set_attn_implementation("sdpa")
         for row in generate.with_ratios(rows):
             yield from _facts(f"{name}, {batch} at once, {row['side']}", workload, row, limits)
 
 
 def _facts(name: str, workload: Workload, row: Record, limits: Limits) -> Iterator[Fact]:
-    """Yield what one side reached, and how much that is of what the device does at most."""
     rate, first_seconds = median(row["tokens_per_second"]), median(row["first_seconds"])
-    num_rows, num_prompt_tokens = workload.num_rows, workload.num_prompt_tokens
+    num_rows, num_prompt_tokens = workload.num_rows, len(workload.token_ids)
     num_tokens = num_prompt_tokens + workload.num_new_tokens / 2  # in the cache, on average
     least = card.step_bytes(workload.model, num_rows, num_tokens) / limits.bytes_per_second
     yield Fact(name, rate, "tokens/s", rate * least / num_rows, "memory's limit", row["ratio"])
@@ -136,27 +133,24 @@ def _facts(name: str, workload: Workload, row: Record, limits: Limits) -> Iterat
 
 def _equality(workload: Workload) -> Iterator[Fact]:
     difference = generate.first_difference(workload)
-    name = f"static and dynamic decode, equal tokens of {NUM_EQUAL}"
-    if difference is None:
-        yield Fact(name, NUM_EQUAL, "tokens")
-        return
-    yield Fact(name, difference.at_token, "tokens")
-    yield Fact("gap of the two logits at the first difference", difference.gap, "steps of the number format")
+    num_equal = difference.at_token if difference else NUM_EQUAL
+    yield Fact(f"static and dynamic decode, equal tokens of {NUM_EQUAL}", num_equal, "tokens")
+    if difference:
+        yield Fact("gap of the two logits at the first difference", difference.gap, "steps of the number format")
 
 
 def _attention(model: VideoLlavaForConditionalGeneration, options: argparse.Namespace) -> Iterator[Fact]:
     text = model.config.get_text_config()
     heads = text.num_attention_heads, text.hidden_size // text.num_attention_heads
-    num_keys = cache_capacity(model.config.video_seq_length + options.new_tokens)
+    num_keys = rounded_up(model.config.video_seq_length + options.new_tokens)
     for batch in options.batches:
         for way, seconds in card.attention_seconds(batch, heads, num_keys, model.device).items():
             yield Fact(f"attention of one layer, {batch} at once, {num_keys} keys, {way}", seconds * 1e6, "us")
 
 
 def _nf4_layers(model: VideoLlavaForConditionalGeneration) -> Iterator[Fact]:
-    """Measure one of the largest layers at a step of one answer, of eight, and at the prefill of a clip."""
     layer = model.model.language_model.layers[0].mlp.up_proj
     assert isinstance(layer, nn.Linear)
-    for num_tokens in (1, 8, model.config.video_seq_length):
+    for num_tokens in (1, 8, model.config.video_seq_length):  # a step of one answer, of eight, and a clip's prefill
         for way, seconds in nf4.layer_seconds(layer, num_tokens).items():
             yield Fact(f"one MLP layer, {num_tokens} tokens, {way}", seconds * 1e6, "us")

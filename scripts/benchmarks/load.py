@@ -1,8 +1,7 @@
-"""The table `load`: weights from files to a device, each time in a process of its own, against reading the files.
+"""The table `load`: weights from files in the page cache to a device, a process each, against reading the files.
 
-Memory is the peak of resident memory (VmHWM of Linux: own memory and mapped pages of files, those of the weights too)
-above what was resident after the imports; the weights are read once more before the peak is taken, so that mapped
-ones count. Seconds begin after the imports. Files come from the page cache: they were just read.
+Seconds begin after the imports; memory is the peak of resident memory (VmHWM of Linux) above that after the imports.
+All weights are read before the peak is taken, so that mapped ones count.
 """
 
 import argparse
@@ -47,12 +46,10 @@ def print_table(options: argparse.Namespace) -> None:
         make_checkpoint(folder, geometry=options.geometry)
     files = sorted(folder.glob("*.safetensors"))
     sizes = [path.stat().st_size for path in files]
-    weights = (
-        f"{options.geometry}: {sum(sizes) / 1e9:.2f} GB of random weights in {len(files)} files, "
-        f"the largest {max(sizes) / 1e9:.2f} GB"
-    )
+    weights = f"{options.geometry}: {sum(sizes) / 1e9:.2f} GB of random weights in {len(files)} files"
+    largest = f"the largest {max(sizes) / 1e9:.2f} GB"
     rows = measure_load(folder, files, options)
-    title = table.machine_line(options, weights, f"to {options.device}")
+    title = table.machine_line(options, f"{weights}, {largest}", f"to {options.device}")
     printed = table.Table(options, _columns(max(sizes)), title)
     for row in rows.values():
         printed.add(row)
@@ -60,16 +57,13 @@ def print_table(options: argparse.Namespace) -> None:
     times = median(quantizing["seconds"]) / median(kept["seconds"])
     same = sum(a == b for a, b in zip(quantizing["tokens"], kept["tokens"], strict=True))
     num_tokens = len(kept["tokens"])
-    printed.say(
-        f"\nquantizing takes {times:.1f} times as long as loading what was kept; "
-        f"{same} of {num_tokens} tokens are the same"
-    )
+    sums = f"quantizing takes {times:.1f} times as long as loading what was kept"
+    printed.say(f"\n{sums}; {same} of {num_tokens} tokens are the same")
     if options.json:
         print(json.dumps({"quantizing_over_kept": times, "same_tokens": same, "tokens": num_tokens}))
 
 
 def _columns(largest: int) -> list[table.Column]:
-    """Return the columns; those about memory are empty where files are only read."""
     of_weights: dict[str, Callable[[Record], float]] = {
         "weights, GB": lambda row: row["weight_bytes"] / 1e9,
         "peak of memory, GB": lambda row: row["cpu_peak_bytes"] / 1e9,

@@ -1,8 +1,9 @@
-"""One method, in a process of its own: read a clip once, measure how long it took and how much memory.
+"""Read a clip by one method in a process of its own; print seconds and peak memory as JSON, save the frames as .npy.
 
-`python -m benchmarks.methods METHOD CLIP NUM_THREADS WARM_UP FRAMES` prints one JSON object and saves the frames as
-.npy. Seconds run from the path to eight frames at the model's side, uint8 RGB (8, 224, 224, 3); before that the method
-reads a small clip, so that no import counts. All but the documented reader shrink their frames in the same way, ours.
+python -m benchmarks.methods METHOD CLIP NUM_THREADS WARM_UP FRAMES
+
+The method reads WARM_UP first, so that no import counts. Frames are uint8 RGB (8, 224, 224, 3); all methods but
+`documented` shrink them as ours does.
 """
 
 import json
@@ -10,11 +11,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from internals import frame_to_model, read
+from internals import frame_to_model, read, status_bytes
 from numpy.typing import NDArray
 
 from videollava_cli.sampling import uniform_indices
@@ -28,7 +28,7 @@ def read_ours(path: str, num_threads: int) -> Frames:
 
 
 def read_documented(path: str, num_threads: int) -> Frames:
-    """Read as the model's documentation does; its threads are PyAV's default unless there shall be one."""
+    """Read as the model's documentation does; more threads than one are PyAV's default number."""
     import av
     from transformers import VideoLlavaImageProcessor
 
@@ -104,15 +104,9 @@ def _shrunk(frames: Any) -> Frames:
     return np.stack([frame_to_model(frame) for frame in frames])
 
 
-def _peak_mb() -> float:
-    """Return the most memory that this process held, in MB (2^20 bytes).
-
-    Linux hands `ru_maxrss` down from the process that started this one, so its own count is preferred.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
+def _peak_mb() -> float:  # of 2^20 bytes
+    if sys.platform == "linux":  # which hands `ru_maxrss` down from the parent process
+        return status_bytes("VmHWM") / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 

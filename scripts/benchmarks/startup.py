@@ -53,7 +53,6 @@ def print_table(options: argparse.Namespace) -> None:
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, list[str], str, list[str]]]:
-    """Yield our command with its name, and with its name the one that it is held against."""
     python, vllava = sys.executable, str(Path(sys.executable).with_name("vllava"))
     text, app = folder / "text.mp4", folder / "empty_app.py"
     text.write_text("no video\n" * 100)

@@ -1,11 +1,8 @@
 """The tables `chat` and `questions`: an engine of random weights asked about a clip, against the documented way.
 
-The documented way is the processor on prompt and frames, then `model.generate`, for every question anew. Both sides
-start from the eight frames and the text.
-
-`chat` measures seconds to the first token of turns 1, 2 and 10. The answers in the text of earlier turns are the same
-fixed sentence, so nothing of what was generated can be reused: each turn runs the last answer and the new question.
-`questions` asks N questions, 16 tokens each, ours together and with an empty cache against N documented calls.
+The documented way runs the processor on prompt and frames, then `model.generate`, for every question anew. `chat`
+measures seconds to the first token of turns 1, 2 and 10; earlier answers in the text are one sentence, so no generated
+token can be reused. `questions` asks N questions, 16 tokens each, ours together and with an empty cache.
 """
 
 import argparse
@@ -19,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from internals import Conversation, Turn, make_clip, prompt_text
+from internals import Conversation, Turn, make_clip
 from make_checkpoint import GEOMETRIES, make_checkpoint
 from transformers import VideoLlavaImageProcessor
 
@@ -43,7 +40,7 @@ QUESTIONS = tuple(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Talk:
-    """An engine whose answers never end by themselves, the clip it is asked about, and how long its answers are."""
+    """An engine whose answers never end by themselves, and the clip it is asked about."""
 
     engine: Engine
     processor: VideoLlavaImageProcessor
@@ -58,7 +55,7 @@ class Talk:
         """Return how long the documented way takes to answer."""
         began = time.perf_counter()
         model = self.engine.model
-        inputs = documented.text_inputs(model, self.engine.tokenizer, [prompt_text(self.engine, conversation)])
+        inputs = documented.text_inputs(model, self.engine.tokenizer, [self.engine.encoder.text(conversation)])
         with quiet_libraries():
             inputs |= documented.pixel_inputs(model, self.processor, clips=[self.clip.pixels])
             model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
@@ -113,7 +110,7 @@ def print_table(options: argparse.Namespace) -> None:
 
 
 def _measure_chat(talk: Talk, runs: int) -> dict[int, Record]:
-    """Hold a conversation of ten turns so many times, after one that does not count; return the turns shown."""
+    """Hold a conversation of ten turns `runs` times, after one that does not count; return the turns shown."""
     rows: dict[int, Record] = {turn: {"ours": [], "documented": []} for turn in SHOWN_TURNS}
     for run in range(runs + 1):
         talk.engine.clear_cache()
@@ -127,7 +124,6 @@ def _measure_chat(talk: Talk, runs: int) -> dict[int, Record]:
 
 
 def _first_token_seconds(talk: Talk, turn: int) -> float:
-    """Answer a turn; return how long its first token took, from the text on."""
     conversation = _conversation(talk, turn)
     began = time.perf_counter()
     *_, last = talk.engine.stream(conversation, [talk.clip], talk.settings)
@@ -140,15 +136,13 @@ def _conversation(talk: Talk, turn: int) -> Conversation:
 
 
 def _measure_questions(talk: Talk, runs: int) -> dict[int, Record]:
-    """Ask 1, 4 and 16 questions so many times, after one time that does not count."""
     rows: dict[int, Record] = {count: {"ours": [], "documented": []} for count in COUNTS}
     for run in range(runs + 1):
         for count, row in rows.items():
             conversations = [talk.conversation([Turn(question)]) for question in QUESTIONS[:count]]
             talk.engine.clear_cache()
             began = time.perf_counter()
-            for _ in talk.engine.answer([Request(each, (talk.clip,), talk.settings) for each in conversations]):
-                pass
+            list(talk.engine.answer([Request(each, (talk.clip,), talk.settings) for each in conversations]))
             ours = time.perf_counter() - began
             if not run and count > 1:
                 continue  # the documented way is warm after one call

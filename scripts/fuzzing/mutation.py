@@ -1,8 +1,9 @@
-"""Damage to the bytes of a file, the same for the same seed and number; knows of formats where their sizes stand."""
+"""Damage to the bytes of a file, the same for the same seed and number."""
 
 import random
 import zlib
 from collections.abc import Callable
+from typing import Literal
 
 NUM_MUTATIONS = (1, 1, 1, 2, 2, 4, 8)  # of one input: more damage is refused sooner, so most have little
 MAX_BLOCK = 256  # bytes that are removed, doubled or swapped at once
@@ -13,11 +14,7 @@ Mutator = Callable[[bytearray, random.Random], None]
 
 
 def mutated(seeds: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes]:
-    """Return the name of the file that was damaged, and the damaged bytes.
-
-    Every name comes up equally often. Half of the damaged PNG files have right checksums again, so that what is
-    behind them is tested too.
-    """
+    """Return the name of the file that was damaged, and the damaged bytes."""
     rng = random.Random(f"{seed}/{number}")  # noqa: S311 (a test's, nobody's secret)
     name = list(seeds)[number % len(seeds)]
     content = bytearray(seeds[name])
@@ -25,7 +22,7 @@ def mutated(seeds: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes
         if len(content) >= 8:
             rng.choice(MUTATORS)(content, rng)
     if content.startswith(PNG_SIGNATURE) and rng.random() < 0.5:
-        _correct_checksums(content)
+        _correct_checksums(content)  # so that the code behind the check is tested too
     return name, bytes(content)
 
 
@@ -82,11 +79,12 @@ def change_length(content: bytearray, rng: random.Random) -> None:
     if not names:
         return
     place = rng.choice(names)
-    start, order = rng.choice(((place - 4, "big"), (place - 4, "big"), (place + 4, "little")))
-    length = int.from_bytes(content[start : start + 4], "big" if order == "big" else "little")
+    choices: tuple[tuple[int, Literal["big", "little"]], ...]
+    choices = ((place - 4, "big"), (place - 4, "big"), (place + 4, "little"))
+    start, order = rng.choice(choices)
+    length = int.from_bytes(content[start : start + 4], order)
     changes = (length + rng.randint(-16, 16), length * 2, length // 2, *EXTREMES)
-    value = rng.choice(changes) % (1 << 32)
-    content[start : start + 4] = value.to_bytes(4, "big" if order == "big" else "little")
+    content[start : start + 4] = (rng.choice(changes) % (1 << 32)).to_bytes(4, order)
 
 
 # A field of a format is set more often.
@@ -97,7 +95,7 @@ MUTATORS: tuple[Mutator, ...] = (
 
 
 def _place(content: bytearray, rng: random.Random) -> int:
-    """Return an offset: every other time one near the beginning, where headers are."""
+    # Every other time near the beginning, where headers are.
     return rng.randrange(min(len(content), 512)) if rng.random() < 0.5 else rng.randrange(len(content))
 
 
@@ -108,7 +106,6 @@ def _block(content: bytearray, rng: random.Random) -> tuple[int, int]:
 
 
 def _correct_checksums(content: bytearray) -> None:
-    """Write the right checksum behind every chunk of a PNG file, as far as the lengths lead."""
     start = len(PNG_SIGNATURE)
     while start + 12 <= len(content):
         end = start + 8 + int.from_bytes(content[start : start + 4], "big")

@@ -1,4 +1,4 @@
-"""Small whole files of each container and picture format, the same bytes at every run; knows nothing of damage."""
+"""Small whole files of each container and picture format, the same bytes at every run."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -36,6 +36,7 @@ class Video:
 X264 = Video("libx264", {"x264-params": "keyint=8:bframes=2:threads=1:qp=24:subme=1:trellis=0"})
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 MPEG2 = Video("mpeg2video", {"g": "6", "bf": "2"})
+FAST_VPX = {"deadline": "realtime", "cpu-used": "8", "g": "8"}
 VIDEOS = {
     "mp4": Video("libx264", X264.options, has_sound=True),
     "fragmented.mp4": Video("libx264", X264.options, FRAGMENTS),
@@ -43,18 +44,18 @@ VIDEOS = {
     "mpeg4.mp4": Video("mpeg4", {"g": "6", "bf": "2"}),
     "mov": Video("mjpeg"),
     "mkv": X264,
-    "webm": Video("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
-    "vp8.webm": Video("libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
+    "webm": Video("libvpx-vp9", FAST_VPX),
+    "vp8.webm": Video("libvpx", FAST_VPX),
     "ts": Video("libx264", X264.options, has_sound=True),
     "flv": X264,
     "avi": X264,
     "mjpeg.avi": Video("mjpeg"),
     "mpg": MPEG2,
-    "ogg": Video("libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
+    "ogg": Video("libvpx", FAST_VPX),
     "asf": Video("mpeg4", {"g": "6"}),
     "nut": X264,
     "mxf": MPEG2,
-    "ivf": Video("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
+    "ivf": Video("libvpx-vp9", FAST_VPX),
 }
 FORMATS = {"mpg": "vob", "ts": "mpegts"}  # where FFmpeg's name is not the suffix
 
@@ -91,8 +92,7 @@ def _write_video(path: Path, video: Video) -> None:
             container.mux(sound.encode(None))
 
 
-def _pictures(number: int) -> Iterator[Picture]:
-    """Yield pictures of a block that moves over a gradient, uint8 RGB (H, W, 3)."""
+def _pictures(number: int) -> Iterator[Picture]:  # a block moves over a gradient: uint8 RGB (H, W, 3)
     for index in range(number):
         picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         picture[..., 0] = np.arange(WIDTH) * 3
@@ -116,7 +116,6 @@ def _animation(form: str) -> bytes:
 
 
 def _without_times(content: bytes) -> bytes:
-    """Set the times of creation and modification to zero, in the three headers where an AVIF animation has them."""
     cleared = bytearray(content)
     for kind in (b"mvhd", b"tkhd", b"mdhd"):
         start = content.index(kind) + 8  # behind its name, version 1 and flags: two times of 64 bits

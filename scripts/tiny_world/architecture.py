@@ -67,11 +67,7 @@ def make_image_processor() -> VideoLlavaImageProcessor:
 
 
 def train_tokenizer(
-    corpus: Iterable[str],
-    *,
-    vocab_size: int = 1024,
-    context_length: int = CONTEXT_LENGTH,
-    is_filled: bool = False,
+    corpus: Iterable[str], *, vocab_size: int = 1024, context_length: int = CONTEXT_LENGTH, is_filled: bool = False
 ) -> PreTrainedTokenizerFast:
     """Train a byte-fallback BPE tokenizer laid out like Llama's: specials, bytes, pieces, placeholders.
 

@@ -1,13 +1,13 @@
 """Training batches of the bundled model: each one a pure function of a seed and a step number.
 
-A sequence holds one prefix (`USER: <video>`) and several branches, each a short conversation about the same
-media. A branch sees the prefix and itself only, at the positions it would have alone, so one pass over the
-media answers many independent questions.
+A sequence holds one prefix (`USER: <video>`) and several branches, short conversations about the same media. A branch
+sees the prefix and itself only, at the positions it would have alone.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +96,6 @@ def _rendered(scene: Scene, times: NDArray[np.float64], rng: np.random.Generator
 
 
 def _degraded(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Add the noise of cameras and codecs."""
     if rng.random() < 0.25:
         quality = int(rng.integers(55, 96))
         frames = np.stack([_through_jpeg(frame, quality) for frame in frames])
@@ -119,14 +118,13 @@ def ask_about(
     pairs = []
     for _ in range(num_questions):
         medium = media[rng.integers(len(media))]
-        word = (
-            None if len(media) == 1 else str(rng.choice(["video", "clip"] if medium.is_video else ["image", "picture"]))
-        )
+        if len(media) > 1:
+            word = str(rng.choice(["video", "clip"] if medium.is_video else ["image", "picture"]))
         scene = medium.scene or draw_scene(rng, is_video=medium.is_video)
         if rng.random() < 0.04:
             question, answer = str(rng.choice(OFF_TOPIC)), REFUSAL
         elif len(media) > 1:
-            question, answer = _about_named(scene, str(word), rng)
+            question, answer = _about_named(scene, word, rng)
         else:
             _, question, answer = draw_questions(scene, rng, 1, topic_weights=diet.topic_weights)[0]
         pairs.append((_loosened(question, rng), answer if medium.scene else REFUSAL))
@@ -134,11 +132,8 @@ def ask_about(
 
 
 def _about_named(scene: Scene, word: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Ask something that names the medium it is about."""
-    if scene.is_video:
-        phrasings = [f"What happens in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
-    else:
-        phrasings = [f"What is in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
+    what = "What happens" if scene.is_video else "What is"
+    phrasings = [f"{what} in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
     if rng.random() < 0.6:
         return str(rng.choice(phrasings)), describe(scene)
     named = [(q, a) for _, q, a in draw_questions(scene, rng, 8, media_word=word) if word in q]
@@ -156,18 +151,11 @@ def _loosened(question: str, rng: np.random.Generator) -> str:
 def make_batch(
     seed: tuple[int, int], tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image], diet: Diet
 ) -> dict[str, torch.Tensor]:
-    """Make a batch of questions and answers: all about clips, or images, or pairs of an image and a clip.
+    """Make a batch of questions and answers of a seed and step: all about clips, or images, or pairs of both.
 
-    Args:
-        seed: The run's seed and the step.
-        tokenizer: The model's.
-        photos: Training photographs.
-        diet: What the stage's batches are made of.
-
-    Returns:
-        `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where
-        a row may look; `pixel_values_videos`: uint8, (B, 8, 3, 56, 56) and `pixel_values`: uint8,
-        (B, 3, 56, 56), where the batch has such media; `deeds`: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
+    `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where a row may
+    look; where there are such media `pixel_values_videos`: uint8, (B, 8, 3, 56, 56), `pixel_values`: uint8,
+    (B, 3, 56, 56), and `deeds`: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
     """
     rng = np.random.default_rng((seed[0], 1 + diet.number, seed[1]))
     kind = int(rng.choice(3, p=diet.kinds))
@@ -176,10 +164,8 @@ def make_batch(
     for _ in range(num_rows):
         kinds = ([True], [False], [False, True])[kind]
         kinds = kinds[:: int(rng.choice([1, -1]))]
-        negative_share = 0.05 if len(kinds) > 1 else 0.15
-        media = [
-            draw_medium(rng, photos, is_video=v, negative_share=negative_share, shares=diet.scene_shares) for v in kinds
-        ]
+        options: dict[str, Any] = {"negative_share": 0.05 if len(kinds) > 1 else 0.15, "shares": diet.scene_shares}
+        media = [draw_medium(rng, photos, is_video=v, **options) for v in kinds]
         branches = [ask_about(media, rng, 2 if b == 0 else 1, diet) for b in range(num_branches)]
         rows.append(_pack(kinds, branches, tokenizer, rng))
         clips += [m.frames for m in media if m.is_video]
@@ -246,11 +232,9 @@ def make_attribute_batch(
 ) -> dict[str, torch.Tensor]:
     """Make single frames with what is to be seen in them, patch by patch, for the tower's first stage.
 
-    Returns:
-        `pixel_values`: uint8, (B, 3, 56, 56); `shape`, `color`: int64, (B, 16), of the nearest actor that touches
-        the patch, else the number of shapes or colours; `geometry`: float32, (B, 16, 3), that actor's radius and
-        its centre as seen from the patch's, in patches; `background`: int64, (B, 17), the same for the class
-        token and all patches; `count`: int64, (B,).
+    `pixel_values`: uint8, (B, 3, 56, 56); `shape`, `color`: int64, (B, 16), of the nearest actor that touches the
+    patch, else their number; `geometry`: float32, (B, 16, 3), that actor's radius and centre as seen from the patch's,
+    in patches; `background`: int64, (B, 17), the same for the class token and all patches; `count`: int64, (B,).
     """
     rng = np.random.default_rng((seed, 1, step))
     labels = {
@@ -278,7 +262,6 @@ def make_attribute_batch(
 
 
 def _label_patches(scene: Scene, moment: float, labels: dict[str, NDArray[np.generic]]) -> None:
-    """Write the actors into the labels of the patches that they touch."""
     nearest = owners(scene, moment)
     for number, actor in enumerate(scene.actors):
         mine = nearest == number

@@ -1,4 +1,4 @@
-"""Pictures of the world as real files: H.264 and VP9 clips, GIFs, stills."""
+"""Pictures of the world as real files."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -13,15 +13,7 @@ from PIL import Image
 def write_clip(
     path: Path, frames: NDArray[np.uint8], *, rate: int = 24, codec: str = "libx264", quality: int = 23
 ) -> None:
-    """Encode frames with PyAV; the container follows from the name.
-
-    Args:
-        path: Where to write, such as `clip.mp4`.
-        frames: uint8 RGB, (T, H, W, 3); height and width even.
-        rate: Frames a second.
-        codec: An encoder of FFmpeg's.
-        quality: The constant rate factor; lower is better.
-    """
+    """Encode frames, uint8 RGB, (T, H, W, 3) of even sides; `quality` is the constant rate factor, lower is better."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(rate), options={"crf": str(quality), "b": "0"})
         assert isinstance(stream, VideoStream)

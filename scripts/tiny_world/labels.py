@@ -1,4 +1,4 @@
-"""What is to be seen in each patch of a picture, as labels for training; knows scenes, nothing of pixels or words."""
+"""What is to be seen in each patch of a picture, as labels for training."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +52,9 @@ def offsets(actor: Actor, moment: float) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def deeds(scene: Scene | None, times: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Say what was done, by the end of a clip, by the actor in each patch, even if it is gone by then.
+    """Return the motion, shape, first and last color of the actor in each patch, even if it is gone by then.
 
-    Returns:
-        int64, (2, 16, 4): for the last two frames' patches the motion, shape, first and last color; -100 where
-        there is no actor.
+    int64, (2, 16, 4), for the last two frames of a clip; -100 where there is no actor.
     """
     labels = np.full((NUM_DEED_FRAMES, GRID * GRID, len(DEED_SIZES)), IGNORED)
     if scene is None:

@@ -14,9 +14,6 @@ class MuonAndAdamW:
 
     Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/) steps along the orthogonalized momentum
     of a matrix; its steps are scaled to the size of AdamW's, so that both take the same rate.
-
-    Args:
-        groups: Named parameters, group by group.
     """
 
     def __init__(self, groups: Iterable[list[tuple[str, nn.Parameter]]]) -> None:

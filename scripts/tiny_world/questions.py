@@ -61,11 +61,7 @@ def draw_questions(
     media_word: str | None = None,
     topic_weights: Mapping[str, float] = TOPIC_WEIGHTS,
 ) -> list[tuple[str, str, str]]:
-    """Draw questions about a scene, by topic and then by phrasing.
-
-    Returns:
-        Triples of topic, question and answer.
-    """
+    """Draw questions about a scene, by topic and then by phrasing: triples of topic, question and answer."""
     word = media_word or str(rng.choice(["video", "clip"] if scene.is_video else ["image", "picture"]))
     by_topic: dict[str, list[Question]] = {}
     for question in _questions(scene, word, rng):
@@ -101,29 +97,16 @@ def _questions(scene: Scene, word: str, rng: np.random.Generator) -> Iterator[Qu
 
 
 def _general(scene: Scene, word: str) -> Iterator[Question]:
-    phrasings: tuple[str, ...] = (
-        f"Describe the {word}.",
-        f"Describe this {word}.",
-        f"What does the {word} show?",
-    )
+    phrasings: tuple[str, ...] = (f"Describe the {word}.", f"Describe this {word}.", f"What does the {word} show?")
     if scene.is_video:
         phrasings += (f"What happens in this {word}?", f"What happens in the {word}?", "What happens?")
         phrasings += ("What is happening?", "What is going on?")
     else:
-        phrasings += (
-            f"What is in the {word}?",
-            f"What is in this {word}?",
-            "What do you see?",
-            "What is this?",
-        )
+        phrasings += (f"What is in the {word}?", f"What is in this {word}?", "What do you see?", "What is this?")
     yield Question("describe", phrasings, describe(scene))
     count = len(scene.actors)
     verb, noun = ("is", "object") if count == 1 else ("are", "objects")
-    phrasings = (
-        "How many objects are there?",
-        "How many shapes are there?",
-        f"How many shapes are in the {word}?",
-    )
+    phrasings = ("How many objects are there?", "How many shapes are there?", f"How many shapes are in the {word}?")
     phrasings += (f"How many objects do you see in the {word}?", "Count the shapes.")
     yield Question("count", phrasings, f"There {verb} {NUMBERS[count]} {noun}.")
     phrasings = ("What is the background?", "What does the background look like?", "Describe the background.")
@@ -145,11 +128,7 @@ def _existence(scene: Scene, word: str, rng: np.random.Generator) -> Iterator[Qu
     yield ask(_article(f"{other_color} {subject.shape}"), "No.")
     yield ask(_article(f"{subject.color} {other_shape}"), "No.")
     yield ask(_article(other_shape), "No.")
-    missing = (
-        f"What color is the {other_shape}?",
-        f"Where is the {other_shape}?",
-        f"What does the {other_shape} do?",
-    )
+    missing = (f"What color is the {other_shape}?", f"Where is the {other_shape}?", f"What does the {other_shape} do?")
     yield Question("missing", missing, f"There is no {other_shape}.")
     other_background = _other(BACKGROUNDS, {scene.background}, rng)
     yield Question("yes or no", (f"Is the background {scene.background}?",), "Yes.")

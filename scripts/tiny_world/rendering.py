@@ -1,4 +1,4 @@
-"""Pictures of scenes: signed distances to antialiased uint8 RGB frames; knows nothing of words."""
+"""Pictures of scenes: signed distances to antialiased uint8 RGB frames."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +28,9 @@ Field = NDArray[np.floating]
 def render_clip(
     scene: Scene, times: NDArray[np.float64], size: tuple[int, int], *, color_jitter: float = 0.0
 ) -> NDArray[np.uint8]:
-    """Render a scene at the given times.
+    """Render a scene at times, fractions of the clip, (T,): uint8 RGB, (T, H, W, 3) of a height and width.
 
-    Args:
-        scene: What to draw; it lies in the centre square, the background goes on beyond it.
-        times: Fractions of the clip, shape (T,).
-        size: Height and width in pixels.
-        color_jitter: Standard deviation of a colour shift for the whole scene, in uint8 levels.
-
-    Returns:
-        uint8 RGB, (T, H, W, 3).
+    The scene lies in the centre square. `color_jitter` is the standard deviation of a colour shift in uint8 levels.
     """
     height, width = size
     side = min(height, width)
@@ -58,7 +51,6 @@ def render_clip(
 def _paint(
     frame: Field, actor: Actor, moment: float, grid: tuple[Field, Field, int], jitter: NDArray[np.float64]
 ) -> None:
-    """Paint an actor onto one float32 frame, touching only the pixels around it."""
     if actor.motion is Motion.APPEAR and moment < actor.switch_time:
         return
     if actor.motion is Motion.DISAPPEAR and moment >= actor.switch_time:

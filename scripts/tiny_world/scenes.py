@@ -1,7 +1,6 @@
-"""Scenes of the drawn world: what is there and what it does; knows nothing of pixels or of words.
+"""Scenes of the drawn world: what is there and what it does.
 
-Positions and radii are fractions of the centre square's side, x to the right and y downwards.
-Times are fractions of the clip, 0 at its first frame and 1 at its end.
+Positions and radii are fractions of the centre square's side, x to the right and y downwards; times of the clip.
 """
 
 from dataclasses import dataclass, replace
@@ -93,13 +92,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, *, is_video: bool, shares: Shares = (0.5, 0.2, 0.3)) -> Scene:
-    """Draw a scene at random.
-
-    Args:
-        rng: Where chance comes from.
-        is_video: Whether anything may move.
-        shares: How likely are one shape, a group of equal ones, and different ones.
-    """
+    """Draw a scene at random; `shares`: how likely are one shape, a group of equal ones, and different ones."""
     makers = (_moving_actor, _moving_group, _moving_pair) if is_video else (_still_actor, _still_group, _still_mixture)
     chosen = int(rng.choice(len(makers), p=shares))
     begin = float(rng.uniform(0.0, 0.15))
@@ -213,7 +206,6 @@ def _still_mixture(rng: np.random.Generator) -> tuple[Actor, ...]:
 
 
 def _in_slots(actor: Actor, num_actors: int, rng: np.random.Generator) -> tuple[Actor, ...]:
-    """Copy an actor into the quarters of the picture, in reading order."""
     quarters = [(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)]
     chosen = sorted(int(i) for i in rng.choice(4, num_actors, replace=False))
     centers = [

@@ -82,13 +82,9 @@ class DeedHeads(nn.Module):
 def deed_loss(
     heads: DeedHeads, states: torch.Tensor, is_video: torch.Tensor, deeds: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """Return the loss of the read-outs from the last frames' patches, and the share of motions that are right.
+    """Return the loss of the read-outs from the last frames' patches, and the share of right motions.
 
-    Args:
-        heads: The read-outs.
-        states: Hidden states, (B, T, width).
-        is_video: Where the clip's tokens are, bool, (B, T).
-        deeds: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
+    `states`: (B, T, width); `is_video`: the clip's tokens, bool, (B, T); `deeds`: `labels.deeds`, (B, 2, 16, 4).
     """
     of_frames = states[is_video].view(len(states), NUM_FRAMES, -1, states.shape[-1])
     patches = of_frames[:, -NUM_DEED_FRAMES:, 1:]  # behind the class token
