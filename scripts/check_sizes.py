@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Check the style's size limits in the package: lines of modules and functions, parameters of functions.
 
-A function's lines are those of its body after the docstring. A Typer command, the function named like its module in
-`commands/`, may take any number of parameters: they are its options.
+A Typer command, the function named like its module in `commands/`, may take any number of parameters.
 """
 
 import ast

@@ -10,15 +10,17 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import av
 import numpy as np
+from av.video.stream import VideoStream
 from collect_photos import DEFAULT_FOLDER, collect
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_world.batches import Medium, ask_about
-from tiny_world.files import write_clip, write_still
 from tiny_world.negatives import draw_artificial, load_photos, photo_clip
 from tiny_world.questions import REFUSAL, draw_questions
 from tiny_world.rendering import render_clip
@@ -56,12 +58,12 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table."""
+    """One line of the table, with the least share that must be right."""
 
     name: str
     num_right: int
     num_asked: int
-    bound: float | None
+    bound: float | None = None
 
     @property
     def is_met(self) -> bool:
@@ -114,7 +116,7 @@ def measure(
     seen = results["clips (H.264 mp4)"][0] + results["images (PNG, JPEG)"][0]
     for topic in sorted({mark.topic for mark in seen}):
         of_topic = [mark.is_right for mark in seen if mark.topic == topic]
-        yield Row(f"clips and images: {topic}", sum(of_topic), len(of_topic), None)
+        yield Row(f"clips and images: {topic}", sum(of_topic), len(of_topic))
 
 
 def table(rows: list[Row]) -> str:
@@ -136,21 +138,19 @@ class Examiner:
 
     def ask(self, items: list[Item]) -> list[Mark]:
         """Ask all items; answers count when they are equal to the true one."""
+        assert self.engine.read is not None
         marks = []
         for item in items:
-            shown = [self._read(path) for path in item.paths]
+            for path in item.paths:
+                if path not in self.media:
+                    self.media[path] = self.engine.read(str(path), Window())
+            shown = [self.media[path] for path in item.paths]
             conversation = Conversation.about([m.kind for m in shown], item.turns)
             given = "".join(chunk.text for chunk in self.engine.stream(conversation, shown))
             if self.show_wrong and given != item.answer:
                 print(f"{item.turns[-1].question} | {given} | instead of {item.answer}", file=sys.stderr)
             marks.append(Mark(item.topic, given == item.answer))
         return marks
-
-    def _read(self, path: Path) -> nouns.Medium:
-        assert self.engine.read is not None
-        if path not in self.media:
-            self.media[path] = self.engine.read(str(path), Window())
-        return self.media[path]
 
 
 def _scene_items(rng: np.random.Generator, scratch: Path, number: int, *, is_video: bool) -> Iterator[Item]:
@@ -191,9 +191,8 @@ def _negative_items(rng: np.random.Generator, photos: list[Image.Image], scratch
 def _scene_file(rng: np.random.Generator, scratch: Path, *, is_video: bool) -> tuple[Medium, Path]:
     scene = draw_scene(rng, is_video=is_video)
     num_frames = int(rng.integers(16, 90)) if is_video else 1
-    size = SIZES[rng.integers(len(SIZES))]
     times = np.arange(num_frames) / num_frames
-    frames = render_clip(scene, times, size, color_jitter=5.0)
+    frames = render_clip(scene, times, SIZES[rng.integers(len(SIZES))], color_jitter=5.0)
     return Medium(frames, scene, is_video, times), _file(frames, rng, scratch, is_video=is_video)
 
 
@@ -201,10 +200,20 @@ def _file(frames: NDArray[np.uint8], rng: np.random.Generator, scratch: Path, *,
     suffix = ".mp4" if is_video else str(rng.choice([".png", ".jpg"]))
     path = scratch / f"{len(list(scratch.iterdir())):05d}{suffix}"
     if is_video:
-        write_clip(path, frames, rate=int(rng.choice([12, 24, 30])), quality=int(rng.integers(18, 30)))
+        _write_clip(path, frames, int(rng.choice([12, 24, 30])), crf=int(rng.integers(18, 30)))
     else:
-        write_still(path, frames[0], quality=int(rng.integers(75, 96)))
+        Image.fromarray(frames[0]).save(path, quality=int(rng.integers(75, 96)))
     return path
+
+
+def _write_clip(path: Path, frames: NDArray[np.uint8], rate: int, *, crf: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": str(crf), "b": "0"})
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 if __name__ == "__main__":

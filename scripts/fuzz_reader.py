@@ -38,14 +38,6 @@ PROGRESS_EVERY = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one input may cost: MB of address space above those of a started child, and seconds."""
-
-    max_mb: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """An input, by its number and the name of the damaged file, and its outcome; `kept` if it failed."""
 
@@ -56,10 +48,13 @@ class Result:
 
 
 class Child:
-    """A process that reads one file after the other, replaced when it dies, hangs or grows old."""
+    """A process that reads one file after the other, replaced when it dies, hangs or grows old.
 
-    def __init__(self, limits: Limits, whole: bytes) -> None:
-        self._limits, self._whole = limits, whole
+    An input may take `max_mb` of address space beyond what the started process has, and `seconds`.
+    """
+
+    def __init__(self, whole: bytes, *, max_mb: int, seconds: float) -> None:
+        self._whole, self._max_mb, self._seconds = whole, max_mb, seconds
         self._folder = TemporaryDirectory(prefix="fuzz-")
         self._errors = Path(self._folder.name, "stderr")
         self._process: subprocess.Popen[str] | None = None
@@ -82,11 +77,11 @@ class Child:
         if self._process is None or self._num_inputs >= NUM_INPUTS_A_CHILD:
             self._start()
         self._num_inputs += 1
-        return self._reply(name, content, self._limits.seconds)
+        return self._reply(name, content, self._seconds)
 
     def _start(self) -> None:
         self._end()
-        command = [sys.executable, "-m", "fuzzing.child", str(self._limits.max_mb), str(self._limits.seconds)]
+        command = [sys.executable, "-m", "fuzzing.child", str(self._max_mb), str(self._seconds)]
         environment = child_environment() | {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         with self._errors.open("w") as errors:
@@ -139,9 +134,9 @@ def main() -> int:
     parser.add_argument("--max-mb", type=int, default=1024, help="of address space that an input may take")
     parser.add_argument("--seconds", type=float, default=20, help="that an input may take")
     options = parser.parse_args()
-    limits = Limits(options.max_mb, options.seconds)
+    numbers, limits = options.only or range(options.num_inputs), (options.max_mb, options.seconds)
     results = []
-    for result in fuzz(options.only or range(options.num_inputs), options.seed, options.workers, limits):
+    for result in fuzz(numbers, options.seed, num_workers=options.workers, limits=limits):
         results.append(result)
         outcome = result.outcome
         if outcome.is_failure or options.only:
@@ -152,7 +147,7 @@ def main() -> int:
     return 1 if any(result.outcome.is_failure for result in results) else 0
 
 
-def fuzz(numbers: Iterable[int], seed: int, num_workers: int, limits: Limits) -> Iterator[Result]:
+def fuzz(numbers: Iterable[int], seed: int, *, num_workers: int, limits: tuple[int, float]) -> Iterator[Result]:
     """Make the inputs of some numbers, read each in a child, and yield the results in order."""
     seeds = make_seeds()
     free: SimpleQueue[Child] = SimpleQueue()
@@ -173,7 +168,7 @@ def fuzz(numbers: Iterable[int], seed: int, num_workers: int, limits: Limits) ->
 
     with ExitStack() as stack:
         for _ in range(num_workers):
-            free.put(stack.enter_context(Child(limits, seeds["mp4"])))
+            free.put(stack.enter_context(Child(seeds["mp4"], max_mb=limits[0], seconds=limits[1])))
         yield from stack.enter_context(ThreadPoolExecutor(num_workers)).map(run, numbers)
 
 

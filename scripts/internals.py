@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, resize_frame, resize_image, to_model
 from videollava_cli.prompt import Conversation, EncodedPrompt, Turn
+from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
     import torch
     from transformers import VideoLlavaForConditionalGeneration
-
-    from videollava_cli.engine import Engine
 
 __all__ = ["BUNDLED_FOLDER", "Conversation", "Turn"]  # beside what is below
 
@@ -37,7 +37,6 @@ PIXELS = PixelSettings(SIDE, SIDE, 1 / 255, CLIP_MEAN, CLIP_STD)
 def read(path: str, decode_threads: int | None = None) -> Medium:
     """Read a file as `vllava ask` does, at the 7B's side."""
     from videollava_cli.reader import Reader
-    from videollava_cli.settings import Settings
 
     with Reader(Settings(), num_threads=decode_threads) as reader:
         return reader.read(reader.find(path), PIXELS)
@@ -53,21 +52,14 @@ def frame_to_model(rgb: Pixels, pixels: PixelSettings = PIXELS) -> Pixels:
     return to_model(rgb, pixels, resize_frame)
 
 
-def make_image(picture: Pixels) -> Medium:
-    """Return an image of a picture, uint8 RGB, (S, S, 3)."""
-    return Medium("image", MediaKind.IMAGE, picture[None])
-
-
 def make_clip(frames: Pixels) -> Medium:
     """Return a clip of frames, uint8 RGB, (8, S, S, 3)."""
     stamps = tuple(FrameStamp(index, index / len(frames)) for index in range(len(frames)))
     return Medium("clip", MediaKind.VIDEO, frames, stamps)
 
 
-def answer_ids(engine: "Engine", asked: Sequence[Asked], max_new_tokens: int, **sampling: Any) -> list[list[int]]:
+def answer_ids(engine: Engine, asked: Sequence[Asked], max_new_tokens: int, **sampling: Any) -> list[list[int]]:
     """Answer as one batch with nothing cached; return the ids, with those that end answers."""
-    from videollava_cli.engine import Request
-
     settings = replace(engine.settings, max_new_tokens=max_new_tokens, **sampling)
     ids: dict[Request, list[int]] = {Request(*each, settings): [] for each in asked}
     engine.clear_cache()
@@ -76,10 +68,8 @@ def answer_ids(engine: "Engine", asked: Sequence[Asked], max_new_tokens: int, **
     return list(ids.values())
 
 
-def answer_texts(engine: "Engine", asked: Sequence[Asked], max_new_tokens: int, **sampling: Any) -> list[str]:
+def answer_texts(engine: Engine, asked: Sequence[Asked], max_new_tokens: int, **sampling: Any) -> list[str]:
     """Return the texts of answers as `vllava ask` gives them to several questions."""
-    from videollava_cli.engine import Request
-
     settings = replace(engine.settings, max_new_tokens=max_new_tokens, **sampling)
     texts = {Request(*each, settings): "" for each in asked}
     for request, chunk in engine.answer(list(texts)):
@@ -103,12 +93,10 @@ def generate_ids(
     """
     import torch
 
-    from videollava_cli.engine import Request
     from videollava_cli.engine.caches import CachedPrefix
     from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, ModelRunner
     from videollava_cli.engine.kv_cache import KVCache
     from videollava_cli.engine.sequence import Sequence as EngineSequence
-    from videollava_cli.settings import Settings
 
     runner = ModelRunner(model, static_decode=None if steps is None else steps == "static", capture=capture)
     batch, num_rows = DecodeBatch(runner), len(pixel_values)

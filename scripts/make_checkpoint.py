@@ -14,15 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_world.architecture import NUM_FRAMES, train_tokenizer
-from transformers import (
-    AutoModelForImageTextToText,
-    CLIPVisionConfig,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    VideoLlavaConfig,
-    VideoLlavaImageProcessor,
-)
+from tiny_world.architecture import assemble_config, make_image_processor, train_tokenizer
+from transformers import AutoModelForImageTextToText, CLIPVisionConfig, PreTrainedTokenizerFast, VideoLlavaConfig
 
 from videollava_cli.engine.loading import quiet_libraries
 
@@ -106,8 +99,7 @@ def make_checkpoint(folder: Path, *, geometry: str = "small", seed: int = 0) -> 
     with quiet_libraries():
         model.save_pretrained(folder, max_shard_size=shape.shards)
     tokenizer.save_pretrained(folder)
-    size, crop_size = {"shortest_edge": shape.image_side}, {"height": shape.image_side, "width": shape.image_side}
-    VideoLlavaImageProcessor(size=size, crop_size=crop_size).save_pretrained(folder)
+    make_image_processor(shape.image_side).save_pretrained(folder)
 
 
 def make_tokenizer(geometry: str) -> PreTrainedTokenizerFast:
@@ -120,27 +112,10 @@ def make_tokenizer(geometry: str) -> PreTrainedTokenizerFast:
 def make_config(geometry: str) -> VideoLlavaConfig:
     """Return the configuration of a named geometry."""
     shape, tokenizer = GEOMETRIES[geometry], make_tokenizer(geometry)
-    num_patches = (shape.image_side // PATCH_SIDE) ** 2
-    text = LlamaConfig(
-        vocab_size=shape.num_rows or len(tokenizer),
-        max_position_embeddings=CONTEXT_LENGTH,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **shape.text.as_config(),
-    )
-    return VideoLlavaConfig(  # type: ignore[call-arg]  # its attribute map takes the newer names
-        vision_config=CLIPVisionConfig(image_size=shape.image_side, patch_size=PATCH_SIDE, **shape.tower.as_config()),
-        text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-2,
-        image_seq_length=num_patches,
-        video_seq_length=(num_patches + 1) * NUM_FRAMES,
-        initializer_range=INITIALIZER_RANGE,
-        tie_word_embeddings=False,
-    )
+    vision = CLIPVisionConfig(image_size=shape.image_side, patch_size=PATCH_SIDE, **shape.tower.as_config())
+    text = {"vocab_size": shape.num_rows or len(tokenizer), "max_position_embeddings": CONTEXT_LENGTH}
+    more = {"vision_feature_layer": -2, "initializer_range": INITIALIZER_RANGE}
+    return assemble_config(tokenizer, vision, text | shape.text.as_config(), **more)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ The same libraries give the same bytes. Radii, places and speeds are those of `t
 
 import argparse
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -21,7 +22,6 @@ from tiny_world.scenes import Actor, Motion, Point, Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL, LARGE = 0.11, 0.20  # radii in the middle of SMALL_RADIUS and LARGE_RADIUS
-SPAN = (0.05, 0.95)
 NUM_DRAWS = 3000  # enough to see every question about a scene
 
 H264, TURNED_H264, VP9 = "H.264 in MP4", "H.264 in MP4, turned by its metadata", "VP9 in WebM"
@@ -132,12 +132,11 @@ def _small(shape: str, color: str, center: Point) -> Actor:
     return replace(_large(shape, color, Motion.STILL, center), size="small", radius=(SMALL, SMALL))
 
 
-def _clip(background: str, *actors: Actor) -> Scene:
-    return Scene(actors, background, is_video=True, pattern_seed=2, motion_span=SPAN)
+def _clip(background: str, *actors: Actor, is_video: bool = True) -> Scene:
+    return Scene(actors, background, is_video, pattern_seed=2, motion_span=(0.05, 0.95))
 
 
-def _still(background: str, *actors: Actor) -> Scene:
-    return Scene(actors, background, is_video=False, pattern_seed=2)
+_still = partial(_clip, is_video=False)
 
 
 RED_CIRCLE = _large("circle", "red", Motion.RIGHT, (0.2, 0.5), (0.8, 0.5))

@@ -40,7 +40,7 @@ MAX_FRAME_LEVELS = 2  # of 255, between our video frames and the image processor
 PICTURE_SIZES = ((240, 320), (320, 240), (224, 224), (97, 131), (720, 1280), (600, 61), (31, 40))  # height, width
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "nf4": {"load_4bit": True},
+    "nf4": {},
     "repetition penalty": {"repetition_penalty": 1.3},
     "sampled": {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 7},
 }
@@ -133,7 +133,8 @@ def make_cases(engine: Engine) -> list[Case]:
 
 def random_image(engine: Engine, rng: np.random.Generator) -> Medium:
     """Return an image of smooth random colours, as the reader would shrink it."""
-    return internals.make_image(internals.image_to_model(random_picture(rng, (300, 400)), engine.checkpoint.pixels))
+    pixels = internals.image_to_model(random_picture(rng, (300, 400)), engine.checkpoint.pixels)
+    return Medium("image", MediaKind.IMAGE, pixels[None])
 
 
 def random_clip(engine: Engine, rng: np.random.Generator) -> Medium:
@@ -245,8 +246,7 @@ def _outcomes(title: str, cases: Sequence[Case], ours: Sequence[Any], others: Se
 
 def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
     """Return the ids that the engine generates for a batch of cases, end-of-answer ids included."""
-    sampling = {key: value for key, value in options.items() if key != "load_4bit"}
-    return internals.answer_ids(engine, [(case.conversation, case.media) for case in cases], NUM_NEW_TOKENS, **sampling)
+    return internals.answer_ids(engine, [(case.conversation, case.media) for case in cases], NUM_NEW_TOKENS, **options)
 
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
@@ -256,7 +256,7 @@ def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]
     images = [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE]
     clips = [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO]
     inputs = documented.text_inputs(engine.model, engine.tokenizer, texts)
-    chosen = {key: value for key, value in options.items() if key not in ("load_4bit", "seed")}
+    chosen = {key: value for key, value in options.items() if key != "seed"}
     with quiet_libraries():
         inputs |= documented.pixel_inputs(engine.model, VideoLlavaImageProcessor(), images, clips)
         torch.manual_seed(options.get("seed", 0))

@@ -59,8 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print."""
-    title = f"{table.machine_line(options)}; seconds (min to max), of vllava and of the documented way"
-    printed = table.Table(options, COLUMNS, title)
+    printed = table.Table(options, COLUMNS, "seconds (min to max), of vllava and of the documented way")
     for name in options.cases:
         printed.add(measure(name, *CASES[name], options.runs))
 

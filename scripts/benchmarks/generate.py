@@ -77,7 +77,7 @@ def print_table(options: argparse.Namespace) -> None:
         "static decode": partial(ours, steps="static"),
         REFERENCE: of_transformers,
     }
-    printed = table.Table(options, COLUMNS, table.machine_line(options, software, weights))
+    printed = table.Table(options, COLUMNS, software, weights)
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
         for row in with_ratios(list(measure(workload, sides, options.runs))):

@@ -9,18 +9,21 @@ the card's rate of matrix products. Both rates are measured first.
 """
 
 import argparse
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from make_checkpoint import GEOMETRIES
 from torch import nn
+from torch.nn.functional import linear
 from transformers import VideoLlavaForConditionalGeneration
 from transformers import __version__ as transformers_version
 
-from benchmarks import card, generate, nf4, table
+from benchmarks import card, generate, table
 from benchmarks.generate import REFERENCE, Side, Workload, make_model, make_workload, of_transformers, ours
 from benchmarks.table import Record
 from videollava_cli.engine.kv_cache import rounded_up
@@ -50,11 +53,10 @@ class Fact:
     against: float | None = None  # over the rate of `model.generate`
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the device does at most: bytes read a second, and floating point operations a second."""
+class Limits(NamedTuple):
+    """What the device does at most in a second."""
 
-    bytes_per_second: float
+    bytes_read: float
     flops: float
 
 
@@ -72,8 +74,7 @@ def print_table(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card"
     software = f"torch {torch.__version__}, transformers {transformers_version}"
-    title = table.machine_line(options, software, f"random weights: {options.geometry}")
-    printed = table.Table(options, COLUMNS, f"{name}; {title}")
+    printed = table.Table(options, COLUMNS, name, software, f"random weights: {options.geometry}")
     for fact in measure_card(device, options):
         printed.add(asdict(fact))
 
@@ -94,11 +95,11 @@ def measure_card(device: torch.device, options: argparse.Namespace) -> Iterator[
     yield from _generating("fp16" if dtype is torch.float16 else "fp32", model, limits, options)
     yield from _attention(model, options)
     yield from _equality(make_workload(model, options.geometry, 1, NUM_EQUAL))
-    if not nf4.is_there():
+    if importlib.util.find_spec("bitsandbytes") is None:
         yield Fact("nf4", None, "not measured: bitsandbytes is not installed")
         return
     yield from _nf4_layers(model)
-    nf4.quantize(model)
+    quantize(model)
     yield Fact("weights, nf4", card.weight_bytes(model) / card.GIB, "GiB")
     yield from _generating("nf4", model, limits, options)
 
@@ -123,7 +124,7 @@ def _facts(name: str, workload: Workload, row: Record, limits: Limits) -> Iterat
     rate, first_seconds = median(row["tokens_per_second"]), median(row["first_seconds"])
     num_rows, num_prompt_tokens = workload.num_rows, len(workload.token_ids)
     num_tokens = num_prompt_tokens + workload.num_new_tokens / 2  # in the cache, on average
-    least = card.step_bytes(workload.model, num_rows, num_tokens) / limits.bytes_per_second
+    least = card.step_bytes(workload.model, num_rows, num_tokens) / limits.bytes_read
     yield Fact(name, rate, "tokens/s", rate * least / num_rows, "memory's limit", row["ratio"])
     share = num_rows * card.prefill_flops(workload.model, num_prompt_tokens) / first_seconds / limits.flops
     yield Fact(f"{name}, first token", first_seconds * 1e3, "ms", share, "matrix products' rate")
@@ -152,5 +153,48 @@ def _nf4_layers(model: VideoLlavaForConditionalGeneration) -> Iterator[Fact]:
     layer = model.model.language_model.layers[0].mlp.up_proj
     assert isinstance(layer, nn.Linear)
     for num_tokens in (1, 8, model.config.video_seq_length):  # a step of one answer, of eight, and a clip's prefill
-        for way, seconds in nf4.layer_seconds(layer, num_tokens).items():
+        for way, seconds in layer_seconds(layer, num_tokens).items():
             yield Fact(f"one MLP layer, {num_tokens} tokens, {way}", seconds * 1e6, "us")
+
+
+def quantize(module: nn.Module) -> None:
+    """Put layers of 4 bits in the place of all linear ones, but for `lm_head`, as transformers does when it loads."""
+    for name, child in module.named_children():
+        if type(child) is nn.Linear and name != "lm_head":
+            setattr(module, name, quantized(child))
+        else:
+            quantize(child)
+
+
+def quantized(layer: nn.Linear) -> Any:
+    """Return a linear layer in nf4, on its device, with the settings that vllava loads with."""
+    from bitsandbytes import nn as bitsandbytes_nn
+
+    library: Any = bitsandbytes_nn  # typed in part
+    kind = {"compress_statistics": False, "quant_type": "nf4"}
+    sizes = layer.in_features, layer.out_features
+    small = library.Linear4bit(*sizes, bias=False, compute_dtype=torch.float16, device="meta", **kind)
+    small.weight = library.Params4bit(layer.weight.detach(), requires_grad=False, **kind).to(layer.weight.device)
+    small.bias = layer.bias
+    return small
+
+
+@torch.inference_mode()
+def layer_seconds(layer: nn.Linear, num_tokens: int) -> dict[str, float]:
+    """Return the seconds of a layer: as it is, in nf4 (one token is multiplied without unpacking), and unpacked."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    small = quantized(layer)
+    packed, device = small.weight, layer.weight.device
+    tokens = torch.randn(1, num_tokens, layer.in_features, device=device).to(layer.weight.dtype)
+
+    def whole() -> torch.Tensor:
+        unpacked: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
+        return unpacked
+
+    return {
+        "unquantized": card.seconds_of(lambda: layer(tokens), device),
+        "nf4": card.seconds_of(lambda: small(tokens), device),
+        "nf4, dequantized first": card.seconds_of(lambda: linear(tokens, whole().to(tokens.dtype)), device),
+        "dequantizing alone": card.seconds_of(whole, device),
+    }

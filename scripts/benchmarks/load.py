@@ -49,8 +49,7 @@ def print_table(options: argparse.Namespace) -> None:
     weights = f"{options.geometry}: {sum(sizes) / 1e9:.2f} GB of random weights in {len(files)} files"
     largest = f"the largest {max(sizes) / 1e9:.2f} GB"
     rows = measure_load(folder, files, options)
-    title = table.machine_line(options, f"{weights}, {largest}", f"to {options.device}")
-    printed = table.Table(options, _columns(max(sizes)), title)
+    printed = table.Table(options, _columns(max(sizes)), f"{weights}, {largest}", f"to {options.device}")
     for row in rows.values():
         printed.add(row)
     quantizing, kept = rows["4-bit, quantizing"], rows["4-bit, kept"]
@@ -102,7 +101,12 @@ def measure_load(folder: Path, files: Sequence[Path], options: argparse.Namespac
                     np.fromfile(path, np.uint8)  # into fresh memory of its size
                 copying["seconds"].append(perf_counter() - began)
                 num_tokens = options.tokens if not run and name.startswith("4-bit") else 0
-                _add(rows[name], _run_child(folder, name, num_tokens, home, options.device))
+                found, row = _run_child(folder, name, num_tokens, home, options.device), rows[name]
+                row["seconds"].append(found["seconds"])
+                row["weight_bytes"] = found["weight_bytes"]
+                row["tokens"] = row["tokens"] or found["tokens"]
+                row["cpu_peak_bytes"] = max(row["cpu_peak_bytes"], found["peak_bytes"])
+                row["peak_ratios"].append(found["peak_bytes"] / found["weight_bytes"])
     return rows | {row["name"]: row for row in (cat, copying)}
 
 
@@ -112,11 +116,3 @@ def _run_child(folder: Path, name: str, num_tokens: int, home: str, device: str)
     done = subprocess.run(command, env=table.child_environment(), check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def _add(row: Record, found: dict[str, Any]) -> None:
-    row["seconds"].append(found["seconds"])
-    row["weight_bytes"] = found["weight_bytes"]
-    row["tokens"] = row["tokens"] or found["tokens"]
-    row["cpu_peak_bytes"] = max(row["cpu_peak_bytes"], found["peak_bytes"])
-    row["peak_ratios"].append(found["peak_bytes"] / found["weight_bytes"])

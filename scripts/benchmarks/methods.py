@@ -27,39 +27,37 @@ def read_ours(path: str, num_threads: int) -> Frames:
     return read(path, num_threads).pixels
 
 
-def read_documented(path: str, num_threads: int) -> Frames:
-    """Read as the model's documentation does; more threads than one are PyAV's default number."""
+def _read_documented(path: str, num_threads: int) -> Frames:
     import av
     from transformers import VideoLlavaImageProcessor
 
     from benchmarks.documented import frames_of
 
     with av.open(path) as container:
-        if num_threads == 1:
+        if num_threads == 1:  # more are PyAV's default number
             container.streams.video[0].codec_context.thread_count = 1
         clip = frames_of(container, container.streams.video[0].frames)
     shrunk: Any = VideoLlavaImageProcessor()(list(clip), do_rescale=False, do_normalize=False, return_tensors="np")
     return np.ascontiguousarray(next(iter(shrunk.values())).transpose(0, 2, 3, 1).astype(np.uint8))
 
 
-def read_decord2(path: str, num_threads: int) -> Frames:
-    """Read with decord2."""
+def _read_decord2(path: str, num_threads: int) -> Frames:
     import decord
 
     reader = decord.VideoReader(path, num_threads=num_threads)
     return _shrunk(reader.get_batch(uniform_indices(len(reader))).asnumpy())
 
 
-def read_torchcodec(path: str, num_threads: int) -> Frames:
-    """Read with torchcodec in its exact mode, which looks at all packets first."""
+def _read_torchcodec(path: str, num_threads: int) -> Frames:
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=num_threads, seek_mode="exact")
+    decoder = VideoDecoder(
+        path, dimension_order="NHWC", num_ffmpeg_threads=num_threads, seek_mode="exact"
+    )  # reads all packets first
     return _shrunk(decoder.get_frames_at(uniform_indices(len(decoder))).data.numpy())
 
 
-def read_opencv(path: str, num_threads: int) -> Frames:
-    """Read with OpenCV, which seeks by frame number."""
+def _read_opencv(path: str, num_threads: int) -> Frames:
     import cv2
 
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])
@@ -75,10 +73,10 @@ def read_opencv(path: str, num_threads: int) -> Frames:
 
 METHODS: dict[str, Callable[[str, int], Frames]] = {
     "vllava": read_ours,
-    "documented": read_documented,
-    "decord2": read_decord2,
-    "torchcodec": read_torchcodec,
-    "opencv": read_opencv,
+    "documented": _read_documented,
+    "decord2": _read_decord2,
+    "torchcodec": _read_torchcodec,
+    "opencv": _read_opencv,
 }
 
 

@@ -7,8 +7,7 @@ token can be reused. `questions` asks N questions, 16 tokens each, ours together
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -68,8 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--geometry", choices=list(GEOMETRIES), default="wide", help="of the random weights")
 
 
-@contextmanager
-def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
+def talk_about_a_clip(geometry: str) -> Talk:
     """Load random weights, and make a clip of noise."""
     with TemporaryDirectory() as folder:
         make_checkpoint(Path(folder), geometry=geometry)
@@ -79,26 +77,26 @@ def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
     engine.model.config.get_text_config().eos_token_id = None
     side = engine.checkpoint.pixels.crop_side
     frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, side, side, 3), np.uint8)
-    yield Talk(engine, processor, make_clip(frames), replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
+    return Talk(engine, processor, make_clip(frames), replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
 
 
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print."""
     is_chat = options.table == "chat"
     until = " to the first token" if is_chat else ""
-    with talk_about_a_clip(options.geometry) as talk:
-        millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
-        software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-        tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
-        weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
-        columns: list[table.Column] = [
-            ("turn" if is_chat else "questions", ">", lambda row: row["name"]),
-            (f"ours, s{until} (min to max)", ">", lambda row: spread(row["ours"], 3)),
-            ("documented, s", ">", lambda row: spread(row["documented"], 3)),
-            ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
-        ]
-        printed = table.Table(options, columns, table.machine_line(options, software, weights))
-        rows = _measure_chat(talk, options.runs) if is_chat else _measure_questions(talk, options.runs)
+    talk = talk_about_a_clip(options.geometry)
+    millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
+    software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
+    weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
+    columns: list[table.Column] = [
+        ("turn" if is_chat else "questions", ">", lambda row: row["name"]),
+        (f"ours, s{until} (min to max)", ">", lambda row: spread(row["ours"], 3)),
+        ("documented, s", ">", lambda row: spread(row["documented"], 3)),
+        ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
+    ]
+    printed = table.Table(options, columns, software, weights)
+    rows = _measure_chat(talk, options.runs) if is_chat else _measure_questions(talk, options.runs)
     medians = {number: median(row["ours"]) for number, row in rows.items()}
     for number, row in rows.items():
         printed.add({"name": str(number), **row, "ratio": medians[number] / median(row["documented"])})

@@ -26,38 +26,33 @@ def mutated(seeds: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes
     return name, bytes(content)
 
 
-def flip_bits(content: bytearray, rng: random.Random) -> None:
-    """Flip up to 16 bits."""
+def _flip_bits(content: bytearray, rng: random.Random) -> None:
     for _ in range(rng.randint(1, 16)):
         content[_place(content, rng)] ^= 1 << rng.randrange(8)
 
 
-def overwrite_bytes(content: bytearray, rng: random.Random) -> None:
-    """Write random bytes, up to 16 in a row."""
+def _overwrite_bytes(content: bytearray, rng: random.Random) -> None:
     start = _place(content, rng)
     length = min(rng.randint(1, 16), len(content) - start)
     content[start : start + length] = rng.randbytes(length)
 
 
-def truncate(content: bytearray, rng: random.Random) -> None:
+def _truncate(content: bytearray, rng: random.Random) -> None:
     """Cut the end off, seldom much of it, so that other damage is still seen."""
     del content[max(8, int(len(content) * (1 - rng.random() ** 4))) :]
 
 
-def remove_block(content: bytearray, rng: random.Random) -> None:
-    """Take some bytes out."""
+def _remove_block(content: bytearray, rng: random.Random) -> None:
     start, end = _block(content, rng)
     del content[start:end]
 
 
-def double_block(content: bytearray, rng: random.Random) -> None:
-    """Repeat some bytes."""
+def _double_block(content: bytearray, rng: random.Random) -> None:
     start, end = _block(content, rng)
     content[end:end] = content[start:end] * rng.choice((1, 1, 1, 8))
 
 
-def swap_blocks(content: bytearray, rng: random.Random) -> None:
-    """Let two runs of as many bytes change places."""
+def _swap_blocks(content: bytearray, rng: random.Random) -> None:
     start, end = _block(content, rng)
     length = end - start
     other = rng.randrange(len(content) - length + 1)
@@ -65,7 +60,7 @@ def swap_blocks(content: bytearray, rng: random.Random) -> None:
         content[start:end], content[other : other + length] = content[other : other + length], content[start:end]
 
 
-def set_field(content: bytearray, rng: random.Random) -> None:
+def _set_field(content: bytearray, rng: random.Random) -> None:
     """Set a number of 16 or 32 bits, of either byte order, to an extreme or a large one."""
     length = rng.choice((2, 4, 4, 4))
     start = rng.randrange(len(content) - length + 1)
@@ -73,7 +68,7 @@ def set_field(content: bytearray, rng: random.Random) -> None:
     content[start : start + length] = (value % (1 << 8 * length)).to_bytes(length, rng.choice(("big", "little")))
 
 
-def change_length(content: bytearray, rng: random.Random) -> None:
+def _change_length(content: bytearray, rng: random.Random) -> None:
     """Change the length of a box or chunk: the 32 bits before a name of four letters (ISO, PNG), or behind (RIFF)."""
     names = [i for i in range(4, len(content) - 8) if (name := content[i : i + 4]).isalnum() and name.isascii()]
     if not names:
@@ -89,8 +84,8 @@ def change_length(content: bytearray, rng: random.Random) -> None:
 
 # A field of a format is set more often.
 MUTATORS: tuple[Mutator, ...] = (
-    *(flip_bits, overwrite_bytes, truncate, remove_block, double_block, swap_blocks),
-    *(set_field, set_field, change_length),
+    *(_flip_bits, _overwrite_bytes, _truncate, _remove_block, _double_block, _swap_blocks),
+    *(_set_field, _set_field, _change_length),
 )
 
 

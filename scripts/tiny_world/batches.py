@@ -16,11 +16,11 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
-from tiny_world.labels import IGNORED, deeds, is_visible, moment_of, offsets, owners
+from tiny_world.labels import IGNORED, deeds, offsets, owners
 from tiny_world.negatives import draw_artificial, photo_clip
 from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
 from tiny_world.rendering import render_clip
-from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Motion, Scene, Shares, draw_scene
+from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, Shares, draw_scene
 
 SYSTEM_TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -60,12 +60,6 @@ class Medium:
     times: NDArray[np.float64]
 
 
-def frame_times(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the times of eight uniformly sampled frames of a clip of random length, shape (8,)."""
-    num_frames = int(rng.integers(5, 9)) if rng.random() < 0.05 else int(rng.integers(9, 300))
-    return np.floor(np.arange(NUM_FRAMES) * num_frames / NUM_FRAMES) / num_frames
-
-
 def draw_medium(
     rng: np.random.Generator,
     photos: list[Image.Image],
@@ -75,7 +69,10 @@ def draw_medium(
     shares: Shares = (0.4, 0.15, 0.45),
 ) -> Medium:
     """Draw a clip (8 frames) or an image (1 frame) of the world, or one that is not of it."""
-    times = frame_times(rng) if is_video else np.zeros(1)
+    times = np.zeros(1)
+    if is_video:  # eight uniformly sampled frames of a clip of random length
+        num_frames = int(rng.integers(5, 9)) if rng.random() < 0.05 else int(rng.integers(9, 300))
+        times = np.floor(np.arange(NUM_FRAMES) * num_frames / NUM_FRAMES) / num_frames
     if rng.random() >= negative_share:
         scene = draw_scene(rng, is_video=is_video, shares=shares)
         return Medium(_degraded(_rendered(scene, times, rng), rng), scene, is_video, times)
@@ -127,7 +124,11 @@ def ask_about(
             question, answer = _about_named(scene, word, rng)
         else:
             _, question, answer = draw_questions(scene, rng, 1, topic_weights=diet.topic_weights)[0]
-        pairs.append((_loosened(question, rng), answer if medium.scene else REFUSAL))
+        if rng.random() < 0.12:
+            question = question.lower()
+        if rng.random() < 0.08:
+            question = question.rstrip("?.")
+        pairs.append((question, answer if medium.scene else REFUSAL))
     return pairs
 
 
@@ -138,14 +139,6 @@ def _about_named(scene: Scene, word: str, rng: np.random.Generator) -> tuple[str
         return str(rng.choice(phrasings)), describe(scene)
     named = [(q, a) for _, q, a in draw_questions(scene, rng, 8, media_word=word) if word in q]
     return named[0] if named else (phrasings[0], describe(scene))
-
-
-def _loosened(question: str, rng: np.random.Generator) -> str:
-    if rng.random() < 0.12:
-        question = question.lower()
-    if rng.random() < 0.08:
-        question = question.rstrip("?.")
-    return question
 
 
 def make_batch(
@@ -252,10 +245,10 @@ def make_attribute_batch(
         scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))
         time = rng.uniform(0.0, 0.9, 1)
         frames.append(_degraded(_rendered(scene, time, rng), rng)[0])
-        moment = moment_of(scene, float(time[0]))
+        moment = scene.moment_of(float(time[0]))
         _label_patches(scene, moment, {name: label[row] for name, label in labels.items()})
         labels["background"][row] = BACKGROUNDS.index(scene.background)
-        labels["count"][row] = sum(is_visible(actor, moment) for actor in scene.actors)
+        labels["count"][row] = sum(actor.is_visible(moment) for actor in scene.actors)
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
     tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
     return {"pixel_values": pixels} | tensors
@@ -265,8 +258,7 @@ def _label_patches(scene: Scene, moment: float, labels: dict[str, NDArray[np.gen
     nearest = owners(scene, moment)
     for number, actor in enumerate(scene.actors):
         mine = nearest == number
-        is_turned = actor.motion is Motion.TURN and moment >= actor.switch_time
         labels["shape"][mine] = SHAPES.index(actor.shape)
-        labels["color"][mine] = COLORS.index(actor.color_at_end if is_turned else actor.color)
+        labels["color"][mine] = COLORS.index(actor.color_at(moment))
         dx, dy, radius = offsets(actor, moment)
         labels["geometry"][mine] = np.stack([np.full_like(dx, radius), dx, dy], -1).reshape(-1, 3)[mine] * GRID

@@ -13,29 +13,12 @@ DEED_SIZES = (len(MOTIONS), len(SHAPES), len(COLORS), len(COLORS))
 NUM_DEED_FRAMES = 2  # the last ones of a clip, in which everything has happened
 
 
-def moment_of(scene: Scene, time: float) -> float:
-    """Return how far the motion is at a time of the clip, 0 to 1."""
-    begin, end = scene.motion_span
-    return float(np.clip((time - begin) / (end - begin), 0, 1))
-
-
-def is_visible(actor: Actor, moment: float) -> bool:
-    """Return whether an actor is there: one that appears is not before its switch, one that disappears not after."""
-    return actor.motion is not (Motion.DISAPPEAR if moment >= actor.switch_time else Motion.APPEAR)
-
-
-def place_of(actor: Actor, moment: float) -> tuple[float, float, float]:
-    """Return an actor's centre and radius."""
-    x, y = (a + (b - a) * moment for a, b in zip(actor.start, actor.end, strict=True))
-    return x, y, actor.radius[0] + (actor.radius[1] - actor.radius[0]) * moment
-
-
 def owners(scene: Scene, moment: float, *, with_hidden: bool = False) -> NDArray[np.int64]:
     """Return the number of the nearest actor that touches each patch, int64 (16,), -1 where there is none."""
     nearest = np.full((GRID, GRID), -1)
     distance = np.full((GRID, GRID), np.inf)
     for number, actor in enumerate(scene.actors):
-        if with_hidden or is_visible(actor, moment):
+        if with_hidden or actor.is_visible(moment):
             dx, dy, radius = offsets(actor, moment)
             is_nearest = (np.maximum(abs(dx), abs(dy)) < radius + MARGIN) & (np.hypot(dx, dy) < distance)
             distance[is_nearest] = np.hypot(dx, dy)[is_nearest]
@@ -45,7 +28,7 @@ def owners(scene: Scene, moment: float, *, with_hidden: bool = False) -> NDArray
 
 def offsets(actor: Actor, moment: float) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Return how far right and down an actor's centre lies from each patch's, (4, 4) each, and its radius."""
-    x, y, radius = place_of(actor, moment)
+    x, y, radius = actor.place_at(moment)
     centers = (np.arange(GRID) + 0.5) / GRID
     dx, dy = np.broadcast_arrays(x - centers[None, :], y - centers[:, None])
     return dx, dy, radius
@@ -66,6 +49,6 @@ def deeds(scene: Scene | None, times: NDArray[np.float64]) -> NDArray[np.int64]:
         ]
     )
     for row, time in enumerate(times[-NUM_DEED_FRAMES:]):
-        nearest = owners(scene, moment_of(scene, float(time)), with_hidden=True)
+        nearest = owners(scene, scene.moment_of(float(time)), with_hidden=True)
         labels[row, nearest >= 0] = table[nearest[nearest >= 0]]
     return labels

@@ -80,8 +80,12 @@ def draw_questions(
 def describe(scene: Scene) -> str:
     """Return the one-sentence description of a scene, without its background for videos."""
     if scene.is_video:
-        return _sentence(" and ".join(_event(actor) for actor in _subjects(scene)))
-    things = _listed([_sized(actor) for actor in scene.actors]) if not scene.is_group else _group(scene)
+        subjects = [scene] if scene.is_group else scene.actors
+        return _sentence(" and ".join(_event(subject) for subject in subjects))
+    first = scene.actors[0]
+    things = _listed([f"a {actor.size} {_name(actor)}" for actor in scene.actors])
+    if scene.is_group:
+        things = f"{NUMBERS[len(scene.actors)]} {first.size} {first.color} {_plural(first.shape)}"
     return _sentence(f"{things} on a {scene.background} background")
 
 
@@ -224,15 +228,9 @@ def _about_start_and_end(actor: Actor, word: str) -> Iterator[Question]:
         if actor.motion is Motion.TURN:
             colors = tuple(f"What color is it {m}?" for m in moments)
             yield Question("start and end", colors, f"It is {color}.")
-    for verb, motion in (("grow", Motion.GROW), ("shrink", Motion.SHRINK), ("change color", Motion.TURN)):
-        answer = "Yes." if actor.motion is motion else "No."
-        yield Question("yes or no", (f"Does it {verb}?",), answer)
-    for verb, motion in (("appear", Motion.APPEAR), ("disappear", Motion.DISAPPEAR)):
+    for motion in (Motion.GROW, Motion.SHRINK, Motion.TURN, Motion.APPEAR, Motion.DISAPPEAR):
+        verb = "change color" if motion is Motion.TURN else motion.value
         yield Question("yes or no", (f"Does it {verb}?",), "Yes." if actor.motion is motion else "No.")
-
-
-def _subjects(scene: Scene) -> list[Actor] | list[Scene]:
-    return [scene] if scene.is_group else list(scene.actors)
 
 
 def _event(subject: Actor | Scene) -> str:
@@ -251,17 +249,8 @@ def _deed(actor: Actor) -> str:
     return "stays still" if actor.motion is Motion.STILL else f"{actor.motion.value}s"
 
 
-def _group(scene: Scene) -> str:
-    actor = scene.actors[0]
-    return f"{NUMBERS[len(scene.actors)]} {actor.size} {actor.color} {_plural(actor.shape)}"
-
-
 def _listed(things: list[str]) -> str:
     return things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
-
-
-def _sized(actor: Actor) -> str:
-    return f"a {actor.size} {actor.color} {actor.shape}"
 
 
 def _name(actor: Actor) -> str:

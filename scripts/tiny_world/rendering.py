@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny_world.scenes import Actor, Motion, Scene
+from tiny_world.scenes import Actor, Scene
 
 RGB = {
     "red": (222, 40, 40),
@@ -40,24 +40,19 @@ def render_clip(
     jitter = rng.normal(0.0, 1.0, (5, 3)) * color_jitter
     background = _background(scene, x[None, :], y[:, None], rng) + jitter[4]
     frames = np.repeat(background[None].astype(np.float32), len(times), axis=0)
-    begin, end = scene.motion_span
-    progress = np.clip((np.asarray(times) - begin) / (end - begin), 0.0, 1.0)
     for number, actor in enumerate(scene.actors):
-        for frame, moment in zip(frames, progress, strict=True):
-            _paint(frame, actor, float(moment), (x, y, side), jitter[number if not scene.is_group else 0])
+        for frame, time in zip(frames, times, strict=True):
+            moment = scene.moment_of(float(time))
+            if actor.is_visible(moment):
+                _paint(frame, actor, moment, (x, y, side), jitter[number if not scene.is_group else 0])
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
 def _paint(
     frame: Field, actor: Actor, moment: float, grid: tuple[Field, Field, int], jitter: NDArray[np.float64]
 ) -> None:
-    if actor.motion is Motion.APPEAR and moment < actor.switch_time:
-        return
-    if actor.motion is Motion.DISAPPEAR and moment >= actor.switch_time:
-        return
     x, y, side = grid
-    center_x, center_y = (a + (b - a) * moment for a, b in zip(actor.start, actor.end, strict=True))
-    radius = actor.radius[0] + (actor.radius[1] - actor.radius[0]) * moment
+    center_x, center_y, radius = actor.place_at(moment)
     reach = 1.25 * radius + 2.0 / side
     columns = slice(*np.searchsorted(x, (center_x - reach, center_x + reach)))
     rows = slice(*np.searchsorted(y, (center_y - reach, center_y + reach)))
@@ -66,8 +61,7 @@ def _paint(
     cos, sin = np.cos(actor.tilt_radians), np.sin(actor.tilt_radians)
     distance = _distance(actor.shape, cos * dx + sin * dy, cos * dy - sin * dx)
     alpha = np.clip(0.5 - distance * radius * side, 0.0, 1.0)[..., None].astype(np.float32)
-    is_turned = actor.motion is Motion.TURN and moment >= actor.switch_time
-    color = np.asarray(RGB[actor.color_at_end if is_turned else actor.color]) + jitter
+    color = np.asarray(RGB[actor.color_at(moment)]) + jitter
     frame[rows, columns] += alpha * (color.astype(np.float32) - frame[rows, columns])
 
 
