@@ -67,7 +67,6 @@ class Row:
 
     @property
     def is_met(self) -> bool:
-        """Whether the bound, if any, is met."""
         return self.bound is None or self.num_right >= self.bound * self.num_asked
 
 

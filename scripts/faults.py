@@ -62,7 +62,6 @@ class Round:
     wrong: list[str] = field(default_factory=list)
 
     def is_broken(self, clip: int) -> bool:
-        """Return whether a clip cannot be read."""
         return self.kind == "broken" and clip % BROKEN_EVERY == 0
 
 

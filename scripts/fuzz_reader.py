@@ -69,11 +69,9 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The current process."""
         return self._process.pid if self._process else None
 
     def read(self, name: str, content: bytes) -> Outcome:
-        """Read an input."""
         if self._process is None or self._num_inputs >= NUM_INPUTS_A_CHILD:
             self._start()
         self._num_inputs += 1

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videollava_cli.engine import Engine, Request
-from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, resize_frame, resize_image, to_model
 from videollava_cli.prompt import Conversation, EncodedPrompt, Turn
@@ -21,8 +20,6 @@ from videollava_cli.settings import Settings
 if TYPE_CHECKING:
     import torch
     from transformers import VideoLlavaForConditionalGeneration
-
-__all__ = ["BUNDLED_FOLDER", "Conversation", "Turn"]  # beside what is below
 
 Pixels = NDArray[np.uint8]
 Asked = tuple[Conversation, tuple[Medium, ...]]

@@ -38,7 +38,6 @@ class Layers:
     inner: int  # width between the two halves of a layer's MLP
 
     def as_config(self) -> dict[str, Any]:
-        """Return the sizes as transformers' configurations name them."""
         return {
             "hidden_size": self.width,
             "intermediate_size": self.inner,

@@ -22,7 +22,6 @@ import internals
 import numpy as np
 import torch
 from benchmarks import documented
-from internals import Conversation, Turn
 from make_checkpoint import make_checkpoint
 from numpy.typing import NDArray
 from transformers import VideoLlavaImageProcessor
@@ -33,6 +32,7 @@ from videollava_cli.engine.model_access import end_of_answer_ids
 from videollava_cli.engine.sequence import Detokenizer
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import pixel_values
+from videollava_cli.prompt import Conversation, Turn
 from videollava_cli.sampling import Window
 
 NUM_NEW_TOKENS = 24
@@ -72,7 +72,6 @@ class Outcome:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both sides agree."""
         return self.ours == self.reference
 
 
@@ -310,11 +309,10 @@ def pixel_differences() -> tuple[int, float, int]:
     return image_levels, image_values, frame_levels
 
 
-def _processed(picture: NDArray[np.uint8], **options: bool) -> torch.Tensor:
+def _processed(picture: NDArray[np.uint8], **options: bool) -> Any:
     with quiet_libraries():
         processed = VideoLlavaImageProcessor()([picture], return_tensors="pt", **options)  # type: ignore[arg-type]
-    pixels: torch.Tensor = next(iter(processed.values()))[0]
-    return pixels
+    return next(iter(processed.values()))[0]
 
 
 if __name__ == "__main__":

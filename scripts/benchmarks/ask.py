@@ -13,10 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from internals import BUNDLED_FOLDER
-
 from benchmarks import table
 from benchmarks.table import ROOT, Record, in_turn, spread
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 
 CLIP = "examples/circle-moves-right.mp4"
 QUESTIONS = ("What happens?", "What color is it?", "What shape is it?", "Which way does it move?")

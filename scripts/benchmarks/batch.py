@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from internals import BUNDLED_FOLDER
 from make_checkpoint import make_checkpoint
 
 from benchmarks import table
 from benchmarks.batch_clips import CLIPS, LARGE_CLIP, made
 from benchmarks.table import Record, spread
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 
 QUESTION = "What happens?"
 BATCH, DOCUMENTED, SHELL = "vllava batch", "documented loop", "vllava ask in a loop"
@@ -52,7 +52,6 @@ class Bench:
     options: argparse.Namespace
 
     def row(self, side: str, num_clips: int) -> Record:
-        """Return a row without runs."""
         row: Record = {"model": self.name, "side": side, "num_clips": num_clips, "num_equal": None}
         return row | {"seconds": [], "cpu_seconds": [], "peak_mb": [], "waited": []}
 

@@ -39,7 +39,6 @@ class BatchClip:
 
     @property
     def name(self) -> str:
-        """Its file's name."""
         form, suffix = ("vp9", "webm") if self.is_vp9 else ("h264", "mp4")
         return f"{self.number:02}-{form}-{self.size[1]}p-{self.seconds}s.{suffix}"
 

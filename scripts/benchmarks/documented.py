@@ -11,15 +11,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_NEW_TOKENS = 512
 
@@ -70,9 +67,8 @@ def pixel_inputs(
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
-def _processed(image_processor: Any, pictures: Sequence[Any]) -> "torch.Tensor":
-    values: torch.Tensor = next(iter(image_processor(pictures, return_tensors="pt").values()))
-    return values
+def _processed(image_processor: Any, pictures: Sequence[Any]) -> Any:
+    return next(iter(image_processor(pictures, return_tensors="pt").values()))
 
 
 def ask(folder: str, medium: str, *questions: str) -> None:

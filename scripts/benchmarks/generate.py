@@ -44,11 +44,9 @@ class Workload(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """Number of answers at once."""
         return len(self.pixel_values)
 
     def generate(self, steps: Steps) -> Iterator[list[int]]:
-        """Yield the next id of each row, from our loop."""
         return generate_ids(self.model, self.token_ids, self.pixel_values, self.num_new_tokens, steps=steps)
 
 
@@ -138,7 +136,6 @@ class Clock(BaseStreamer):
         self.seconds: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
-        """Note the time of a token of every row."""
         self.seconds.append(time.perf_counter() - self.began)
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from make_checkpoint import GEOMETRIES
@@ -53,13 +53,6 @@ class Fact:
     against: float | None = None  # over the rate of `model.generate`
 
 
-class Limits(NamedTuple):
-    """What the device does at most in a second."""
-
-    bytes_read: float
-    flops: float
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this table."""
     table.add_options(parser, runs=3)
@@ -83,10 +76,10 @@ def measure_card(device: torch.device, options: argparse.Namespace) -> Iterator[
     """Measure the device, then generating in fp16 (on a CPU in fp32), then in nf4."""
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     copied, read = card.copy_rate(device), card.read_rate(device)
-    limits = Limits(max(copied, read), card.matrix_rate(device, dtype))
+    limits = max(copied, read), card.matrix_rate(device, dtype)
     yield Fact("memory, copying", copied / 1e9, "GB/s")
     yield Fact("memory, reading", read / 1e9, "GB/s")
-    yield Fact(f"matrix products, {dtype}", limits.flops / 1e12, "TFLOP/s")
+    yield Fact(f"matrix products, {dtype}", limits[1] / 1e12, "TFLOP/s")
     if device.type == "cuda":
         for kind, rate in card.upload_rates(device).items():
             yield Fact(f"upload from {kind} memory", rate / 1e9, "GB/s")
@@ -99,13 +92,13 @@ def measure_card(device: torch.device, options: argparse.Namespace) -> Iterator[
         yield Fact("nf4", None, "not measured: bitsandbytes is not installed")
         return
     yield from _nf4_layers(model)
-    quantize(model)
+    _quantize(model)
     yield Fact("weights, nf4", card.weight_bytes(model) / card.GIB, "GiB")
     yield from _generating("nf4", model, limits, options)
 
 
 def _generating(
-    name: str, model: VideoLlavaForConditionalGeneration, limits: Limits, options: argparse.Namespace
+    name: str, model: VideoLlavaForConditionalGeneration, limits: tuple[float, float], options: argparse.Namespace
 ) -> Iterator[Fact]:
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
@@ -120,13 +113,14 @@ def _generating(
             yield from _facts(f"{name}, {batch} at once, {row['side']}", workload, row, limits)
 
 
-def _facts(name: str, workload: Workload, row: Record, limits: Limits) -> Iterator[Fact]:
+def _facts(name: str, workload: Workload, row: Record, limits: tuple[float, float]) -> Iterator[Fact]:
+    bytes_per_second, flops = limits
     rate, first_seconds = median(row["tokens_per_second"]), median(row["first_seconds"])
     num_rows, num_prompt_tokens = workload.num_rows, len(workload.token_ids)
     num_tokens = num_prompt_tokens + workload.num_new_tokens / 2  # in the cache, on average
-    least = card.step_bytes(workload.model, num_rows, num_tokens) / limits.bytes_read
+    least = card.step_bytes(workload.model, num_rows, num_tokens) / bytes_per_second
     yield Fact(name, rate, "tokens/s", rate * least / num_rows, "memory's limit", row["ratio"])
-    share = num_rows * card.prefill_flops(workload.model, num_prompt_tokens) / first_seconds / limits.flops
+    share = num_rows * card.prefill_flops(workload.model, num_prompt_tokens) / first_seconds / flops
     yield Fact(f"{name}, first token", first_seconds * 1e3, "ms", share, "matrix products' rate")
     if row["peak_bytes"]:
         yield Fact(f"{name}, peak memory", row["peak_bytes"] / card.GIB, "GiB")
@@ -153,25 +147,23 @@ def _nf4_layers(model: VideoLlavaForConditionalGeneration) -> Iterator[Fact]:
     layer = model.model.language_model.layers[0].mlp.up_proj
     assert isinstance(layer, nn.Linear)
     for num_tokens in (1, 8, model.config.video_seq_length):  # a step of one answer, of eight, and a clip's prefill
-        for way, seconds in layer_seconds(layer, num_tokens).items():
+        for way, seconds in _layer_seconds(layer, num_tokens).items():
             yield Fact(f"one MLP layer, {num_tokens} tokens, {way}", seconds * 1e6, "us")
 
 
-def quantize(module: nn.Module) -> None:
-    """Put layers of 4 bits in the place of all linear ones, but for `lm_head`, as transformers does when it loads."""
+def _quantize(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if type(child) is nn.Linear and name != "lm_head":
-            setattr(module, name, quantized(child))
+        if type(child) is nn.Linear and name != "lm_head":  # as transformers loads
+            setattr(module, name, _quantized(child))
         else:
-            quantize(child)
+            _quantize(child)
 
 
-def quantized(layer: nn.Linear) -> Any:
-    """Return a linear layer in nf4, on its device, with the settings that vllava loads with."""
+def _quantized(layer: nn.Linear) -> Any:
     from bitsandbytes import nn as bitsandbytes_nn
 
     library: Any = bitsandbytes_nn  # typed in part
-    kind = {"compress_statistics": False, "quant_type": "nf4"}
+    kind = {"compress_statistics": False, "quant_type": "nf4"}  # as vllava loads
     sizes = layer.in_features, layer.out_features
     small = library.Linear4bit(*sizes, bias=False, compute_dtype=torch.float16, device="meta", **kind)
     small.weight = library.Params4bit(layer.weight.detach(), requires_grad=False, **kind).to(layer.weight.device)
@@ -180,17 +172,16 @@ def quantized(layer: nn.Linear) -> Any:
 
 
 @torch.inference_mode()
-def layer_seconds(layer: nn.Linear, num_tokens: int) -> dict[str, float]:
+def _layer_seconds(layer: nn.Linear, num_tokens: int) -> dict[str, float]:
     """Return the seconds of a layer: as it is, in nf4 (one token is multiplied without unpacking), and unpacked."""
     from bitsandbytes.functional import dequantize_4bit
 
-    small = quantized(layer)
+    small = _quantized(layer)
     packed, device = small.weight, layer.weight.device
     tokens = torch.randn(1, num_tokens, layer.in_features, device=device).to(layer.weight.dtype)
 
-    def whole() -> torch.Tensor:
-        unpacked: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
-        return unpacked
+    def whole() -> Any:
+        return dequantize_4bit(packed.data, packed.quant_state)
 
     return {
         "unquantized": card.seconds_of(lambda: layer(tokens), device),

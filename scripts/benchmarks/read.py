@@ -29,7 +29,6 @@ from videollava_cli.machine import num_processors
 
 PEERS = BUILD / "peers"
 PACKAGES = {"decord2": "decord2", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
-DOCUMENTED = "documented"
 FAILS = "fails"
 MAX_REASON = 120  # letters
 COLUMNS: tuple[table.Column, ...] = (
@@ -70,7 +69,7 @@ def print_table(options: argparse.Namespace) -> None:
         path.read_bytes()  # into the page cache
         for threads in thread_counts:
             rows = measure(path, judge, environments, threads, options)
-            documented: list[float] = next((row["seconds"] for row in rows if row["method"] == DOCUMENTED), [])
+            documented: list[float] = next((row["seconds"] for row in rows if row["method"] == "documented"), [])
             for row in rows:
                 ratio = median(row["seconds"]) / median(documented) if documented and row["seconds"] else None
                 printed.add({"clip": name, **row, "ratio": ratio})

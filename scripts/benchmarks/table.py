@@ -63,7 +63,6 @@ class Table:
         self.say(f"{title}\n\n| {headings} |\n|{rule}|")
 
     def add(self, record: Record) -> None:
-        """Print a record."""
         cells = " | ".join(str(cell(record)) for _, _, cell in self._columns)
         print(json.dumps(record) if self._as_json else f"| {cells} |", flush=True)
 

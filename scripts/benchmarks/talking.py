@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from internals import Conversation, Turn, make_clip
+from internals import make_clip
 from make_checkpoint import GEOMETRIES, make_checkpoint
 from transformers import VideoLlavaImageProcessor
 
@@ -25,6 +25,7 @@ from videollava_cli import Engine, load
 from videollava_cli.engine import Request
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.media import NUM_FRAMES, Medium
+from videollava_cli.prompt import Conversation, Turn
 from videollava_cli.settings import Settings
 
 NUM_NEW_TOKENS = 16
@@ -47,11 +48,9 @@ class Talk:
     settings: Settings
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
-        """Return a conversation about the clip."""
         return Conversation.about([self.clip.kind], turns)
 
     def documented_seconds(self, conversation: Conversation, max_new_tokens: int) -> float:
-        """Return how long the documented way takes to answer."""
         began = time.perf_counter()
         model = self.engine.model
         inputs = documented.text_inputs(model, self.engine.tokenizer, [self.engine.encoder.text(conversation)])

@@ -29,7 +29,6 @@ class Outcome:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the reader failed."""
         return self.kind not in ("clip", "image", "refused")
 
 

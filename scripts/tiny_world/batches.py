@@ -16,11 +16,10 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
-from tiny_world.labels import IGNORED, deeds, offsets, owners
 from tiny_world.negatives import draw_artificial, photo_clip
 from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
 from tiny_world.rendering import render_clip
-from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, Shares, draw_scene
+from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Actor, Motion, Scene, Shares, draw_scene
 
 SYSTEM_TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -29,6 +28,11 @@ SYSTEM_TEXTS = (
     "Answer briefly.",
 )
 NOT_DRAWN = len(BACKGROUNDS)
+IGNORED = -100
+MOTIONS = tuple(Motion)
+MARGIN = 0.06  # of the side: a patch that a shape hardly touches is none of its own
+DEED_SIZES = (len(MOTIONS), len(SHAPES), len(COLORS), len(COLORS))
+NUM_DEED_FRAMES = 2  # the last ones of a clip, in which everything has happened
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ def make_batch(
 
     `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where a row may
     look; where there are such media `pixel_values_videos`: uint8, (B, 8, 3, 56, 56), `pixel_values`: uint8,
-    (B, 3, 56, 56), and `deeds`: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
+    (B, 3, 56, 56), and `deeds`: int64, (B, 2, 16, 4), as below.
     """
     rng = np.random.default_rng((seed[0], 1 + diet.number, seed[1]))
     kind = int(rng.choice(3, p=diet.kinds))
@@ -162,7 +166,7 @@ def make_batch(
         branches = [ask_about(media, rng, 2 if b == 0 else 1, diet) for b in range(num_branches)]
         rows.append(_pack(kinds, branches, tokenizer, rng))
         clips += [m.frames for m in media if m.is_video]
-        done += [deeds(m.scene, m.times) for m in media if m.is_video]
+        done += [_deeds(m.scene, m.times) for m in media if m.is_video]
         images += [m.frames[0] for m in media if not m.is_video]
     batch = _collate(rows, tokenizer.pad_token_id)
     if clips:
@@ -220,6 +224,26 @@ def _collate(rows: list[NDArray[np.int64]], pad_id: int) -> dict[str, torch.Tens
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}
 
 
+def _deeds(scene: Scene | None, times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the motion, shape, first and last color of the actor in each patch, even if it is gone by then.
+
+    int64, (2, 16, 4), for the last two frames of a clip; -100 where there is no actor.
+    """
+    labels = np.full((NUM_DEED_FRAMES, GRID * GRID, len(DEED_SIZES)), IGNORED)
+    if scene is None:
+        return labels
+    table = np.array(
+        [
+            (MOTIONS.index(a.motion), SHAPES.index(a.shape), COLORS.index(a.color), COLORS.index(a.color_at_end))
+            for a in scene.actors
+        ]
+    )
+    for row, time in enumerate(times[-NUM_DEED_FRAMES:]):
+        nearest = _owners(scene, scene.moment_of(float(time)), with_hidden=True)
+        labels[row, nearest >= 0] = table[nearest[nearest >= 0]]
+    return labels
+
+
 def make_attribute_batch(
     step: int, seed: int, photos: list[Image.Image], num_frames: int = 256
 ) -> dict[str, torch.Tensor]:
@@ -255,10 +279,31 @@ def make_attribute_batch(
 
 
 def _label_patches(scene: Scene, moment: float, labels: dict[str, NDArray[np.generic]]) -> None:
-    nearest = owners(scene, moment)
+    nearest = _owners(scene, moment)
     for number, actor in enumerate(scene.actors):
         mine = nearest == number
         labels["shape"][mine] = SHAPES.index(actor.shape)
         labels["color"][mine] = COLORS.index(actor.color_at(moment))
-        dx, dy, radius = offsets(actor, moment)
+        dx, dy, radius = _offsets(actor, moment)
         labels["geometry"][mine] = np.stack([np.full_like(dx, radius), dx, dy], -1).reshape(-1, 3)[mine] * GRID
+
+
+def _owners(scene: Scene, moment: float, *, with_hidden: bool = False) -> NDArray[np.int64]:
+    """Return the number of the nearest actor that touches each patch, int64 (16,), -1 where there is none."""
+    nearest = np.full((GRID, GRID), -1)
+    distance = np.full((GRID, GRID), np.inf)
+    for number, actor in enumerate(scene.actors):
+        if with_hidden or actor.is_visible(moment):
+            dx, dy, radius = _offsets(actor, moment)
+            is_nearest = (np.maximum(abs(dx), abs(dy)) < radius + MARGIN) & (np.hypot(dx, dy) < distance)
+            distance[is_nearest] = np.hypot(dx, dy)[is_nearest]
+            nearest[is_nearest] = number
+    return nearest.ravel()
+
+
+def _offsets(actor: Actor, moment: float) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return how far right and down an actor's centre lies from each patch's, (4, 4) each, and its radius."""
+    x, y, radius = actor.place_at(moment)
+    centers = (np.arange(GRID) + 0.5) / GRID
+    dx, dy = np.broadcast_arrays(x - centers[None, :], y - centers[:, None])
+    return dx, dy, radius

@@ -75,7 +75,6 @@ class Actor:
         return self.motion is not (Motion.DISAPPEAR if moment >= self.switch_time else Motion.APPEAR)
 
     def color_at(self, moment: float) -> str:
-        """Return the color."""
         return self.color_at_end if self.motion is Motion.TURN and moment >= self.switch_time else self.color
 
     def place_at(self, moment: float) -> tuple[float, float, float]:

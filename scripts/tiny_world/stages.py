@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from tiny_world.architecture import NUM_FRAMES
-from tiny_world.batches import NOT_DRAWN
-from tiny_world.labels import DEED_SIZES, IGNORED, NUM_DEED_FRAMES
+from tiny_world.batches import DEED_SIZES, IGNORED, NOT_DRAWN, NUM_DEED_FRAMES
 from tiny_world.scenes import COLORS, SHAPES
 
 DEED_WEIGHT = 0.3  # against the answers' loss
@@ -84,7 +83,7 @@ def deed_loss(
 ) -> tuple[torch.Tensor, float]:
     """Return the loss of the read-outs from the last frames' patches, and the share of right motions.
 
-    `states`: (B, T, width); `is_video`: the clip's tokens, bool, (B, T); `deeds`: `labels.deeds`, (B, 2, 16, 4).
+    `states`: (B, T, width); `is_video`: the clip's tokens, bool, (B, T); `deeds`: of the batch, (B, 2, 16, 4).
     """
     of_frames = states[is_video].view(len(states), NUM_FRAMES, -1, states.shape[-1])
     patches = of_frames[:, -NUM_DEED_FRAMES:, 1:]  # behind the class token
