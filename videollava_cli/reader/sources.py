@@ -17,7 +17,6 @@ from videollava_cli.errors import MediaError
 if TYPE_CHECKING:
     import urllib.request
 
-STDIN = "-"
 MAX_BYTES = 8 << 30  # of a download, a pipe or stdin
 COPY_BYTES = 1 << 20
 PIPE_SECONDS = 30.0  # without a byte
@@ -25,17 +24,12 @@ TIMEOUT_SECONDS = 30.0  # without a byte from a server
 
 
 def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) -> Path:
-    """Return the file that a source names, fetched when it is not on this disk.
+    """Return the file that a source names, fetched into the folder that `scratch` gives if it is not on this disk.
 
-    Args:
-        source: A path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin.
-        scratch: Gives a private folder for what is fetched.
-        offline: Refuse what would need the network; hf:// names are looked up in the local cache.
-
-    Raises:
-        MediaError: If there is no such file, or it cannot be fetched.
+    A source is a path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin. With `offline`,
+    what would need the network is refused, and hf:// names are looked up in the local cache. Raises MediaError.
     """
-    if source == STDIN:
+    if source == "-":
         return _from_stdin(scratch)
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     if scheme in ("http", "https"):
@@ -85,10 +79,9 @@ def _from_pipe(path: Path, name: str, scratch: Callable[[], Path]) -> Path:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe, _copy(scratch()) as file:
 
             def read(amount: int) -> bytes:
-                if not select.select([pipe], [], [], PIPE_SECONDS)[0]:
-                    message = f"nothing came through {name!r} for {PIPE_SECONDS:g} s: is anything writing to it?"
-                    raise MediaError(message)
-                return pipe.read(amount) or b""
+                if select.select([pipe], [], [], PIPE_SECONDS)[0]:
+                    return pipe.read(amount) or b""
+                raise MediaError(f"nothing came through {name!r} for {PIPE_SECONDS:g} s: is anything writing to it?")
 
             if _copy_bounded(read, file, name) == 0:
                 raise MediaError(f"{name!r} is empty: 0 bytes came through the pipe")
@@ -170,14 +163,13 @@ def _copy(scratch: Path) -> Iterator[BinaryIO]:
 
 
 def _copy_bounded(read: Callable[[int], bytes], file: BinaryIO, name: str) -> int:
-    """Copy bytes until `read` gives none; return their number."""
-    total = 0
+    total, folder = 0, os.path.dirname(file.name)
     while block := read(COPY_BYTES):
         total += len(block)
         if total > MAX_BYTES:
             raise MediaError(f"{name} is larger than {MAX_BYTES >> 30} GiB: save it and name the file")
-        if shutil.disk_usage(os.path.dirname(file.name)).free < COPY_BYTES:
-            raise MediaError(f"no disk space left in {os.path.dirname(file.name)!r} for {name}")
+        if shutil.disk_usage(folder).free < COPY_BYTES:
+            raise MediaError(f"no disk space left in {folder!r} for {name}")
         file.write(block)
     return total
 
@@ -192,16 +184,10 @@ def _from_hub(source: str, *, offline: bool) -> Path:
     if len(parts) < 3 or not all(parts):
         raise MediaError(f"{source!r} is no file on the hub: write hf://[datasets/]owner/repo/path")
     repo, _, revision = parts[1].partition("@")
+    repo_id, filename = f"{parts[0]}/{repo}", "/".join(parts[2:])
     try:
         return Path(
-            hf_hub_download(
-                repo_id=f"{parts[0]}/{repo}",
-                filename="/".join(parts[2:]),
-                repo_type=repo_type,
-                revision=revision or None,
-                local_files_only=offline,
-            )
+            hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision or None, local_files_only=offline)
         )
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MediaError(f"cannot fetch {source}: {reason}") from error
+        raise MediaError(f"cannot fetch {source}: {str(error).strip().splitlines()[0]}") from error
