@@ -27,17 +27,14 @@ class Fit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PixelSettings:
-    """The image processor's settings that matter: sides in pixels, then scale, mean and std of RGB.
-
-    `fit` is no setting of the checkpoint but the user's.
-    """
+    """The image processor's settings that matter: sides in pixels, then scale, mean and std of RGB."""
 
     resize_side: int
     crop_side: int
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    fit: Fit = Fit.CROP
+    fit: Fit = Fit.CROP  # no setting of the checkpoint but the user's
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PixelSettings":

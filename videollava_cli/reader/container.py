@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import av
 import av.error
-import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
@@ -23,9 +22,6 @@ from av.video.stream import VideoStream
 from videollava_cli.errors import MediaError
 from videollava_cli.reader import MediaFile, check_size
 from videollava_cli.reader.bitstream import START_CODE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
@@ -41,7 +37,6 @@ SOUND_SAMPLES_AN_ENTRY = 160  # FFmpeg enters uncompressed sound by pieces of at
 PARENTS = frozenset((b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov"))
 TOP_BOXES = frozenset((b"ftyp", b"mdat", b"moov", b"moof"))
 TABLES = frozenset((b"stsz", b"stz2", b"elst", b"stts", b"stco", b"co64", b"stsc", b"trun"))
-READ_BYTES = 64  # of a table: its head
 
 
 def open_container(path: Path, name: str, *, is_thorough: bool = False) -> InputContainer:
@@ -51,9 +46,19 @@ def open_container(path: Path, name: str, *, is_thorough: bool = False) -> Input
     presentation lie apart. To read packets, or frames by their timestamps, it need not, and opens a 1080p clip in a
     fiftieth of the time. Raises MediaError if the file is no container, or none of those that are allowed.
     """
+    stream_options = None if is_thorough else [{"skip_frame": "all"}] * MAX_STREAMS
     try:
-        return _open(path, is_thorough=is_thorough)
+        return av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            stream_options=stream_options,  # type: ignore[arg-type]
+            metadata_errors="replace",
+            timeout=OPEN_SECONDS,
+        )
     except (av.error.FFmpegError, ValueError, OSError) as error:
+        # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
+        if stream_options and not isinstance(error, av.error.FFmpegError | OSError):
+            return open_container(path, name, is_thorough=True)
         reason = getattr(error, "strerror", None) or str(error)
         with path.open("rb") as file:
             if file.read(4).removeprefix(b"\0").startswith(START_CODE):
@@ -64,22 +69,6 @@ def open_container(path: Path, name: str, *, is_thorough: bool = False) -> Input
 def opened(file: MediaFile) -> InputContainer:
     """Return the container that `Reader.find` opened, or open the file again; in both cases nothing of it is read."""
     return file.take_container() or open_container(file.path, file.name)
-
-
-def _open(path: Path, *, is_thorough: bool) -> InputContainer:
-    try:
-        return av.open(
-            f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
-            stream_options=None if is_thorough else [{"skip_frame": "all"}] * MAX_STREAMS,  # type: ignore[list-item]
-            metadata_errors="replace",
-            timeout=OPEN_SECONDS,
-        )
-    except ValueError as error:
-        # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
-        if is_thorough or isinstance(error, av.error.FFmpegError):
-            raise
-        return _open(path, is_thorough=True)
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
@@ -115,12 +104,6 @@ class Clock:
         if pts is None or not self.time_base:
             return index / self.rate
         return round(pts * self.time_base - self.origin, 6)
-
-    def all_seconds(self, pts: "NDArray[np.int64]") -> list[float]:
-        """Return the times of many frames from their timestamps, (N,)."""
-        times = np.round(pts * self.time_base - self.origin, 6) if self.time_base else np.arange(len(pts)) / self.rate
-        seconds: list[float] = times.tolist()
-        return seconds
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
@@ -220,7 +203,7 @@ def _walk_compressed(file: BinaryIO, body: int, end: int, claims: _Claims, depth
 
 
 def _add_table(claims: _Claims, kind: bytes, file: BinaryIO, size: int) -> None:
-    head = file.read(min(READ_BYTES, size))
+    head = file.read(min(16, size))
     if len(head) < 8:
         return
     count = int.from_bytes(head[4:8], "big")

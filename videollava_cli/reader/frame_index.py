@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from videollava_cli.reader.bitstream import VideoPacket
 
+    IndexedPackets = Iterator[tuple[VideoPacket, int | None]]  # None for a packet whose frame is not shown
+
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 # Demuxers whose timestamps are the file's own. Those of avi, mpeg and the rest are made up, wrongly with B-frames.
 TIMED_FORMATS = (MOV, "matroska,webm", "mpegts", "flv", "asf", "nut")
@@ -42,13 +44,10 @@ class IndexMismatch(Exception):  # noqa: N818 (no error of the user: a slower wa
 
 @dataclass(frozen=True, slots=True)
 class SeekPoint:
-    """A key packet, at which decoding can start: its timestamp, where to seek for it, its frame's display index.
-
-    `seek_to` is None for the first packet, which needs no seeking.
-    """
+    """A key packet, at which decoding can start: its timestamp, where to seek for it, its frame's display index."""
 
     timestamp: int
-    seek_to: int | None
+    seek_to: int | None  # None for the first packet, which needs no seeking
     index: int
 
 
@@ -64,14 +63,12 @@ class TableIndex:
 
     def gops(self, indices: Iterable[int]) -> dict[SeekPoint, list[int]]:
         """Return at which seek point to start for which of some display indices, in ascending order."""
-        gops: dict[int, list[int]] = {}
-        for index in indices:
-            gops.setdefault(bisect_right(self._keys, index) - 1, []).append(index)
-        return {self._seek_point(number): wanted for number, wanted in gops.items()}
+        gops: dict[SeekPoint, list[int]] = {}
+        for index in sorted(indices):
+            gops.setdefault(self._seek_point(index), []).append(index)
+        return gops
 
-    def with_index(
-        self, packets: "Iterator[VideoPacket]", start: SeekPoint
-    ) -> "Iterator[tuple[VideoPacket, int | None]]":
+    def with_index(self, packets: "Iterator[VideoPacket]", start: SeekPoint) -> "IndexedPackets":
         """Yield the packets from a seek point on, each with the display index of its frame.
 
         The table has no presentation timestamps, so a packet is yielded once those of the next ones are known. Raises
@@ -91,7 +88,8 @@ class TableIndex:
         while window:
             yield _indexed(window.popleft(), seen, start.index)
 
-    def _seek_point(self, number: int) -> SeekPoint:
+    def _seek_point(self, index: int) -> SeekPoint:
+        number = bisect_right(self._keys, index) - 1
         key = self._keys[number]
         timestamp = int(self._timestamps[key])
         if number == 0:
@@ -120,7 +118,7 @@ class PacketIndex:
 
     def seconds(self) -> list[float]:
         """Return the time of every frame, ascending."""
-        return self._clock.all_seconds(self._pts)
+        return [self._clock.seconds(pts, index) for index, pts in enumerate(self._pts.tolist())]
 
     def gops(self, indices: Iterable[int]) -> dict[SeekPoint, list[int]]:
         """Return at which seek point to start for which of some display indices, in ascending order.
@@ -138,9 +136,7 @@ class PacketIndex:
             last_place = max(last_place, int(self._places[index]), place)
         return gops
 
-    def with_index(
-        self, packets: "Iterator[VideoPacket]", start: SeekPoint
-    ) -> "Iterator[tuple[VideoPacket, int | None]]":
+    def with_index(self, packets: "Iterator[VideoPacket]", start: SeekPoint) -> "IndexedPackets":
         """Yield the packets from a seek point on, each with the display index of its frame, None if it is not shown.
 
         Raises IndexMismatch if the seek point does not come.
@@ -186,7 +182,7 @@ def index_from_table(stream: VideoStream, format_name: str, num_bytes: int) -> t
         timestamps.append(entry.timestamp)
         if entry.is_keyframe:
             keys.append(number)
-    decoding_order = np.array(timestamps, np.int64)
+    decoding_order = np.asarray(timestamps, np.int64)
     is_whole = len(timestamps) == stream.frames and keys[:1] == array("q", [0])
     is_ascending = bool((np.diff(decoding_order) > 0).all())
     if is_cut_off or not (is_plain and is_whole and is_ascending) or (is_intra and len(keys) < len(timestamps)):
@@ -217,7 +213,7 @@ def index_from_packets(container: InputContainer, stream: VideoStream, check: Ca
                 pts.append(packet.pts)
     except av.error.FFmpegError:
         return None  # the rest of the file is damaged: decoding shows how many frames there are
-    order = np.array(pts, np.int64)
+    order = np.asarray(pts, np.int64)
     if not keys or keys[0][1] != 0 or len(np.unique(order)) < max(len(order), 1):
         return None
     clock = Clock(container, stream)

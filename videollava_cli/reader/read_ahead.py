@@ -69,7 +69,7 @@ class ReadAhead(Generic[ItemT]):
 
     def __exit__(self, *error: object) -> None:
         if self._pending:
-            self.stop()
+            self._reader.stop()  # and its readings elsewhere
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[ItemT, ReadResult]]:
@@ -90,10 +90,6 @@ class ReadAhead(Generic[ItemT]):
         pending = [future for _, future in self._pending]
         done, _ = wait(pending[:1] if self._is_ordered else pending, seconds, return_when=FIRST_COMPLETED)
         return bool(done)
-
-    def stop(self) -> None:
-        """End all readings within a frame; those of the reader elsewhere too."""
-        self._reader.stop()
 
     def result(self) -> list[Medium]:
         """Wait for all media, in the order of their items; raises MediaError if one of them cannot be read."""

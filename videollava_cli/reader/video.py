@@ -12,6 +12,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
@@ -45,12 +46,9 @@ def read_clip(reading: Reading, sampling: Sampling) -> Medium:
             notices.append(f"{file.name!r} is cut off: a part of its {stream.frames} frames is missing")
         if (number := len(video_streams(container))) > 1:
             details.append(f"{file.name!r} holds {number} videos: the first is taken")
-        by_table = index if sampling.is_whole else None  # the table does not have the times of frames
-        if by_table:
-            clip = _by_table(reading, sampling, by_table, container)
-        else:
-            clip = _by_packets(reading, sampling, container)
-    if by_table and not clip:
+        table = index if sampling.is_whole else None  # the table does not have the times of frames
+        clip = _by_table(reading, sampling, table, container) if table else _by_packets(reading, sampling, container)
+    if table and not clip:
         with opened(file) as container:
             clip = _by_packets(reading, sampling, container)
     clip = clip or _by_decoding(reading, sampling)
@@ -143,7 +141,7 @@ class _Decoded:
     """
 
     seconds: list[float] = field(default_factory=list)
-    pixels: dict[int, np.ndarray] = field(default_factory=dict)
+    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     num_damaged: int = 0
     num_in_header: int = 0
 
