@@ -22,7 +22,6 @@ from videollava_cli.commands.frames import frames
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
-APP_HELP = "Ask questions about your videos and images with Video-LLaVA."
 APP_EPILOG = """\b
 Answers go to stdout, everything else to stderr.
 Exit status: 0 answered, 1 the model or machine failed,
@@ -34,7 +33,7 @@ Start with:  vllava ask --help
 
 app = typer.Typer(
     name="vllava",
-    help=APP_HELP,
+    help="Ask questions about your videos and images with Video-LLaVA.",
     epilog=APP_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -9,7 +9,7 @@ import math
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import UnionType
@@ -245,8 +245,7 @@ def for_one_answer(settings: Settings, options: Mapping[str, object]) -> Setting
     for key in options:
         if key not in ANSWER_KEYS:
             raise UsageError(f"{key!r} cannot be set for one answer{closest(key, ANSWER_KEYS)}")
-    current = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return Settings(**_overlaid(current, _checked(options, "the options")))
+    return Settings(**_overlaid(asdict(settings), _checked(options, "the options")))
 
 
 def from_text(key: str, text: str) -> object:

@@ -42,8 +42,7 @@ JsonObject = Annotated[bool, option("Print one JSON object.", "Output", "--json"
 Quiet = Annotated[bool, option("No notes and no progress on stderr.", "Output", "--quiet")]
 Verbose = Annotated[bool, option("Say on stderr which frames, how many tokens, how fast.", "Output", "--verbose")]
 Config = Annotated[
-    Path | None,
-    option("Read this file in place of your config.toml.", "Output", "--config", metavar="FILE.toml"),
+    Path | None, option("Read this file in place of your config.toml.", "Output", "--config", metavar="FILE.toml")
 ]
 FlashAttn = Annotated[bool, option(f"Same as --attn-implementation {FLASH_ATTENTION}.", "Model", "--flash-attn")]
 

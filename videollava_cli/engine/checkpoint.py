@@ -28,10 +28,7 @@ HIDDEN_SIZES, INNER_SIZES = 12, 3
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
-    """The sizes of a language model that its memory depends on.
-
-    The defaults are the 7B's: its vocabulary, and transformers' LlamaConfig, on which its config.json relies.
-    """
+    """The sizes of a language model; the defaults are the 7B's, whose config.json relies on LlamaConfig's."""
 
     num_layers: int = 32
     hidden_size: int = 4096
@@ -57,11 +54,6 @@ class TextShape:
         """Return the size of a KV cache; one layer counts twice, as it is copied when its capacity grows."""
         return 2 * (self.num_layers + 1) * self.num_key_value_heads * self.head_size * num_tokens * bits // 8
 
-    def activation_bytes(self, num_tokens: int, bits: int) -> int:
-        """Estimate the memory of a prefill beside weights and KV cache."""
-        numbers = HIDDEN_SIZES * self.hidden_size + INNER_SIZES * self.inner_size
-        return num_tokens * numbers * bits // 8
-
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
@@ -75,7 +67,7 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """The memory that a question about a clip takes on a device, in bytes."""
+    """The memory that a question about a clip takes on a device, in bytes; `activations` are those of the prefill."""
 
     weights: int
     cache: int
@@ -98,15 +90,17 @@ def needed_memory(size: ModelSize, settings: Settings, bits: int) -> Need:
     `bits` are those of a number in the model's format.
     """
     quantized_bits = next((number for key, number in QUANTIZED_BITS.items() if getattr(settings, key)), bits)
+    shape = size.shape
     # transformers quantizes neither the embeddings nor the output layer.
-    num_unquantized = 2 * size.shape.vocabulary_size * size.shape.hidden_size
+    num_unquantized = 2 * shape.vocabulary_size * shape.hidden_size
     num_others = max(size.published_bytes * 8 // CHECKPOINT_BITS - num_unquantized, 0)
     num_prompt_tokens = min(size.clip_tokens + TEXT_TOKENS, size.context_length)
     num_tokens = min(num_prompt_tokens + settings.max_new_tokens, size.context_length)
+    activations = HIDDEN_SIZES * shape.hidden_size + INNER_SIZES * shape.inner_size
     return Need(
         weights=int(num_others * quantized_bits + num_unquantized * bits) // 8,
-        cache=size.shape.cache_bytes(num_tokens, bits),
-        activations=size.shape.activation_bytes(num_prompt_tokens, bits),
+        cache=shape.cache_bytes(num_tokens, bits),
+        activations=num_prompt_tokens * activations * bits // 8,
     )
 
 

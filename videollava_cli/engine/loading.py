@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,8 @@ def check_machine(settings: Settings) -> None:
 
 def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
     if device.type != "cuda":
-        raise UsageError(
-            f"Flash-Attention 2 needs a CUDA GPU, and the device is {str(device)!r}: leave --flash-attn out"
-        )
+        problem = f"needs a CUDA GPU, and the device is {str(device)!r}"
+        raise UsageError(f"Flash-Attention 2 {problem}: leave --flash-attn out")
     if importlib.util.find_spec("flash_attn") is None:
         raise UsageError("Flash-Attention 2 needs the package flash-attn: pip install flash-attn")
     if torch.cuda.get_device_capability(device) < (8, 0):
@@ -90,7 +89,7 @@ def load_model(
     is_bundled = BUNDLED_FOLDER in checkpoint.folder.parents
     if cache is not None and settings.load_4bit and not is_bundled:
         return _load_cached(checkpoint, settings, cache)
-    return _load_and_quantize(checkpoint, settings)
+    return _load_folder(checkpoint.folder, checkpoint, settings)
 
 
 def _load_cached(
@@ -104,44 +103,27 @@ def _load_cached(
     folder = cache.folder_of(checkpoint, identity)
     if cache.find(folder):
         try:
-            return _load_folder(folder, checkpoint, settings)
+            return _load_folder(folder, checkpoint, settings, is_quantized=True)
         except CheckpointError as error:  # made wrongly, a damaged header, or removed meanwhile
             cache.discard(folder, str(error))
-    model = _load_and_quantize(checkpoint, settings)
+    model = _load_folder(checkpoint.folder, checkpoint, settings)
+    what = f"4-bit {str(dtype).removeprefix('torch.')}"
+    manifest = {"model": checkpoint.hub_id or checkpoint.name, "what": what, "identity": identity}
     with quiet_libraries():
-        manifest = {
-            "model": checkpoint.hub_id or checkpoint.name,
-            "what": f"4-bit {str(dtype).removeprefix('torch.')}",
-            "identity": identity,
-        }
         cache.keep(folder, manifest, lambda draft: model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE))
     return model
 
 
-def _load_and_quantize(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
-    device, quantization = choose_device(settings.device), _quantization_config(settings)
-    dtype = choose_dtype(settings.dtype, device)
-    with ExitStack() as stack:
-        if device.type == "cpu" and quantization is not None:
-            stack.enter_context(large_blocks_returned())
-            stack.enter_context(PiecewiseQuantization())  # type: ignore[no-untyped-call]
-        return _load_folder(checkpoint.folder, checkpoint, settings, dtype=dtype, quantization=quantization)
-
-
 def _load_folder(
-    folder: Path,
-    checkpoint: Checkpoint,
-    settings: Settings,
-    *,
-    dtype: torch.dtype | None = None,
-    quantization: BitsAndBytesConfig | None = None,
+    folder: Path, checkpoint: Checkpoint, settings: Settings, *, is_quantized: bool = False
 ) -> VideoLlavaForConditionalGeneration:
-    """Load the weights of a folder; without a dtype they are read as they are stored."""
+    """Load the weights of a folder; quantized ones are read as they are stored."""
     device = choose_device(settings.device)
-    model_dtype = choose_dtype(settings.dtype, device)
+    dtype = choose_dtype(settings.dtype, device)
+    quantization = None if is_quantized else _quantization_config(settings)
     options: dict[str, Any] = {
-        "dtype": model_dtype,
-        "device_map": _device_map(checkpoint, settings, device, model_dtype),
+        "dtype": dtype,
+        "device_map": _device_map(checkpoint, settings, device, dtype),
         "quantization_config": quantization,
         "attn_implementation": settings.attn_implementation,
         "use_safetensors": True,
@@ -149,13 +131,16 @@ def _load_folder(
         "output_loading_info": True,
     }
     from_pretrained: Any = VideoLlavaForConditionalGeneration.from_pretrained
-    with _loading_errors(checkpoint, device), quiet_libraries():
+    with _loading_errors(checkpoint, device), quiet_libraries(), ExitStack() as stack:
+        if device.type == "cpu" and quantization is not None:
+            stack.enter_context(large_blocks_returned())
+            stack.enter_context(PiecewiseQuantization())  # type: ignore[no-untyped-call]
         if options["device_map"] == "auto":  # accelerate reads the files itself
             model, report = from_pretrained(folder, **options)
         else:
             config = VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
-            with stored_tensors(weight_files(folder), device, dtype) as tensors:
-                model, report = from_pretrained(None, config=config, state_dict=tensors, **options)
+            stored = stored_tensors(weight_files(folder), device, None if is_quantized else dtype)
+            model, report = from_pretrained(None, config=config, state_dict=stack.enter_context(stored), **options)
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"the weights of {checkpoint.name!r} are incomplete: {missing[0]} is missing")
     assert isinstance(model, VideoLlavaForConditionalGeneration)
@@ -187,13 +172,11 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         name = next(kind for kind, there in is_there.items() if there)
-    try:
+    with suppress(RuntimeError):
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps") from error
-    if device.type not in ("cuda", "mps", "cpu"):
-        raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps")
-    return device
+        if device.type in ("cuda", "mps", "cpu"):
+            return device
+    raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -25,7 +25,6 @@ MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 BLOCK_BYTES = 16 << 20  # of a file have a CRC-32 each, so that all processors can check one file
 PIECE_BYTES = 1 << 20  # read at once
-LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def identity_of(checkpoint: Checkpoint, **how: str) -> dict[str, Any]:
         "checkpoint": f"{checkpoint.hub_id}@{folder.name}" if checkpoint.hub_id else str(folder),
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
         "how": dict(sorted(how.items())),
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "bitsandbytes")},
     }
 
 
