@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from in_process import vllava
 from media_files import write_sound
-
-from videollava_cli import cli
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 VLLAVA = (sys.executable, "-m", "videollava_cli", "batch")
@@ -37,14 +36,12 @@ def clips(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def batch(clips, monkeypatch, capsys):
-    """Run the command in this process; return its exit status, its lines and what it said."""
+def batch(clips):
+    """Run the command in this process; return its exit status, its lines and its stderr."""
 
-    def run(*arguments, model="tiny"):
-        monkeypatch.setattr(sys, "argv", ["vllava", "batch", *map(str, arguments), "-m", model, "--device", "cpu"])
-        status = cli.main()
-        said = capsys.readouterr()
-        return status, [json.loads(line) for line in said.out.splitlines()], said.err
+    def run(*arguments, model="tiny", stdin=b""):
+        done = vllava("batch", *arguments, "-m", model, "--device", "cpu", stdin=stdin)
+        return done.status, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
     return run
 
@@ -59,15 +56,13 @@ def start(*arguments, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def test_null_separated_list_on_stdin_gives_right_answers_in_its_order(clips):
+def test_null_separated_list_on_stdin_gives_right_answers_in_its_order(batch, clips):
     listed = b"".join(os.fsencode(clips / name) + b"\0" for name in CLIPS)
 
-    process = start("-m", "tiny", "--from-file", "-", "-0", "-q", QUESTION, stdin=subprocess.PIPE)
-    written, said = process.communicate(listed, timeout=120)
+    status, lines, said = batch("--from-file", "-", "-0", "-q", QUESTION, stdin=listed)
 
-    assert [json.loads(line)["answer"] for line in written.splitlines()] == list(CLIPS.values())
-    assert process.returncode == 0
-    assert said.startswith(b"vllava: note: 4 answered; ")
+    assert [line["answer"] for line in lines] == list(CLIPS.values())
+    assert (status, said.startswith("vllava: note: 4 answered; ")) == (0, True)
 
 
 def test_line_has_the_keys_of_ask_and_those_by_which_it_is_known(batch, clips):
@@ -311,20 +306,17 @@ def test_json_questions_beside_others_are_refused(batch):
     assert (status, "name media and questions: leave others out" in said) == (2, True)
 
 
-def test_two_runs_on_one_file_refuse(clips, small_checkpoint):
+def test_two_runs_on_one_file_refuse(batch, clips, small_checkpoint):
     slow = start("clips", "-q", QUESTION, "-m", small_checkpoint, "-o", "out.jsonl", "--max-new-tokens", 2000)
     while not Path("out.jsonl").exists() and slow.poll() is None:
         time.sleep(0.05)
     time.sleep(0.2)
-    other = start("clips", "-q", QUESTION, "-m", "tiny", "-o", "out.jsonl")
-    _, said = other.communicate(timeout=120)
+    found = batch("clips", "-q", QUESTION, "-o", "out.jsonl")
     slow.kill()
     slow.communicate()
 
-    assert (other.returncode, said) == (
-        2,
-        b"vllava: error: another process is writing 'out.jsonl': wait for it, or give another -o\n",
-    )
+    message = "vllava: error: another process is writing 'out.jsonl': wait for it, or give another -o\n"
+    assert found == (2, [], message)
 
 
 @pytest.fixture
@@ -388,18 +380,16 @@ def test_closed_pipe_ends_quietly(clips):
     assert (process.wait(timeout=60), b"error" in said, b"Traceback" in said) == (0, False, False)
 
 
-def test_full_disk_is_told_keeps_what_is_written_and_is_gone_on_from(clips):
+def test_full_disk_is_told_keeps_what_is_written_and_is_gone_on_from(batch, clips):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
 
-    run = ("clips", "-q", QUESTION, "-m", "tiny", "-o", "out.jsonl")
-    process = start(*run, preexec_fn=limit)
+    run = ("clips", "-q", QUESTION, "-o", "out.jsonl")
+    process = start(*run, "-m", "tiny", preexec_fn=limit)
     _, said = process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert b"error: cannot write 'out.jsonl': File too large; what it holds is kept: make room" in said
     assert 0 < len(lines_of("out.jsonl")) < 4
-    again = start(*run)
-    again.communicate(timeout=120)
-    assert again.returncode == 0
+    assert batch(*run)[0] == 0
     assert [line["answer"] for line in lines_of("out.jsonl")] == list(CLIPS.values())

@@ -14,7 +14,7 @@ from videollava_cli.engine.startup import load
 from videollava_cli.errors import UsageError
 from videollava_cli.prompt import one_question
 from videollava_cli.reader import Reader
-from videollava_cli.settings import Settings, for_one_answer
+from videollava_cli.settings import for_one_answer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 QUESTIONS = ("What happens?", "What color is it?", "How many shapes are there, and where?")
@@ -22,7 +22,7 @@ GREEDY = {"max_new_tokens": 12}
 
 
 def requests_about(engine, names, questions, **options):
-    with Reader(Settings()) as reader:
+    with Reader(engine.settings) as reader:
         media = [reader.read(reader.find(str(EXAMPLES / name)), engine.checkpoint.pixels) for name in names]
     settings = for_one_answer(engine.settings, options)
     return [

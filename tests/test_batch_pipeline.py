@@ -1,206 +1,226 @@
-"""The pipeline with scripted readers and answers: order, batches, memory, errors."""
+"""From items to outcomes: order, neighbours, slow media, errors, statistics."""
 
+import json
+import shutil
+import subprocess
+import sys
 import threading
 import time
-from itertools import groupby
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import vllava
 
-from videollava_cli.batch import Item, Source
-from videollava_cli.batch.pipeline import AHEAD_AT_FIRST, Answered, Failed, NoMedia, Pipeline, Row
-from videollava_cli.batch.tally import Tally
-from videollava_cli.errors import MediaError, MemoryFullError, UsageError
+from videollava_cli.batch.lines import BatchStats, Outcome
+from videollava_cli.batch.pipeline import answered
+from videollava_cli.batch.work import Item
+from videollava_cli.engine import Chunk, Usage
+from videollava_cli.errors import GenerationError, MediaError
 from videollava_cli.media import MediaKind, Medium
-from videollava_cli.progress import Numbers, duration
+from videollava_cli.progress import duration
+from videollava_cli.settings import Settings
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+QUESTION = "What happens?"
 PICTURE = Medium("picture", MediaKind.IMAGE, np.zeros((1, 2, 2, 3), np.uint8))
+USAGE = Usage(5, 0, 2, 0.1, 0.1)
 
 
-class Scripted:
-    """Reads `bad*` as errors, `text*` as no media, waits over `slow*`; answers up to `room` rows at once."""
-
-    def __init__(self, room=100):
-        self.room = room
-        self.batches = []
-        self.num_read = 0
-        self.num_answered = 0
-        self.most_ahead = 0
-        self.is_stopped = False
-        self.lock = threading.Lock()
-
-    def read(self, items):
-        """Read as the path says."""
-        path = items[0].source.path
-        if path.startswith("bad"):
-            return [Failed(item, MediaError("bad")) for item in items]
-        if path.startswith("text"):
-            return [NoMedia(item) for item in items]
-        if path.startswith("slow"):
-            time.sleep(0.3)
-        with self.lock:
-            self.num_read += 1
-            self.most_ahead = max(self.most_ahead, self.num_read - self.num_answered)
-        return [Row(item, PICTURE, 0.1) for item in items]
-
-    def answer(self, rows):
-        """Answer with the question."""
-        if len(rows) > self.room:
-            raise MemoryFullError("out of memory")
-        self.batches.append(len(rows))
-        self.num_answered += len({row.item.source.path for row in rows})
-        return [UsageError("long") if row.item.question == "long" else row.item.question for row in rows]
-
-    def stop(self):
-        """Note that it was called."""
-        self.is_stopped = True
+@pytest.fixture
+def clips(tmp_path, monkeypatch):
+    """Work in a folder that has a folder of three clips."""
+    for name in ("circle-moves-right.mp4", "ring-moves-up.mp4", "triangle-disappears.mp4"):
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        shutil.copy(EXAMPLES / name, tmp_path / "clips")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "clips"
 
 
-def items_of(*paths, questions=("Why?",)):
-    return [Item(path, Source(path), question) for path in paths for question in questions]
+@contextmanager
+def slow_server(path):
+    """Serve a file on the loopback, once `release` is set; give the URL and `release`."""
+    release = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            release.wait(60)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(path.read_bytes())
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/{path.name}", release
+    finally:
+        release.set()
+        server.shutdown()
+        server.server_close()
 
 
-def pipeline(scripted, batch_size=4, **options):
-    return Pipeline(
-        prepare=lambda: batch_size,
-        read=scripted.read,
-        stop=scripted.stop,
-        answer=scripted.answer,
-        num_readers=2,
-        **options,
+def batch(*arguments):
+    done = vllava("batch", *arguments, "-q", QUESTION, "-m", "tiny", "--device", "cpu")
+    return done, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("unordered", [False, True])
+def test_outcomes_come_in_the_order_of_the_items_or_do_not_wait_for_what_takes_long(clips, unordered):
+    (clips / "broken.mp4").write_bytes(b"no video " * 100)
+    with slow_server(EXAMPLES / "triangle.jpg") as (url, release):
+        threading.Timer(1.5, release.set).start()
+        done, lines = batch(url, "clips", *(["--unordered"] if unordered else []), "--json-summary", "summary.json")
+
+    paths = [line["id"] for line in lines]
+    assert sorted(paths[1:] if not unordered else paths[:-1]) == sorted(
+        str(p.relative_to(p.parents[1])) for p in clips.iterdir()
+    )
+    assert paths[-1 if unordered else 0] == url
+    assert unordered or paths[1:] == sorted(paths[1:])
+    assert done.status == 4
+    summary = json.loads(Path("summary.json").read_text())
+    assert unordered or summary["wait_s"] > 1
+    assert (summary["answered"], summary["failed"], summary["clips"]) == (4, 1, 5)
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "videollava_cli", "batch", *arguments, "-q", QUESTION, "-m", "tiny", "--device"]
+    return subprocess.Popen([*map(str, command), "cpu"], stderr=subprocess.PIPE)
+
+
+def wait_for_lines(number, process):
+    while not Path("out.jsonl").exists() or Path("out.jsonl").read_bytes().count(b"\n") < number:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+def test_answers_in_hand_are_written_while_the_next_medium_takes_long(clips):
+    with slow_server(EXAMPLES / "triangle.jpg") as (url, release):
+        process = start("clips", url, "-o", "out.jsonl")
+        wait_for_lines(3, process)
+        assert not release.is_set()
+        release.set()
+        process.communicate(timeout=60)
+
+    assert (process.returncode, Path("out.jsonl").read_bytes().count(b"\n")) == (0, 4)
+
+
+def test_engine_is_not_loaded_when_nothing_can_be_read(clips):
+    (clips / "broken.mp4").write_bytes(b"no video " * 100)
+    (clips / "text").write_text("Dear diary,\n")
+
+    done, lines = batch(
+        "clips", "nowhere.mp4", "--glob", "[bt][re][ox]*", "--verbose", "--json-summary", "summary.json"
+    )
+
+    assert [line["error"]["type"] for line in lines] == ["MediaError"] * 2
+    assert "questions at once" not in done.stderr
+    assert json.loads(Path("summary.json").read_text())["load_s"] == 0
+
+
+class ScriptedEngine:
+    """Answers the last question with itself in two pieces, in reverse order; fails at `long`."""
+
+    settings = Settings(model="tiny")
+    seq_limit = None
+
+    def __init__(self):
+        self.requests = []
+
+    def answer(self, requests, *, max_num_seqs):
+        """Take all requests first."""
+        self.requests = list(requests)
+        for request in reversed(self.requests):
+            question = request.conversation.turns[-1].question
+            if question == "long":
+                yield request, Chunk("", "error", error=GenerationError("out of memory"))
+                continue
+            yield request, Chunk(question[:1])
+            yield request, Chunk(question[1:], "stop", USAGE, prompt="USER:")
+
+
+def outcomes_about(path, *questions, medium=PICTURE, error=None):
+    return [Outcome(Item(path, path, question), medium, error=error) for question in questions]
+
+
+def test_questions_about_a_medium_reach_the_engine_as_neighbours_and_their_answers_whole():
+    engine = ScriptedEngine()
+    outcomes = [
+        *outcomes_about("a", "What?", "Who?"),
+        *outcomes_about("bad", "What?", medium=None, error=MediaError("bad")),
+        *outcomes_about("b", "What?"),
+    ]
+
+    done = list(answered(engine, outcomes, BatchStats(batch_size=4, load_seconds=2.0), max_num_seqs=4))
+
+    assert [request.media[0] for request in engine.requests] == [PICTURE] * 3
+    texts = [(outcome.item.path, outcome.answer and outcome.answer.text) for outcome in done]
+    assert sorted(texts, key=str) == sorted([("a", "What?"), ("a", "Who?"), ("b", "What?"), ("bad", None)], key=str)
+    assert {outcome.load_seconds for outcome in done if outcome.answer} == {2.0}
+    assert {outcome.medium.pixels.size for outcome in done if outcome.answer} == {0}
+
+
+def test_question_that_cannot_be_answered_fails_and_the_others_do_not():
+    done = answered(ScriptedEngine(), outcomes_about("a", "long", "short"), BatchStats(), max_num_seqs=None)
+
+    by_question = {outcome.item.question: outcome for outcome in done}
+    assert str(by_question["long"].error) == "out of memory"
+    assert by_question["long"].medium.name == "picture"
+    assert by_question["short"].answer.text == "short"
+
+
+def test_stats_tell_to_how_many_questions_at_once_full_memory_brought_the_engine():
+    engine, stats = ScriptedEngine(), BatchStats(batch_size=100)
+    engine.seq_limit = 50
+
+    list(answered(engine, outcomes_about("a", "What?"), stats, max_num_seqs=100))
+
+    assert stats.batch_size == 50
+
+
+def test_stats_count_items_and_clips_and_files():
+    stats = BatchStats(num_items=10, num_there_before=2, num_failed_before=1)
+    answer = Chunk("Yes.", "stop", USAGE)
+
+    for question in ("1", "2"):
+        stats.add(Outcome(Item("a", "a", question), PICTURE, answer=answer))
+        stats.add(Outcome(Item("bad", "bad", question), error=MediaError("bad")))
+        stats.add(Outcome(Item("text", "text", question)))
+
+    assert (stats.num_answered, stats.num_failed, stats.num_no_media) == (2, 2, 2)
+    assert (len(stats.clips), len(stats.files_without_media), stats.num_new_tokens) == (2, 1, 4)
+    assert (stats.num_done, stats.num_failed_in_all) == (8, 3)
+    assert stats.others == (
+        ", 2 failed, 1 file without video or image passed over, 2 there before, 1 of them failed "
+        "(--redo-failed asks again)"
     )
 
 
-def outcomes_of(running, items):
-    return [outcome for batch in running.run(items) for outcome in batch]
+def test_seconds_left_follow_from_the_speed_so_far():
+    stats = BatchStats(num_items=4)
+    assert stats.seconds_left is None
+    stats.start_clock(seconds_ago=10.0)
+    stats.add(Outcome(Item("a", "a", "Why?"), PICTURE, answer=Chunk("", "stop", USAGE)))
 
-
-def test_outcomes_come_in_the_order_of_the_items_whatever_takes_long():
-    paths = ["slow1", "a", "bad1", "text1", "b", "slow2", "c", "d", "e", "bad2"]
-
-    outcomes = outcomes_of(pipeline(Scripted()), items_of(*paths))
-
-    assert [outcome.item.id for outcome in outcomes] == paths
-    kinds = [kind for kind, _ in groupby(type(outcome) for outcome in outcomes)]
-    assert kinds == [Answered, Failed, NoMedia, Answered, Failed]
-
-
-def test_unordered_outcomes_do_not_wait_for_what_takes_long():
-    paths = ["slow", "a", "b", "c", "d"]
-
-    outcomes = outcomes_of(pipeline(Scripted(), batch_size=2, is_ordered=False), items_of(*paths))
-
-    assert outcomes[-1].item.id == "slow"
-    assert sorted(outcome.item.id for outcome in outcomes) == sorted(paths)
-
-
-def test_batches_are_full_and_questions_about_a_medium_stay_together():
-    scripted = Scripted()
-
-    outcomes = outcomes_of(pipeline(scripted), items_of("a", "b", "c", questions=("1", "2", "3")))
-
-    assert scripted.batches == [4, 4, 1]
-    assert scripted.num_read == 3
-    assert [outcome.answer for outcome in outcomes] == ["1", "2", "3"] * 3
-
-
-def test_full_memory_halves_the_batch_for_good_and_loses_nothing():
-    scripted = Scripted(room=3)
-    running = pipeline(scripted, batch_size=8)
-
-    outcomes = outcomes_of(running, items_of(*map(str, range(20))))
-
-    assert [outcome.item.id for outcome in outcomes] == [str(number) for number in range(20)]
-    assert all(isinstance(outcome, Answered) for outcome in outcomes)
-    assert max(scripted.batches) == 2
-    assert running.pace.batch_size == 2
-
-
-def test_item_for_which_alone_the_memory_is_too_small_fails_and_the_others_do_not():
-    scripted = Scripted(room=0)
-
-    outcomes = outcomes_of(pipeline(scripted), items_of("a", "b", "c"))
-
-    assert [(outcome.item.id, str(outcome.error)) for outcome in outcomes] == [
-        (name, "out of memory") for name in ("a", "b", "c")
-    ]
-
-
-def test_question_that_does_not_fit_fails_and_its_medium_is_told():
-    outcomes = outcomes_of(pipeline(Scripted()), items_of("a", questions=("long", "short")))
-
-    assert [type(outcome) for outcome in outcomes] == [Failed, Answered]
-    assert outcomes[0].row.medium is PICTURE
-
-
-def test_nothing_is_prepared_when_nothing_can_be_read():
-    def never():
-        raise AssertionError
-
-    scripted = Scripted()
-    running = Pipeline(prepare=never, read=scripted.read, stop=scripted.stop, answer=scripted.answer, num_readers=2)
-
-    assert len(outcomes_of(running, items_of("bad1", "bad2", "text"))) == 3
-
-
-def test_reading_ahead_is_bounded():
-    scripted = Scripted()
-
-    outcomes_of(pipeline(scripted, batch_size=10), items_of(*map(str, range(200))))
-
-    # The readers, what waits, the batch in hand.
-    assert 2 * 10 < scripted.most_ahead <= 2 + max(AHEAD_AT_FIRST, 2 * 10) + 10
-
-
-def test_closing_or_an_error_stops_the_readers():
-    scripted = Scripted()
-    batches = pipeline(scripted, batch_size=1).run(items_of("a", "b", "c"))
-    next(batches)
-    batches.close()
-    assert scripted.is_stopped
-
-    broken = Scripted()
-    broken.answer = lambda rows: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        outcomes_of(pipeline(broken), items_of("a", "b"))
-    assert broken.is_stopped
-
-
-def test_waiting_for_readers_and_answering_are_timed():
-    running = pipeline(Scripted())
-
-    outcomes_of(running, items_of("slow1", "slow2"))
-
-    assert running.pace.wait_seconds > 0.25
-    assert running.pace.answer_seconds < 0.1
-
-
-def test_tally_counts_items_and_clips_and_files():
-    tally = Tally(num_items=10, num_here=2, num_failed_before=1)
-
-    for outcome in outcomes_of(pipeline(Scripted()), items_of("a", "bad", "text", questions=("1", "2"))):
-        tally.add(outcome)
-
-    assert (tally.num_answered, tally.num_failed, tally.num_no_media) == (2, 2, 2)
-    assert (tally.num_clips, tally.num_files_without_media) == (2, 1)
-    assert (tally.num_done, tally.num_failed_in_all) == (8, 3)
-
-
-def test_seconds_left_follow_from_the_pace_so_far():
-    tally = Tally(num_items=4)
-    assert tally.seconds_left is None
-    tally.add(Answered(Row(items_of("a")[0], PICTURE, 0.0), ""))
-
-    assert tally.seconds_left == pytest.approx(3 * tally.seconds, rel=0.5)
+    assert stats.seconds_left == pytest.approx(30, rel=0.1)
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (187, "3:07 min"), (7500, "2:05 h"), (4e6, "1,111:06 h")]
 )
-def test_durations_are_told_as_people_say_them(seconds, words):
+def test_durations_are_written_as_people_say_them(seconds, words):
     assert duration(seconds) == words
 
 
 def test_progress_in_words():
-    assert Numbers(1200, 5000, 3, 4.26, 187).in_words == "1,200 of 5,000, 3 failed, 4.3 clips/s, 3:07 min left"
-    assert Numbers(0, 5, 0, 0.0, None).in_words == "0 of 5, 0.0 clips/s"
+    stats = BatchStats(num_items=5000, num_there_before=1193, num_failed=1, num_failed_before=2, num_answered=6)
+    stats.clips = {str(number) for number in range(43)}
+    stats.start_clock(seconds_ago=10.0)
+
+    assert stats.progress == "1,200 of 5,000, 3 failed, 4.3 clips/s, 1:30 h left"
+    assert BatchStats(num_items=5).progress == "0 of 5, 0.0 clips/s"

@@ -10,15 +10,17 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
+from in_process import vllava
 
-from videollava_cli import cli
-from videollava_cli.batch import FileStamp, Item, Source
-from videollava_cli.batch.cluster import Actors, Node, Steps, entries_a_block, joined, spread
-from videollava_cli.batch.ray import AnsweringGroups, Group, engines, plan_of, read_group
-from videollava_cli.commands.ray_option import with_address
+from videollava_cli.batch.lines import Outcome
+from videollava_cli.batch.pipeline import Job
+from videollava_cli.batch.ray import EngineActor, engines, media_a_block, plan_of, read_media
+from videollava_cli.batch.work import FileStamp, Item
+from videollava_cli.commands.batch import with_address
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError
 from videollava_cli.settings import Settings
@@ -33,21 +35,37 @@ ANSWERS = {
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "memory": 4 << 30, "include_dashboard": False}
 TINY = Settings(model="tiny", checkpoint="bundled:tiny", device="cpu")
 GIB = 1 << 30
+DEADLY_FILES = """
+import os, signal, sys
+
+def kill_who_opens_it(event, arguments):
+    if event == "open" and "deadly" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill_who_opens_it)
+"""
 
 
-@pytest.fixture(scope="module")
-def two_nodes():
-    """Start two Ray nodes with a CPU each, which tell nobody and notice soon when one is gone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # a test has nodes do steps of this module
-        from ray.cluster_utils import Cluster
+@pytest.fixture(scope="session")
+def node_environment(tmp_path_factory):
+    """Return variables of Ray nodes that report to nobody, and whose processes die when they open a deadly file."""
+    hook = tmp_path_factory.mktemp("hook")
+    (hook / "sitecustomize.py").write_text(DEADLY_FILES)
+    python_path = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": python_path}
 
-        soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+
+@pytest.fixture(scope="session")
+def two_nodes(node_environment):
+    """Start two Ray nodes with a CPU each, which notice soon when one is gone."""
+    from ray.cluster_utils import Cluster
+
+    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    with mock.patch.dict(os.environ, node_environment):
         cluster = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": soon})
         cluster.add_node(**NODE)
-        yield cluster
-        cluster.shutdown()
+    yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture
@@ -69,13 +87,12 @@ def copies(folder, number):
 
 
 @pytest.fixture
-def batch(folder, monkeypatch, capsys):
-    """Run the command in this process; return its exit status, its lines and what it said."""
+def batch(folder):
+    """Run the command in this process; return its exit status, its stdout and its stderr."""
 
     def run(*arguments):
-        command = ["vllava", "batch", "-m", "tiny", "--device", "cpu", "-q", QUESTION]
-        monkeypatch.setattr(sys, "argv", [*command, *map(str, arguments)])
-        return (cli.main(), *capsys.readouterr())
+        done = vllava("batch", "-m", "tiny", "--device", "cpu", "-q", QUESTION, *arguments)
+        return done.status, done.stdout, done.stderr
 
     return run
 
@@ -139,7 +156,9 @@ def engine_of(node):
     return next((worker for worker in workers if "MapWorker" in " ".join(worker.cmdline())), None)
 
 
-def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle(two_nodes, start, folder):
+def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle(
+    two_nodes, node_environment, start, folder
+):
     right = copies(folder / "clips", 40)
     output = folder / "out.jsonl"
     node = next(iter(two_nodes.worker_nodes))
@@ -152,7 +171,8 @@ def test_every_item_is_answered_exactly_once_when_a_node_is_killed_in_the_middle
     two_nodes.remove_node(node, allow_graceful=False)
     num_lines_then = output.read_bytes().count(b"\n")
     status, written, said = finished(process)
-    two_nodes.add_node(**NODE)
+    with mock.patch.dict(os.environ, node_environment):
+        two_nodes.add_node(**NODE)
 
     counts = Counter(json.loads(line)["id"] for line in output.read_text().splitlines())
     answers = {line["id"]: line["answer"] for line in lines_of(output.read_text())}
@@ -192,32 +212,16 @@ def test_ctrl_c_stops_the_nodes_and_says_how_to_go_on(two_nodes, start, folder):
     assert "Traceback" not in said
 
 
-def test_entry_that_kills_its_worker_is_given_up_and_the_others_are_done(two_nodes):
-    code = f"import test_batch_ray; test_batch_ray.give_up({two_nodes.address!r})"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+def test_clip_that_kills_its_readers_is_given_up_and_the_others_are_answered(two_nodes, start, folder):
+    right = copies(folder / "clips", 7)
+    shutil.copy(EXAMPLES / "triangle.jpg", folder / "clips" / "deadly.jpg")
 
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False, env=environment
-    )
+    status, written, said = finished(start("clips", "--ray", two_nodes.address))
 
-    assert found.stdout == "[0, 10, 20, 30, 50, 60, 70]\n", found.stderr
-
-
-def give_up(address):
-    """Multiply numbers by ten; four kills whoever does it."""
-    steps = Steps(first=die_of_four, num_threads=1, make_second=list_maker, entries_a_call=1, actors=Actors(1))
-    with joined(address, 1):
-        print([number for numbers in spread(list(range(8)), steps) for number in numbers])  # noqa: T201
-
-
-def die_of_four(number):
-    if number == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number * 10
-
-
-def list_maker():
-    return list
+    answers = {line["id"]: line.get("answer") for line in lines_of(written)}
+    assert answers == {**right, "clips/deadly.jpg": None}
+    assert "failed: Ray gave up on it, after the processes that read or answered it died: --redo-failed" in said
+    assert status == 4
 
 
 def test_missing_package_is_told_with_how_to_install_it(batch, monkeypatch):
@@ -264,44 +268,57 @@ def test_address_may_be_left_out(given, understood):
 
 def test_engines_are_one_a_gpu_or_one_a_cpu_as_far_as_the_memory_goes():
     checkpoint = find_checkpoint(TINY)
-    nodes = [Node(8, 2, 64 * GIB), Node(4, 0, 2 * GIB), Node(0, 0, 64 * GIB)]
+    nodes = [
+        {"CPU": 8.0, "GPU": 2.0, "memory": 64.0 * GIB},
+        {"CPU": 4.0, "memory": 2.0 * GIB},
+        {"memory": 64.0 * GIB},
+    ]
 
-    assert engines(nodes, replace(TINY, device="auto"), checkpoint) == Actors(2, num_gpus=1)
-    on_cpus = engines(nodes, TINY, checkpoint)
-    assert (on_cpus.count, on_cpus.num_gpus) == (9, 0)
+    assert engines(nodes, replace(TINY, device="auto"), checkpoint) == (2, {"num_gpus": 1})
+    num_engines, resources = engines(nodes, TINY, checkpoint)
+    assert (num_engines, list(resources)) == (9, ["memory"])
     with pytest.raises(GenerationError, match=r"no node of Ray has a CPU and 1\.0 GiB for 'tiny'"):
-        engines([Node(8, 0, GIB // 2)], TINY, checkpoint)
+        engines([{"CPU": 8.0, "memory": GIB / 2}], TINY, checkpoint)
     with pytest.raises(UsageError, match="device is 'cuda' and the nodes of Ray have no GPU"):
-        engines([Node(8, 0, GIB)], replace(TINY, device="cuda"), checkpoint)
+        engines([{"CPU": 8.0, "memory": GIB}], replace(TINY, device="cuda"), checkpoint)
     with pytest.raises(UsageError, match="device is 'cuda:1', and Ray gives each engine its own"):
         engines(nodes, replace(TINY, device="cuda:1"), checkpoint)
 
 
 def test_blocks_are_small_for_few_clips_and_not_too_many_for_a_million():
-    assert [entries_a_block(*numbers) for numbers in ((4, 2), (64, 2), (1_000_000, 256))] == [1, 8, 16]
+    assert [media_a_block(*numbers) for numbers in ((4, 2), (64, 2), (1_000_000, 256))] == [1, 8, 16]
 
 
+@pytest.fixture
 def plan():
-    return plan_of(TINY, find_checkpoint(TINY), (), None)
+    """Return the plan of a job with the bundled model."""
+    where = {"output": None, "summary": None, "redo_failed": False, "is_fresh": False, "is_ordered": True}
+    job = Job(items=(), common_questions=(), settings=TINY, batch_size=None, ray="local", **where)
+    return plan_of(job, find_checkpoint(TINY), "cpu")
 
 
-def test_file_that_a_node_does_not_see_is_an_error_item():
-    item = Item("clips/a.mp4", Source("clips/a.mp4", is_named=False), QUESTION, FileStamp(10, 10))
+def test_file_that_a_node_does_not_see_is_an_error_item(plan):
+    item = Item("clips/a.mp4", "clips/a.mp4", QUESTION, is_named=False, stamp=FileStamp(10, 10))
 
-    (failed,) = read_group(plan(), Group(3, (item,))).entries
+    ((failed,),) = read_media(plan, [(item,)])
 
     assert failed.item == item
     assert str(failed.error).startswith("'clips/a.mp4' is not on the node ")
 
 
-def test_node_with_another_version_or_without_the_checkpoint_is_told():
-    item = Item("a.mp4", Source("a.mp4"), QUESTION)
-    other = replace(plan(), version="0.0.1")
-    assert "install the same on every node" in str(read_group(other, Group(0, (item,))).entries)
+def test_node_with_another_version_is_refused(plan):
+    (error,) = read_media(replace(plan, version="0.0.1"), [(Item("a.mp4", "a.mp4", QUESTION),)])
 
-    local = replace(plan(), settings=replace(TINY, checkpoint="/nowhere/weights"))
-    right = {"clips": EXAMPLES / "triangle.jpg"}
-    named = Item(str(right["clips"]), Source(str(right["clips"])), QUESTION)
-    error = AnsweringGroups(local)([read_group(plan(), Group(0, (named,)))])
+    assert "install the same on every node" in str(error)
+
+
+def test_node_without_the_checkpoint_is_refused(plan):
+    image = str(EXAMPLES / "triangle.jpg")
+    (read,) = read_media(plan, [(Item(image, image, QUESTION),)])
+    assert isinstance(read[0], Outcome)
+
+    local = replace(plan, job=replace(plan.job, settings=replace(TINY, checkpoint="/nowhere/weights")))
+    error = EngineActor(local).answer([(0, read)])
+
     assert isinstance(error, CheckpointError)
     assert str(error).startswith("there is no folder '/nowhere/weights' (on the node ")

@@ -1,5 +1,6 @@
 """Work lists, JSON lines and the file they are kept in: no model, no media."""
 
+import errno
 import json
 import os
 import signal
@@ -7,21 +8,29 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import filelock
 import pytest
 
-from videollava_cli.batch import FileStamp, Item, Source
-from videollava_cli.batch.folders import find_files
-from videollava_cli.batch.interrupts import Interrupts
-from videollava_cli.batch.lists import read_list, read_questions
-from videollava_cli.batch.locks import lock_beside
-from videollava_cli.batch.records import as_text, digest, identity
-from videollava_cli.batch.results import Results, read_held
-from videollava_cli.batch.worklist import Shard, by_medium, items_about, stamped, without_repetitions
+from videollava_cli.batch.lines import digest, identity
+from videollava_cli.batch.output import Results, read_held
+from videollava_cli.batch.pipeline import Interrupts
+from videollava_cli.batch.work import (
+    FileStamp,
+    Item,
+    Shard,
+    by_medium,
+    find_items,
+    read_list,
+    read_questions,
+    with_stamps,
+    without_repetitions,
+)
+from videollava_cli.engine.record import json_text
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.settings import Settings
 
 QUESTION = "What happens?"
-ITEM = Item("a.mp4", Source("a.mp4"), QUESTION, FileStamp(10, 20))
+ITEM = Item("a.mp4", "a.mp4", QUESTION, stamp=FileStamp(10, 20))
 SETTINGS = Settings(model="tiny")
 
 
@@ -37,7 +46,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def found(*paths, patterns=()):
-    return [source.path for source in find_files(paths, patterns)]
+    return [item.path for item in find_items(paths, [QUESTION], patterns)]
 
 
 def line_for(item=ITEM, settings=SETTINGS, **more):
@@ -51,9 +60,9 @@ def test_folders_are_searched_to_their_bottom_in_the_order_of_names_without_hidd
 
 
 def test_what_is_named_is_taken_as_it_is_and_what_a_folder_holds_is_not_named(tree):
-    sources = list(find_files(["tree/.hidden.mp4", "nowhere.mp4", "https://example.org/a.mp4", "tree/sub/deep"]))
+    named = ["tree/.hidden.mp4", "nowhere.mp4", "https://example.org/a.mp4", "tree/sub/deep"]
 
-    assert [(source.path, source.is_named) for source in sources] == [
+    assert [(item.path, item.is_named) for item in find_items(named, [QUESTION])] == [
         ("tree/.hidden.mp4", True),
         ("nowhere.mp4", True),
         ("https://example.org/a.mp4", True),
@@ -127,8 +136,8 @@ def test_questions_as_json_lines_name_their_medium_and_may_have_an_id(tmp_path):
     (tmp_path / "questions").write_text("\n".join(lines))
 
     assert read_questions(str(tmp_path / "questions")) == [
-        Item(7, Source("a.mp4"), "Why?"),
-        Item("caf\udce9.mp4", Source("caf\udce9.mp4"), "Who?"),
+        Item(7, "a.mp4", "Why?"),
+        Item("caf\udce9.mp4", "caf\udce9.mp4", "Who?"),
     ]
 
 
@@ -164,17 +173,17 @@ def test_questions_that_are_no_text_or_not_there_are_told(tmp_path):
 
 
 def test_every_question_is_asked_about_every_medium_and_neighbours_share_it():
-    items = list(items_about([Source("a.mp4"), Source("b.mp4")], ["Why?", "Who?"]))
+    items = list(find_items(["a.mp4", "b.mp4"], ["Why?", "Who?"]))
 
     assert [(item.id, item.question) for item in items] == [
         *(("a.mp4", "Why?"), ("a.mp4", "Who?")),
         *(("b.mp4", "Why?"), ("b.mp4", "Who?")),
     ]
-    assert [(path, len(about_it)) for path, about_it in by_medium(items)] == [("a.mp4", 2), ("b.mp4", 2)]
+    assert list(by_medium(items)) == [tuple(items[:2]), tuple(items[2:])]
 
 
 def test_repeated_items_are_asked_once_and_two_media_of_one_id_are_refused():
-    other = replace(ITEM, source=Source("b.mp4"))
+    other = replace(ITEM, path="b.mp4")
 
     assert without_repetitions([ITEM, ITEM, replace(ITEM, question="Why?")])[1] == 1
     with pytest.raises(UsageError, match=r"the id 'a.mp4' is given to two media"):
@@ -184,7 +193,7 @@ def test_repeated_items_are_asked_once_and_two_media_of_one_id_are_refused():
 def test_items_get_the_size_and_time_of_their_files(tree):
     os.utime(tree / "b.mp4", ns=(0, 1_234_567_891))
 
-    items = stamped(list(items_about([Source("tree/b.mp4"), Source("tree"), Source("hf://a/b/c")], [QUESTION])))
+    items = with_stamps([replace(ITEM, path=path) for path in ("tree/b.mp4", "tree", "hf://a/b/c")])
 
     assert [item.stamp for item in items] == [FileStamp(0, 1_234_567), None, None]
 
@@ -247,13 +256,13 @@ def test_line_counts_for_what_was_asked_and_for_nothing_else(item, settings):
 
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"offline": True}, {"decode_threads": 2}, {"temperature": 0}])
 def test_what_changes_no_answer_makes_no_other_line(change):
-    line = json.loads(as_text(line_for(ITEM, replace(SETTINGS, **change), answer="Yes.")))
+    line = json.loads(json_text(line_for(ITEM, replace(SETTINGS, **change), answer="Yes.")))
 
     assert digest(line) == digest(line_for())
 
 
 def test_name_that_is_no_unicode_comes_back_from_its_line_to_the_byte():
-    text = as_text(line_for(replace(ITEM, id="caf\udce9 é\n.mp4")))
+    text = json_text(line_for(replace(ITEM, id="caf\udce9 é\n.mp4")))
 
     assert text.isprintable() is False
     assert text.count("\n") == 1
@@ -313,7 +322,7 @@ def test_zeros_that_a_lost_power_left_are_cut_off(path):
 
 
 def test_last_line_that_is_whole_but_for_its_end_is_kept(path):
-    path.write_text(as_text(line_for()).rstrip("\n"))
+    path.write_text(json_text(line_for()).rstrip("\n"))
 
     write(path, line_for(replace(ITEM, id="b.mp4")))
 
@@ -355,7 +364,7 @@ def test_lines_of_failed_items_are_dropped_to_be_asked_again(path):
 def test_two_processes_on_one_file_refuse(path):
     code = f"""
 from pathlib import Path
-from videollava_cli.batch.results import Results
+from videollava_cli.batch.output import Results
 Results(Path({str(path)!r}))
 """
     with Results(path):
@@ -365,22 +374,27 @@ Results(Path({str(path)!r}))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_file_beside_stands_for_a_lock_where_there_is_none(path):
-    unlock = lock_beside(path)
+def test_file_beside_stands_for_a_lock_where_there_is_none(path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    with pytest.raises(UsageError, match=r"if none is, remove '.*out\.jsonl\.lock'"):
-        lock_beside(path)
-    unlock()
-    lock_beside(path)()
-    assert os.listdir(path.parent) == []
+    monkeypatch.setattr(filelock, "lock_descriptor", refuse)
+    for _ in range(2):
+        with Results(path, redo_failed=True) as results:
+            with pytest.raises(UsageError, match=r"if none is, remove '.*out\.jsonl\.lock'"):
+                Results(path)
+            results.write(line_for(error={}))
+
+    assert ids(path) == ["a.mp4"]
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_what_a_full_disk_does_not_take_is_cut_off_and_the_rest_is_kept(path):
-    limit = len(as_text(line_for())) * 5 // 2
+    limit = len(json_text(line_for())) * 5 // 2
     code = f"""
 import resource
 from pathlib import Path
-from videollava_cli.batch.results import Results
+from videollava_cli.batch.output import Results
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 with Results(Path({str(path)!r})) as results:
     for _ in range(3):
@@ -417,24 +431,27 @@ def test_looking_at_a_file_changes_nothing(path):
     assert path.read_bytes() == before
 
 
-def test_ctrl_c_waits_for_what_is_held_and_a_second_one_does_not():
-    told = []
-    with Interrupts(lambda: told.append(True)) as interrupts:
-        interrupts.hold()
-        signal.raise_signal(signal.SIGINT)
-        assert told == [True]
-        with pytest.raises(KeyboardInterrupt):
-            interrupts.release()
-    with Interrupts(lambda: None) as interrupts:
-        interrupts.hold()
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize(("num_presses", "happened"), [(1, ["notified", "work done"]), (2, ["notified"])])
+def test_ctrl_c_waits_for_work_in_hand_and_a_second_one_does_not(num_presses, happened):
+    events = []
+
+    def work():
+        with Interrupts(lambda: events.append("notified")) as interrupts:
+            with interrupts.held():
+                with interrupts.held():
+                    for _ in range(num_presses):
+                        signal.raise_signal(signal.SIGINT)
+                events.append("work done")
+            events.append("more work done")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert events == happened
 
 
-def test_ctrl_c_ends_at_once_what_is_not_held():
+def test_ctrl_c_ends_at_once_where_no_work_is_in_hand():
     with Interrupts(lambda: None) as interrupts:
-        interrupts.hold()
-        interrupts.release()
+        with interrupts.held():
+            pass
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -1,14 +1,14 @@
-"""A session keeps what was said, goes back, and leaves out the oldest turns when the context is full."""
+"""A session keeps questions and answers, goes back, and leaves out the oldest turns when the context is full."""
 
 from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from media_files import COLORS, write_image
 
-from videollava_cli.chat.session import Session
-from videollava_cli.chat.showing import read_again, source_of
-from videollava_cli.chat.transcript import Said
+from videollava_cli.chat.session import Session, read_again
+from videollava_cli.chat.transcript import AnsweredTurn
 from videollava_cli.engine import Chunk, Usage
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.media import MediaKind, Medium
@@ -18,7 +18,7 @@ PICTURE_TOKENS = 10
 
 
 class ScriptedEngine:
-    """Answers what it is told to; each word is a token, each medium ten."""
+    """Answers as scripted; each word is a token, each medium ten."""
 
     def __init__(self, *answers, context_length=100):
         self.answers = list(answers)
@@ -52,12 +52,12 @@ class ScriptedEngine:
 
 
 class Conversing:
-    """A session, what it told, and short ways to use it."""
+    """A session, its notices, and short ways to use it."""
 
     def __init__(self, *answers, context_length=100, **settings):
         self.engine = ScriptedEngine(*answers, context_length=context_length)
-        self.told = []
-        self.session = Session(self.engine, Settings(**settings), self.told.append)
+        self.notices = []
+        self.session = Session(self.engine, Settings(**settings), self.notices.append)
 
     def ask(self, question):
         """Ask and return the whole answer."""
@@ -66,9 +66,7 @@ class Conversing:
     def show(self, name="a.png"):
         """Show a picture."""
         medium = Medium(name, MediaKind.IMAGE, np.full((1, 2, 2, 3), len(name), np.uint8))
-        source = source_of(name, medium, self.session.settings)
-        self.session.show(source, medium)
-        return source
+        return self.session.show(name, medium)
 
 
 def test_second_question_is_asked_behind_the_first_turn():
@@ -79,7 +77,7 @@ def test_second_question_is_asked_behind_the_first_turn():
     talk.ask("B?")
 
     assert talk.engine.prompt == "USER: <image>\nA? ASSISTANT: one USER: B? ASSISTANT:"
-    assert [said.answer for said in talk.session.turns] == ["one", "two"]
+    assert [turn.answer for turn in talk.session.turns] == ["one", "two"]
     assert talk.session.queued == ()
 
 
@@ -99,8 +97,8 @@ def test_several_media_are_warned_of_once():
     for name in ("a.png", "bb.png", "ccc.png"):
         talk.show(name)
 
-    assert len(talk.told) == 1
-    assert "not trained for several media" in talk.told[0]
+    assert len(talk.notices) == 1
+    assert "not trained for several media" in talk.notices[0]
 
 
 @pytest.mark.parametrize("way", ["close", "interrupt"])
@@ -116,7 +114,7 @@ def test_stopped_answer_stays_as_far_as_it_is(way):
             talk.ask("A?")
 
     talk.ask("B?")
-    assert talk.session.turns[0] == Said("A?", "A red circle", talk.session.turns[0].media, is_stopped=True)
+    assert talk.session.turns[0] == AnsweredTurn("A?", "A red circle", talk.session.turns[0].media, is_stopped=True)
     assert talk.engine.prompt == "USER: <image>\nA? ASSISTANT: A red circle USER: B? ASSISTANT:"
 
 
@@ -153,7 +151,7 @@ def test_undo_takes_back_media_first_and_then_turns_whose_media_wait_again():
     second = talk.show("bb.png")
 
     assert talk.session.undo() == second
-    assert talk.session.undo() == Said("A?", "one", (first,))
+    assert talk.session.undo() == AnsweredTurn("A?", "one", (first,))
     assert (talk.session.turns, talk.session.queued) == ((), (first,))
     assert talk.session.undo() == first
     with pytest.raises(UsageError, match="nothing to undo"):
@@ -171,7 +169,7 @@ def test_clear_keeps_the_media_and_reset_does_not():
     assert talk.engine.prompt == "USER: <image>\nB? ASSISTANT:"
 
     talk.session.reset()
-    assert (talk.session.turns, talk.session.sources) == ((), ())
+    assert (talk.session.turns, talk.session.shown) == ((), ())
 
 
 def test_retry_replaces_the_last_answer_and_lets_waiting_media_wait():
@@ -183,7 +181,7 @@ def test_retry_replaces_the_last_answer_and_lets_waiting_media_wait():
 
     list(talk.session.retry())
 
-    assert talk.session.turns == (Said("A?", "one", (first,)), Said("B?", "three"))
+    assert talk.session.turns == (AnsweredTurn("A?", "one", (first,)), AnsweredTurn("B?", "three"))
     assert talk.session.queued == (second,)
 
 
@@ -195,7 +193,7 @@ def test_retry_that_fails_or_is_stopped_at_once_leaves_the_old_answer():
         with pytest.raises(problem):
             list(talk.session.retry())
 
-    assert talk.session.turns == (Said("A?", "one"),)
+    assert talk.session.turns == (AnsweredTurn("A?", "one"),)
 
 
 def test_sampled_retry_takes_the_next_seed_and_the_next_question_the_first_again():
@@ -222,9 +220,9 @@ def test_full_context_drops_the_oldest_turns_but_no_media_and_says_so_once():
     assert talk.engine.prompt.startswith("Be short. USER: <image>\n")
     assert "A?" not in talk.engine.prompt
     assert "D?" in talk.engine.prompt
-    assert [said.question for said in talk.session.turns] == ["A?", "B?", "C?", "D?", "E?"]
+    assert [turn.question for turn in talk.session.turns] == ["A?", "B?", "C?", "D?", "E?"]
     assert talk.session.num_left_out >= 2
-    assert len([text for text in talk.told if "the oldest turns are left out of" in text]) == 1
+    assert len([text for text in talk.notices if "the oldest turns are left out of" in text]) == 1
 
 
 def test_turns_that_were_left_out_stay_out_so_that_the_prefix_is_kept():
@@ -248,7 +246,7 @@ def test_question_that_does_not_fit_even_alone_is_refused_and_nothing_is_dropped
         talk.ask("why " * 40)
 
     assert (talk.session.num_left_out, len(talk.session.turns)) == (0, 1)
-    assert not [text for text in talk.told if "left out" in text]
+    assert not [text for text in talk.notices if "left out" in text]
 
 
 def test_fullness_is_measured_with_waiting_media_and_warned_of_once():
@@ -259,11 +257,11 @@ def test_fullness_is_measured_with_waiting_media_and_warned_of_once():
 
     talk.ask("A?")
     talk.show("bb.png")
-    talk.session.tell_of_fullness()
-    talk.session.tell_of_fullness()
+    talk.session.warn_when_full()
+    talk.session.warn_when_full()
 
     assert talk.session.percent >= 80
-    assert len([text for text in talk.told if "the context of 100 tokens is 8" in text]) == 1
+    assert len([text for text in talk.notices if "the context of 100 tokens is 8" in text]) == 1
 
 
 def test_medium_for_which_no_context_is_left_is_refused():
@@ -271,14 +269,14 @@ def test_medium_for_which_no_context_is_left_is_refused():
     talk.show()
 
     with pytest.raises(UsageError, match=r"one more image does not fit: with it the media take .*/reset drops those"):
-        talk.session.check_room(MediaKind.IMAGE)
+        talk.session.check_fits(MediaKind.IMAGE)
 
 
 def test_question_without_media_is_asked_with_a_hint():
     talk = Conversing("one")
 
     assert talk.ask("A?") == "one"
-    assert talk.told == ["no video or image is shown yet: /video PATH or /image PATH shows one"]
+    assert talk.notices == ["no video or image is shown yet: /video PATH or /image PATH shows one"]
 
 
 def test_conversation_is_taken_up_with_its_settings():
@@ -302,7 +300,7 @@ def test_medium_that_is_gone_has_no_placeholder_any_more():
     other.ask("B?")
 
     assert other.engine.prompt == "USER: A? ASSISTANT: one USER: B? ASSISTANT:"
-    assert len(other.session.sources) == 1
+    assert len(other.session.shown) == 1
 
 
 def test_wrong_setting_in_a_conversation_leaves_the_session_as_it_was():
@@ -317,40 +315,26 @@ def test_wrong_setting_in_a_conversation_leaves_the_session_as_it_was():
     assert len(talk.session.turns) == 1
 
 
-def test_media_are_read_again_and_what_changed_or_is_gone_is_told(tmp_path, pixels):
-    from media_files import COLORS, write_image
-
+def test_media_are_read_again_and_what_changed_or_is_gone_is_noticed(tmp_path, pixels):
     red, blue = (np.full((60, 60, 3), COLORS[name], np.uint8) for name in ("red", "blue"))
-    names = [tmp_path / name for name in ("same.png", "changed.png", "gone.png")]
-    checkpoint = SimpleNamespace(pixels=pixels)
-    sources = []
+    names = [str(tmp_path / name) for name in ("same.png", "changed.png", "gone.png")]
+    talk = Conversing()
+    talk.engine.checkpoint.pixels = pixels
     for name in names:
-        write_image(name, red)
-        medium = read_one(name, checkpoint)
-        sources.append(source_of(str(name), medium, Settings()))
-    write_image(names[1], blue)
-    names[2].unlink()
-    sources.append(source_of("-", medium, Settings()))
+        write_image(tmp_path / name, red)
+        medium = talk.session.read(name)
+        talk.session.show(name, medium)
+    write_image(tmp_path / "changed.png", blue)
+    (tmp_path / "gone.png").unlink()
+    talk.session.show("-", medium)
 
-    media, lines = read_again(sources, Settings(), checkpoint)
+    media, lines = read_again(talk.session.shown, Settings(), talk.engine.checkpoint)
 
-    assert list(media) == sources[:2]
-    assert media[sources[0]].digest == sources[0].digest
-    assert [
-        line.startswith(start)
-        for line, start in zip(
-            lines,
-            (
-                f"'{names[1]}' has changed since it was talked about",
-                f"no such file: '{names[2]}'",
-                "a medium came on stdin",
-            ),
-            strict=True,
-        )
-    ] == [True] * 3
-
-
-def read_one(name, checkpoint):
-    from videollava_cli.chat.showing import read_medium
-
-    return read_medium(str(name), Settings(), checkpoint, lambda _: None)[1]
+    assert list(media) == list(talk.session.shown[:2])
+    assert media[talk.session.shown[0]].digest == talk.session.shown[0].digest
+    starts = (
+        f"'{names[1]}' has changed since it was talked about",
+        f"no such file: '{names[2]}'",
+        "a medium came on stdin",
+    )
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 3

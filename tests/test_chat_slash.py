@@ -3,9 +3,14 @@
 import io
 
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
-from videollava_cli.chat.lines import OneLine, PipedLines
-from videollava_cli.chat.slash import COMMANDS, Dragged, Order, Question, is_open, meaning, to_path
+from videollava_cli.chat.commands import COMMANDS, is_open, parse, to_path
+from videollava_cli.chat.input import SlashCompleter
+from videollava_cli.chat.repl import Answers, PipedLines
+from videollava_cli.console import Console
+from videollava_cli.engine import Chunk
 from videollava_cli.errors import UsageError
 
 
@@ -21,14 +26,14 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", ["", "  ", "\t", "\r"])
 def test_blank_line_means_nothing(line):
-    assert meaning(line) is None
+    assert parse(line) is None
 
 
 @pytest.mark.parametrize(
     "line", ["What is it?", "a/b or c?", "/home/me/clip.mp4 what is it?", "C:/clip", "--help", "-"]
 )
 def test_line_that_is_nothing_else_is_a_question(line):
-    assert meaning(line) == Question(line)
+    assert parse(line) == ("question", line)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,7 @@ def test_line_that_is_nothing_else_is_a_question(line):
     ],
 )
 def test_slash_command_takes_what_stands_after_it(line, command, argument):
-    assert meaning(line) == Order(command, argument)
+    assert parse(line) == (command, argument)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +63,20 @@ def test_slash_command_takes_what_stands_after_it(line, command, argument):
 )
 def test_command_that_is_none_or_is_used_wrong_is_refused(line, message):
     with pytest.raises(UsageError) as refusal:
-        meaning(line)
+        parse(line)
 
     assert str(refusal.value) == message
 
 
 def test_every_command_stands_for_itself():
-    for command in COMMANDS:
-        line = f"{command.name} x" if command.needs == "something" else command.name
+    for command in COMMANDS.values():
+        argument = "x" if command.argument else ""
 
-        assert meaning(line) == Order(command.name, "x" if command.needs == "something" else "")
+        assert parse(f"{command.name} {argument}") == (command.name, argument)
+
+
+def test_help_of_every_command_is_one_line():
+    assert all(command.help[0].islower() and "\n" not in command.help for command in COMMANDS.values())
 
 
 @pytest.mark.parametrize(
@@ -77,10 +86,10 @@ def test_every_command_stands_for_itself():
 def test_path_that_is_dragged_into_the_terminal_shows_the_file(folder, typed):
     line = typed.replace("FILE", f"file://{folder}").replace("FOLDER", str(folder))
 
-    found = meaning(line)
+    what, path = parse(line)
 
-    assert isinstance(found, Dragged)
-    assert (folder / found.path).samefile(folder / "my clip.mp4")
+    assert what == "path"
+    assert (folder / path).samefile(folder / "my clip.mp4")
 
 
 @pytest.mark.parametrize(
@@ -104,17 +113,35 @@ def test_path_after_a_command_is_freed_of_quotes_only_where_no_such_file_is_ther
 
 
 def test_slash_command_counts_more_than_a_file_of_its_name(folder):
-    assert meaning("/media") == Order("/media", "")
+    assert parse("/media") == ("/media", "")
 
 
 def test_three_quotes_make_anything_a_question():
-    assert meaning('"""/exit"""') == Question("/exit")
-    assert meaning('"""\nTwo\nlines?\n"""') == Question("Two\nlines?")
+    assert parse('"""/exit"""') == ("question", "/exit")
+    assert parse('"""\nTwo\nlines?\n"""') == ("question", "Two\nlines?")
 
 
 @pytest.mark.parametrize(("text", "expected"), [('"""', True), ('"""a\nb', True), ('"""a"""', False), ('a """', False)])
 def test_question_in_three_quotes_is_open_until_they_come_again(text, expected):
     assert is_open(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("/s", ["/set", "/system", "/save", "/stats"]),
+        ("What /s", []),
+        ("/set s", ["seed", "system", "start"]),
+        ("/set seed ", []),
+        ("/undo ", []),
+        ("/video my", ["my clip.mp4"]),
+        ("/save  it", ["it's.mp4"]),
+    ],
+)
+def test_tab_completes_commands_settings_and_paths(folder, typed, completed):
+    found = SlashCompleter().get_completions(Document(typed), CompleteEvent())
+
+    assert [typed[typed.rfind(" ") + 1 : len(typed) + each.start_position] + each.text for each in found] == completed
 
 
 def read_all(content):
@@ -142,7 +169,7 @@ def test_piped_lines_are_read_whatever_ends_them(content, lines):
 
 
 def test_question_that_is_no_unicode_gets_question_marks_for_it():
-    assert meaning("What is \udcff?") == Question("What is ??")
+    assert parse("What is \udcff?") == ("question", "What is ??")
 
 
 @pytest.mark.parametrize(
@@ -155,8 +182,11 @@ def test_question_that_is_no_unicode_gets_question_marks_for_it():
         (["\n", " "], ""),
     ],
 )
-def test_answer_of_several_lines_becomes_one(pieces, line):
-    one = OneLine()
+def test_answer_of_several_lines_becomes_one(pieces, line, capsys):
+    answers = Answers(Console(), "line")
+    for _ in range(2):
+        for piece in pieces:
+            answers.add(Chunk(piece))
+        answers.end(None, "What?")
 
-    assert "".join(one.add(piece) for piece in pieces) == line
-    assert len(line.splitlines()) <= 1
+    assert capsys.readouterr().out == f"{line}\n" * 2

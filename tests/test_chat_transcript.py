@@ -10,18 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videollava_cli.chat.store import StateFolder, check_target, read_transcript, write_transcript
-from videollava_cli.chat.transcript import Said, Source, Transcript, from_json, to_json
+from videollava_cli.chat.transcript import (
+    AnsweredTurn,
+    ShownMedium,
+    Transcript,
+    check_target,
+    from_json,
+    make_state_folder,
+    read_transcript,
+    to_json,
+    write_transcript,
+)
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import MediaKind
-from videollava_cli.settings import xdg_folder
 
-CLIP = Source("/clips/größe \udcff.mp4", MediaKind.VIDEO, 1.5, None, None, "crop", 56, "00ff")
+CLIP = ShownMedium("/clips/größe \udcff.mp4", MediaKind.VIDEO, 1.5, None, None, "crop", 56, "00ff")
 CONVERSATION = Transcript(
     model="tiny",
     revision=None,
     settings={"seed": 1, "system": None},
-    turns=(Said("What?", "A 世界.\n", (CLIP,)), Said("Why?", "Beca", is_stopped=True)),
+    turns=(AnsweredTurn("What?", "A 世界.\n", (CLIP,)), AnsweredTurn("Why?", "Beca", is_stopped=True)),
     queued=(replace(CLIP, name="-", kind=MediaKind.IMAGE),),
     num_left_out=1,
 )
@@ -32,8 +40,8 @@ def test_conversation_is_read_as_it_was_written():
 
 
 @given(st.text(st.characters(exclude_categories=())).filter(str.strip), st.text(st.characters(exclude_categories=())))
-def test_whatever_was_said_can_be_written_and_read(question, answer):
-    transcript = replace(CONVERSATION, turns=(Said(question, answer),))
+def test_any_question_and_answer_can_be_written_and_read(question, answer):
+    transcript = replace(CONVERSATION, turns=(AnsweredTurn(question, answer),))
 
     assert from_json(to_json(transcript), "x") == transcript
 
@@ -89,38 +97,33 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_folder_and_files_are_the_owners_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    folder = StateFolder.of()
+def test_folder_and_files_are_the_owners_alone(tmp_path):
+    folder = tmp_path / "state" / "vllava"
     before = os.umask(0)
     try:
-        folder.make()
-        write_transcript(CONVERSATION, folder.last)
+        make_state_folder(folder)
+        write_transcript(CONVERSATION, folder / "last.json")
     finally:
         os.umask(before)
 
-    assert (mode(folder.path), mode(folder.last), mode(folder.lines)) == (0o700, 0o600, 0o600)
+    assert [mode(path) for path in (folder, folder / "last.json", folder / "lines")] == [0o700, 0o600, 0o600]
 
 
 def test_folder_that_others_could_read_is_closed(tmp_path):
-    folder = StateFolder(tmp_path / "vllava")
-    folder.path.mkdir(mode=0o755)
-    folder.lines.touch(0o644)
+    folder = tmp_path / "vllava"
+    folder.mkdir(mode=0o755)
+    (folder / "lines").touch(0o644)
 
-    folder.make()
+    make_state_folder(folder)
 
-    assert (mode(folder.path), mode(folder.lines)) == (0o700, 0o600)
-
-
-def test_state_is_kept_in_the_state_folder_of_the_user():
-    assert StateFolder.of().path == xdg_folder("STATE")
+    assert (mode(folder), mode(folder / "lines")) == (0o700, 0o600)
 
 
-def test_folder_that_cannot_be_made_is_told(tmp_path):
+def test_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(OutputError, match="nothing is kept of this conversation: "):
-        StateFolder(tmp_path / "file" / "vllava").make()
+        make_state_folder(tmp_path / "file" / "vllava")
 
 
 def test_writing_that_fails_leaves_the_old_conversation_and_no_litter(tmp_path, monkeypatch):
@@ -159,6 +162,6 @@ def test_a_file_that_is_no_conversation_is_not_written_over(tmp_path):
         check_target(tmp_path / "clip.mp4")
 
 
-def test_missing_file_is_told(tmp_path):
+def test_missing_file_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="No such file or directory"):
         read_transcript(tmp_path / "none.json")

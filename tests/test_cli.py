@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from in_process import vllava
 from media_files import write_sound, write_video
 
 from videollava_cli import __version__
@@ -32,21 +33,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def vllava(*arguments, **options):
-    """Run the tool; stdin is empty unless the options say otherwise."""
-    if "input" not in options:
-        options.setdefault("stdin", subprocess.DEVNULL)
-    return subprocess.run([*VLLAVA, *arguments], capture_output=True, check=False, timeout=300, **options)
+def process(*arguments, **options):
+    """Run the tool as a process; stdin is empty unless the options say otherwise."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run([*VLLAVA, *arguments], check=False, timeout=300, **options)
 
 
 def refusal(*arguments, **options):
     """Run the tool; return its exit status and its error, after making sure that there was nothing else."""
     done = vllava(*arguments, **options)
-    lines = done.stderr.decode().splitlines()
-    assert done.stdout == b""
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("vllava: error: ")
-    return done.returncode, lines[0].removeprefix("vllava: error: ")
+    [line] = done.stderr.splitlines()
+    assert done.stdout == ""
+    assert line.startswith("vllava: error: ")
+    return done.status, line.removeprefix("vllava: error: ")
 
 
 def imported(*arguments):
@@ -121,25 +120,25 @@ def test_unknown_command_is_refused_with_a_suggestion():
 def test_no_arguments_show_the_help_and_end_with_a_usage_status(arguments):
     done = vllava(*arguments)
 
-    assert done.returncode == 2
-    assert b"Usage: vllava" in done.stdout + done.stderr
-    assert b"error" not in done.stderr
+    assert done.status == 2
+    assert "Usage: vllava" in done.stdout + done.stderr
+    assert "error" not in done.stderr
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_goes_to_stdout_and_tells_the_exit_statuses(flag):
     done = vllava(flag)
 
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"Exit status: 0 answered" in done.stdout
+    assert (done.status, done.stderr) == (0, "")
+    assert "Exit status: 0 answered" in done.stdout
 
 
 def test_help_of_ask_names_every_option_with_examples():
-    done = vllava("ask", "--help", env={**os.environ, "COLUMNS": "120"})
+    done = vllava("ask", "--help", COLUMNS="120")
 
-    shown = set(re.findall(r"--[a-z0-9-]+", done.stdout.decode()))
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"vllava ask clip.mp4" in done.stdout
+    shown = set(re.findall(r"--[a-z0-9-]+", done.stdout))
+    assert (done.status, done.stderr) == (0, "")
+    assert "vllava ask clip.mp4" in done.stdout
     assert shown >= {
         *("--model", "--revision", "--offline", "--device", "--dtype", "--load-4bit", "--load-8bit", "--flash-attn"),
         *("--attn-implementation", "--question", "--system", "--prompt-style", "--max-new-tokens", "--temperature"),
@@ -149,13 +148,13 @@ def test_help_of_ask_names_every_option_with_examples():
 
 
 def test_version_is_the_packages_own():
-    done = vllava("--version")
+    done = process("--version")
 
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, f"vllava {__version__}\n", b"")
 
 
 def test_bytes_on_stdin_that_are_no_medium_are_refused():
-    status, message = refusal("ask", "-", QUESTION, input=b"Dear diary,\n")
+    status, message = refusal("ask", "-", QUESTION, stdin=b"Dear diary,\n")
 
     assert (status, message[:47]) == (3, "'stdin' is no video or image that can be read (")
 
@@ -163,7 +162,7 @@ def test_bytes_on_stdin_that_are_no_medium_are_refused():
 def test_video_on_stdin_is_found(folder):
     video = (folder / "clip.mp4").read_bytes()
 
-    status, message = refusal("ask", "-", QUESTION, "-m", "nobody/nothing", "--offline", input=video)
+    status, message = refusal("ask", "-", QUESTION, "-m", "nobody/nothing", "--offline", stdin=video)
 
     assert (status, message[:41]) == (5, "offline, and 'nobody/nothing' is not in t")
 
@@ -171,13 +170,13 @@ def test_video_on_stdin_is_found(folder):
 def test_terminal_as_stdin_is_refused_rather_than_waited_for():
     ours, theirs = pty.openpty()
 
-    status, message = refusal("ask", "-", QUESTION, stdin=theirs)
+    done = process("ask", "-", QUESTION, stdin=theirs)
 
     os.close(ours)
     os.close(theirs)
-    assert (status, message) == (
-        3,
-        "'-' reads a video or image from stdin, and stdin is the terminal: pipe a file into it",
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr.decode() == (
+        "vllava: error: '-' reads a video or image from stdin, and stdin is the terminal: pipe a file into it\n"
     )
 
 
@@ -206,7 +205,7 @@ def test_closed_pipe_ends_quietly():
     theirs, ours = os.pipe()
     os.close(theirs)
 
-    done = subprocess.run([*VLLAVA, "--version"], stdout=ours, stderr=subprocess.PIPE, check=False)
+    done = process("--version", stdout=ours)
 
     os.close(ours)
     assert done.stderr == b""
@@ -285,7 +284,7 @@ def test_help_whose_reader_went_away_ends_quietly(arguments):
     ours, theirs = os.pipe()
     os.close(ours)
 
-    done = subprocess.run([*VLLAVA, *arguments], stdout=theirs, stderr=subprocess.PIPE, check=False)
+    done = process(*arguments, stdout=theirs)
     os.close(theirs)
 
     assert (done.returncode, done.stderr) == (0, b"")
@@ -293,7 +292,7 @@ def test_help_whose_reader_went_away_ends_quietly(arguments):
 
 def test_help_that_no_disk_takes_is_told_in_one_line():
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([*VLLAVA, "ask", "--help"], stdout=full, stderr=subprocess.PIPE, check=False)
+        done = process("ask", "--help", stdout=full)
 
     assert (done.returncode, done.stderr) == (1, b"vllava: error: cannot write the help: No space left on device\n")
 
@@ -304,18 +303,34 @@ def test_json_and_stream_exclude_each_other(folder):
     assert (status, message) == (2, "--json and --stream exclude each other: a JSON line is printed whole")
 
 
-@pytest.mark.parametrize("command", [each.name for each in app.registered_commands])
-def test_quiet_silences_the_bars_of_the_hub_in_every_command(command):
+COMMANDS = [each.name for each in app.registered_commands]
+BARS = """
+import sys
+from videollava_cli.cli import main
+for sys.argv in {commands}:
+    print(main(), end=" ")
+from huggingface_hub.utils import are_progress_bars_disabled
+print(are_progress_bars_disabled())
+"""
+
+
+def statuses_and_bars(*commands, options=()):
+    """Run commands in one new process; return their statuses, and whether the hub's bars were disabled at the end."""
     arguments = {"ask": ["clip.mp4", QUESTION], "batch": ["clips", "-q", QUESTION], "frames": ["clip.mp4"]}
-    program = (
-        "from videollava_cli.cli import main; status = main();"
-        "from huggingface_hub.utils import are_progress_bars_disabled; print(status, are_progress_bars_disabled())"
+    lines = [["vllava", name, *arguments.get(name, []), "-m", "tinny", *options] for name in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", BARS.format(commands=lines)], stdin=subprocess.DEVNULL, capture_output=True, check=True
     )
-    run = [sys.executable, "-c", program, command, *arguments.get(command, []), "-m", "tinny"]
+    return done.stdout.decode().split()
 
-    loud, quiet = (subprocess.run([*run, *more], capture_output=True, check=False) for more in ([], ["--quiet"]))
 
-    assert (loud.stdout, quiet.stdout) == (b"5 False\n", b"5 True\n")
+def test_no_command_silences_the_bars_of_the_hub_by_itself():
+    assert statuses_and_bars(*COMMANDS) == ["5"] * len(COMMANDS) + ["False"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_quiet_silences_the_bars_of_the_hub_in_every_command(command):
+    assert statuses_and_bars(command, options=["--quiet"]) == ["5", "True"]
 
 
 def test_question_longer_than_a_file_name_is_a_question(folder):

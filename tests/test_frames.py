@@ -16,23 +16,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import Done, vllava
 from media_files import COLORS, LEVEL_STEP, corners, write_frames, write_image, write_video
 from PIL import Image
 
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
+from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, resize_image, to_model
 from videollava_cli.settings import presets_folder, resolve
 from videollava_cli.sheet import BACKGROUND, DIMMED, Overview, draw_sheet, make_tiles
 
-VLLAVA = (sys.executable, "-m", "videollava_cli", "frames")
 MEAN = (122, 116, 104)  # CLIP's mean colour, rounded down
 RED, GREEN, BLUE = COLORS["red"], COLORS["green"], COLORS["blue"]
 
 
-def frames(*arguments, **options):
-    """Run the command with the bundled model's settings; return the finished process."""
-    command = [*VLLAVA, "-m", "tiny", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False, timeout=120, **options)
+def frames(*arguments, stdin=b""):
+    """Run the command with the bundled model's settings."""
+    return vllava("frames", "-m", "tiny", *arguments, stdin=stdin)
 
 
 def stripes(width=160, height=90):
@@ -67,7 +67,7 @@ def clip(tmp_path):
 def test_sheet_shows_the_crop_bright_and_what_it_hides_dimmed(photo, tmp_path):
     done = frames(photo, "-o", tmp_path / "sheet.png")
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.status, done.stdout, done.stderr) == (0, "", "")
     found = colors_of(tmp_path / "sheet.png")
     assert {BACKGROUND, GREEN, dimmed(RED), dimmed(BLUE)} <= found
     assert not {RED, BLUE} & found
@@ -85,7 +85,7 @@ def test_padded_sheet_shows_the_whole_picture_between_bars_of_the_mean_colour(ph
 def test_suffix_names_the_format_and_a_file_that_is_there_is_replaced(photo, tmp_path, name, form):
     (tmp_path / name).write_text("old")
 
-    assert frames(photo, "-o", tmp_path / name).returncode == 0
+    assert frames(photo, "-o", tmp_path / name).status == 0
     with Image.open(tmp_path / name) as picture:
         assert picture.format == form
 
@@ -93,7 +93,7 @@ def test_suffix_names_the_format_and_a_file_that_is_there_is_replaced(photo, tmp
 def test_json_tells_source_crop_and_frames(clip):
     done = frames(clip, "--json")
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.status, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {
         "path": str(clip),
         "kind": "video",
@@ -121,7 +121,7 @@ def test_sheet_and_json_come_together(photo, tmp_path):
 
 
 def test_frames_are_listed_where_no_picture_can_be_shown(clip):
-    lines = frames(clip, "--start", "0.8").stdout.decode().splitlines()
+    lines = frames(clip, "--start", "0.8").stdout.splitlines()
 
     assert lines[:3] == [
         "clip.mp4",
@@ -132,7 +132,7 @@ def test_frames_are_listed_where_no_picture_can_be_shown(clip):
 
 
 def test_medium_on_stdin_is_as_good_as_any(photo):
-    assert json.loads(frames("-", "--json", input=photo.read_bytes()).stdout)["path"] == "stdin"
+    assert json.loads(frames("-", "--json", stdin=photo.read_bytes()).stdout)["path"] == "stdin"
 
 
 def test_no_weights_are_needed(photo, tmp_path):
@@ -141,7 +141,7 @@ def test_no_weights_are_needed(photo, tmp_path):
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(BUNDLED_FOLDER / "tiny" / name, folder)
 
-    assert frames(photo, "--json", "-m", folder).returncode == 0
+    assert frames(photo, "--json", "-m", folder).status == 0
 
 
 @pytest.mark.parametrize(
@@ -153,33 +153,38 @@ def test_no_weights_are_needed(photo, tmp_path):
         (["photo.png", "-o", "no/s.png"], 2, "cannot write 'no/s.png': there is no folder 'no'"),
         (["photo.png", "-o", "folder.png"], 2, "cannot write 'folder.png': it is a folder"),
         (["photo.png", "-o", "photo.png"], 2, "'photo.png' is the medium itself: give another name to -o"),
-        (["photo.png", "-o", "full.png"], 1, "cannot write 'full.png': No space left on device"),
         (["photo.png", "--fit", "squeeze"], 2, "fit is 'squeeze': choose from crop, pad, stretch"),
     ],
 )
-def test_mistake_is_told_in_one_line_with_its_exit_status(photo, arguments, status, message):
+def test_mistake_is_one_line_with_its_exit_status(photo, monkeypatch, arguments, status, message):
     (photo.parent / "folder.png").mkdir()
-    (photo.parent / "full.png").symlink_to("/dev/full")
 
-    done = frames(*arguments, cwd=photo.parent)
+    monkeypatch.chdir(photo.parent)
 
-    assert (done.returncode, done.stdout) == (status, b"")
-    assert done.stderr.decode() == f"vllava: error: {message}\n"
+    assert frames(*arguments) == Done(status, "", f"vllava: error: {message}\n")
+
+
+def test_full_disk_is_one_line(photo, tmp_path):
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    command = [sys.executable, "-m", "videollava_cli", "frames", "-m", "tiny", photo, "-o", tmp_path / "full.png"]
+
+    done = subprocess.run(command, capture_output=True, check=False)
+
+    message = f"vllava: error: cannot write '{tmp_path}/full.png': No space left on device\n"
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", message)
 
 
 def test_notes_about_the_medium_go_to_stderr(tmp_path, photo):
     short = write_video(tmp_path / "short.mp4", 3)
 
-    assert frames(short).stderr.decode() == f"vllava: note: {str(short)!r} has 3 frames to sample: repeated to make 8\n"
-    assert b"choose frames of a video, and here is none" in frames(photo, "--start", "1").stderr
+    assert frames(short).stderr == f"vllava: note: {str(short)!r} has 3 frames to sample: repeated to make 8\n"
+    assert "choose frames of a video, and here is none" in frames(photo, "--start", "1").stderr
 
 
 def test_ask_takes_the_same_fit_and_refuses_the_same_others(photo):
-    command = [*VLLAVA[:-1], "ask", "-m", "tiny", photo, "What is it?", "--fit"]
+    done = vllava("ask", "-m", "tiny", photo, "What is it?", "--fit", "squeeze")
 
-    done = subprocess.run([*command, "squeeze"], capture_output=True, check=False)
-
-    assert (done.returncode, done.stderr.decode()[:34]) == (2, "vllava: error: fit is 'squeeze': c")
+    assert (done.status, done.stderr[:34]) == (2, "vllava: error: fit is 'squeeze': c")
     assert find_checkpoint(resolve({"model": "tiny", "fit": "pad"}, presets=presets_folder())).pixels.fit is Fit.PAD
 
 
@@ -187,8 +192,9 @@ def in_terminal(*arguments, replies=(), **environment):
     """Run the command in a terminal of 100 by 40 cells that gives each reply once it is asked for it."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 1000, 800))
-    environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
-    command = [*VLLAVA, "-m", "tiny", *map(str, arguments)]
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment = {**inherited, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
+    command = [sys.executable, "-m", "videollava_cli", "frames", "-m", "tiny", *map(str, arguments)]
     running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment)
     os.close(theirs)
     shown, waiting = b"", list(replies)
@@ -260,32 +266,36 @@ def test_centre_of_each_canvas_is_what_the_model_gets(reader, pixels, tmp_path, 
     assert np.array_equal(canvases[:, side : 2 * side, side : 2 * side], reader.read(found, fitted).pixels)
 
 
+def tiles_of(pictures, overview, settings):
+    """Return the tiles of a clip of these frames."""
+    canvases = np.stack([overview(picture, settings, resize_image) for picture in pictures])
+    stamps = tuple(FrameStamp(index, index / 10) for index in range(len(pictures)))
+    return make_tiles(Medium("clip.mp4", MediaKind.VIDEO, canvases, stamps), overview, settings)
+
+
 @given(height=st.integers(1, 300), width=st.integers(1, 300), fit=st.sampled_from(Fit))
 def test_picture_of_any_shape_is_in_its_place_on_the_canvas(height, width, fit):
     settings = PixelSettings(20, 16, 1 / 255, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), fit)
     picture = np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     overview = Overview()
 
-    canvas = overview(picture, settings, resize_image)
+    [tile] = tiles_of([picture], overview, settings)
 
-    [tile] = make_tiles([canvas], overview, settings, [("", "")])
     seen = tile.picture.crop(tile.square).reduce(448 // 16)
     assert np.array_equal(np.asarray(seen), to_model(picture, settings, resize_image))
 
 
 def test_frames_of_different_sizes_share_one_shape(pixels):
     overview = Overview()
-    canvases = [overview(corners(*size), pixels, resize_image) for size in ((64, 48), (48, 64))]
 
-    tiles = make_tiles(canvases, overview, pixels, [("", "")] * 2)
+    tiles = tiles_of([corners(64, 48), corners(48, 64)], overview, pixels)
 
     assert overview.size == (64, 48)
     assert len({(tile.picture.size, tile.square) for tile in tiles}) == 1
 
 
 def test_name_too_long_or_foreign_for_the_sheet_does_not_widen_it(pixels):
-    overview = Overview()
-    tiles = make_tiles([overview(corners(), pixels, resize_image)], overview, pixels, [("", "")])
+    tiles = tiles_of([corners()], Overview(), pixels)
 
     sheets = [draw_sheet(tiles, title, ("48 x 64",)) for title in ("a.png", "é" * 300 + "世界.png")]
 

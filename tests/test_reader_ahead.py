@@ -57,6 +57,17 @@ def test_unordered_results_come_with_their_items_as_they_are_there(many, images,
     assert came == [*zip(images[1:], range(1, 10), strict=True), (pipe, 0)]
 
 
+def test_wait_for_the_next_result_can_be_bounded(many, images, pixels, tmp_path):
+    os.mkfifo(pipe := str(tmp_path / "pipe"))
+
+    with many.read_ahead([pipe, images[1]], pixels, source=str) as ahead:
+        assert not ahead.is_ready(0.2)
+        Path(pipe).write_bytes(Path(images[0]).read_bytes())
+        assert ahead.is_ready(60)
+        assert numbers_of(result for _, result in ahead) == [0, 1]
+        assert not ahead.is_ready(60)
+
+
 def test_error_comes_with_its_item_and_says_whether_there_was_a_medium(many, tmp_path, pixels):
     text, damaged = tmp_path / "text.txt", write_image(tmp_path / "damaged.png", grey(1))
     text.write_text("No medium.")

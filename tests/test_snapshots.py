@@ -6,6 +6,7 @@ After an intended change:  python tests/test_snapshots.py
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,10 @@ def keys_of(value: object) -> object:
     return [keys_of(value[0])] if isinstance(value, list) and value else None
 
 
-def printed_keys(name: str) -> str:
+def printed_keys(name: str, cache_home: str) -> str:
     """Return the keys of each JSON line that a command prints, in their order."""
-    done = vllava(*OUTPUTS[name], stdin=b"What is it?\n/nothing\n" if name == "chat" else b"")
+    typed = b"What is it?\n/nothing\n" if name == "chat" else b""
+    done = vllava(*OUTPUTS[name], stdin=typed, XDG_CACHE_HOME=cache_home)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines, done.stderr
     return "".join(json.dumps(keys_of(line), indent=1) + "\n" for line in lines)
@@ -60,14 +62,15 @@ def test_help_is_as_it_was(command: str) -> None:
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_json_has_the_keys_that_it_had(name: str) -> None:
-    assert printed_keys(name) == path_of("json", name).read_text(encoding="utf-8")
+def test_json_has_the_keys_that_it_had(name: str, tmp_path: Path) -> None:
+    assert printed_keys(name, str(tmp_path)) == path_of("json", name).read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
-    os.environ.update({"XDG_CACHE_HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent"})
+    os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
     for each in COMMANDS:
         path_of("help", each).write_text(help_of(each), encoding="utf-8")
     for each in OUTPUTS:
-        path_of("json", each).write_text(printed_keys(each), encoding="utf-8")
+        with tempfile.TemporaryDirectory() as home:
+            path_of("json", each).write_text(printed_keys(each, home), encoding="utf-8")
     sys.stderr.write("written\n")

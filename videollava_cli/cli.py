@@ -12,14 +12,13 @@ import typer
 
 from videollava_cli import __version__
 from videollava_cli.commands.ask import EXAMPLES, ask
-from videollava_cli.commands.batch import BATCH_EXAMPLES, batch
+from videollava_cli.commands.batch import BATCH_EXAMPLES, RayCommand, batch
 from videollava_cli.commands.cache import cache
 from videollava_cli.commands.chat import CHAT_EXAMPLES, chat
 from videollava_cli.commands.doctor import EXAMPLES as DOCTOR_EXAMPLES
 from videollava_cli.commands.doctor import doctor
 from videollava_cli.commands.frames import EXAMPLES as FRAMES_EXAMPLES
 from videollava_cli.commands.frames import frames
-from videollava_cli.commands.ray_option import RayCommand
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -13,29 +12,11 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 60.0  # off a terminal, as in a cluster's log
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """What there is to show: counts of items, the speed, and the seconds left if they can be told."""
-
-    num_done: int
-    num_items: int
-    num_failed: int
-    clips_per_second: float
-    seconds_left: float | None
-
-    @property
-    def in_words(self) -> str:
-        """The numbers as one line."""
-        failed = f", {self.num_failed:,} failed" if self.num_failed else ""
-        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
-        return f"{self.num_done:,} of {self.num_items:,}{failed}, {self.clips_per_second:.1f} clips/s{left}"
-
-
 class Meter(Protocol):
-    """What shows numbers."""
+    """Shows how far a run is."""
 
-    def show(self, numbers: Numbers) -> None:
-        """Show them, in place of those before."""
+    def show(self, num_done: int, num_items: int, words: str) -> None:
+        """Show it in words, or as a bar with words behind it, in place of those before."""
 
 
 def duration(seconds: float) -> str:
@@ -69,7 +50,7 @@ def meter(*, is_hidden: bool) -> Iterator[Meter]:
 
 
 class _Nothing:
-    def show(self, numbers: Numbers) -> None:
+    def show(self, num_done: int, num_items: int, words: str) -> None:
         """Show nothing."""
 
 
@@ -77,12 +58,12 @@ class _Lines:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def show(self, numbers: Numbers) -> None:
+    def show(self, num_done: int, num_items: int, words: str) -> None:
         """Print a line if the last one is long ago."""
         if time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
             return
         self._last = time.monotonic()
-        print(f"vllava: {numbers.in_words}", file=sys.stderr, flush=True)  # noqa: T201 (this is its place)
+        print(f"vllava: {words}", file=sys.stderr, flush=True)  # noqa: T201 (this is its place)
 
 
 class _Bar:
@@ -90,8 +71,7 @@ class _Bar:
         self._progress = progress
         self._task = task
 
-    def show(self, numbers: Numbers) -> None:
+    def show(self, num_done: int, num_items: int, words: str) -> None:
         """Draw the bar, from the first time on."""
-        total, done = numbers.num_items, numbers.num_done
-        self._progress.update(self._task, total=total, completed=done, words=numbers.in_words)
+        self._progress.update(self._task, total=num_items, completed=num_done, words=words)
         self._progress.start()

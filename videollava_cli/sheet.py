@@ -1,5 +1,7 @@
-"""Contact sheets: what the model sees of a clip or an image, drawn; knows nothing of files, terminals or models."""
+"""What the model sees of a clip or an image: drawn as a contact sheet, in the terminal, or listed."""
 
+import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -8,11 +10,18 @@ from unicodedata import normalize
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich.color import Color
+from rich.constrain import Constrain
+from rich.segment import Segment, Segments
+from rich.style import Style
 
+from videollava_cli.console import Console, clock
+from videollava_cli.media import Medium
 from videollava_cli.preprocessing import PixelSettings, crop_offset, uncropped, uncropped_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rich.console import ConsoleDimensions
 
     from videollava_cli.preprocessing import Resize
 
@@ -27,6 +36,11 @@ BRIGHT, MUTED, OUTLINE = (236, 238, 241), (146, 152, 162), (214, 219, 226)
 DIMMED = 0.32  # share of their own colour that surroundings keep
 MARGIN, GAP, LABEL_HEIGHT = 44, 28, 36
 TITLE_SIZE, TEXT_SIZE, LINE = 30, 18, 30
+
+CELL_GAP = 2  # cells between two pictures in a terminal
+WIDE = 120  # columns from which on four pictures stand in a row, and not two
+MAX_CELLS = 96  # width of a lone picture
+MAX_GRAPHICS_CELLS = 290  # kitty's placeholders count to 297
 
 
 class Overview:
@@ -83,33 +97,112 @@ class Tile:
     labels: tuple[str, str] = ("", "")
 
 
-def make_tiles(
-    canvases: "NDArray[np.uint8]",
-    overview: Overview,
-    pixels: PixelSettings,
-    labels: Sequence[tuple[str, str]],
-) -> list[Tile]:
+def make_tiles(medium: Medium, overview: Overview, pixels: PixelSettings) -> list[Tile]:
     """Cut canvases to what lies on them, dim the surroundings and magnify by whole pixels.
 
     Args:
-        canvases: From the overview, uint8 RGB, (T, 3 S, 3 S, 3).
+        medium: Its pixels are canvases from the overview: uint8 RGB, (T, 3 S, 3 S, 3).
         overview: Where they came from.
         pixels: How they were made.
-        labels: What stands to the left and to the right under each.
     """
     side = pixels.crop_side
     rows, columns = overview.extent(pixels)
     top, left = (REACH - 1) // 2 * side - rows.start, (REACH - 1) // 2 * side - columns.start
-    zoom = max(1, round((SQUARE if len(canvases) > 1 else LONE_SQUARE) / side))
+    zoom = max(1, round((SQUARE if len(medium.pixels) > 1 else LONE_SQUARE) / side))
     square = (left * zoom, top * zoom, (left + side) * zoom, (top + side) * zoom)
     tiles = []
-    for canvas, texts in zip(canvases, labels, strict=True):
+    for canvas, labels in zip(medium.pixels, _labels(medium), strict=True):
         whole = canvas[rows, columns]
         levels = (whole * DIMMED + np.array(BACKGROUND) * (1 - DIMMED)).astype(np.uint8)
         levels[top : top + side, left : left + side] = whole[top : top + side, left : left + side]
         size = (levels.shape[1] * zoom, levels.shape[0] * zoom)
-        tiles.append(Tile(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST), square, texts))
+        tiles.append(Tile(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST), square, labels))
     return tiles
+
+
+def plain_tiles(medium: Medium) -> list[Tile]:
+    """Return the model's squares of a medium as they are, without surroundings."""
+    side = medium.pixels.shape[-2]
+    return [
+        Tile(Image.fromarray(square), (0, 0, side, side), labels)
+        for square, labels in zip(medium.pixels, _labels(medium), strict=True)
+    ]
+
+
+def _labels(medium: Medium) -> list[tuple[str, str]]:
+    return [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps] or [("", "")]
+
+
+def frame_lines(medium: Medium) -> list[str]:
+    """Return a line for each frame of a clip, with its index and its time in seconds."""
+    return [f"{stamp.index:6}  {stamp.seconds:8.3f}" for stamp in medium.stamps]
+
+
+def draw_frames(tiles: Sequence[Tile], title: str, lines: Sequence[str], console: Console) -> bool:
+    """Draw tiles in the terminal that is stdout, under a title and some lines of text.
+
+    They are drawn as a sheet in the terminal's own graphics, sixel or kitty's, else as half blocks.
+
+    Returns:
+        False if stdout is no terminal, or one without colours; then nothing is drawn.
+    """
+    screen = console.picture_screen()
+    if screen is None:
+        return False
+    if _has_graphics():
+        from textual_image.renderable import Image as Graphics
+
+        sheet = Graphics(draw_sheet(tiles, title, lines), width="auto", height="auto")
+        console.draw(screen, Constrain(sheet, MAX_GRAPHICS_CELLS))
+    else:
+        console.draw(screen, "".join(f"{line}\n" for line in (title, *lines)), half_blocks(tiles, screen.size))
+    return True
+
+
+def _has_graphics() -> bool:
+    """Return whether the terminal has graphics of its own; it is asked for them, and answers on stdin."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    logging.getLogger("textual_image").setLevel(logging.ERROR)  # it warns about terminals that hide their font size
+    from textual_image import renderable  # importing it asks the terminal
+
+    return renderable.Image in (renderable.SixelImage, renderable.TGPImage)
+
+
+def half_blocks(tiles: Sequence[Tile], screen: "ConsoleDimensions") -> Segments:
+    """Return tiles in rows, two pixels a character, with their labels under each.
+
+    textual_image's half cells would ask the terminal on stdin, where a medium or questions may come from.
+    """
+    num_columns = 1 if len(tiles) == 1 else 4 if screen.width >= WIDE else 2
+    cells = min((screen.width - CELL_GAP * (num_columns - 1)) // num_columns, MAX_CELLS)
+    width, height = tiles[0].picture.size
+    cells = max(min(cells, 2 * screen.height * width // height), 1)
+    num_lines = max(round(cells * height / width / 2), 1)
+    segments = []
+    for first in range(0, len(tiles), num_columns):
+        row = tiles[first : first + num_columns]
+        blocks = [list(_blocks(tile.picture, cells, num_lines)) for tile in row]
+        for line in zip(*blocks, strict=True):
+            for block in line:
+                segments += [*block, Segment(" " * CELL_GAP)]
+            segments.append(Segment.line())
+        texts = [
+            f"{left}{right:>{max(cells - len(left), 0)}}"[:cells].ljust(cells)
+            for left, right in (tile.labels for tile in row)
+        ]
+        segments.append(Segment((" " * CELL_GAP).join(texts).rstrip() + "\n"))
+    return Segments(segments)
+
+
+def _blocks(picture: Image.Image, cells: int, num_lines: int) -> Iterator[list[Segment]]:
+    """Yield the lines of a picture: the upper half of each character is one pixel, the lower half the next."""
+    levels = np.asarray(picture.resize((cells, 2 * num_lines), Image.Resampling.LANCZOS).convert("RGB")).tolist()
+    for uppers, lowers in zip(levels[::2], levels[1::2], strict=True):
+        yield [
+            Segment("▀", Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower)))
+            for upper, lower in zip(uppers, lowers, strict=True)
+        ]
 
 
 def draw_sheet(tiles: Sequence[Tile], title: str, lines: Sequence[str]) -> Image.Image:

@@ -1,119 +1,215 @@
-"""What `vllava batch` says of its outcomes: a JSON line for each, and the sums at the end."""
+"""What a batch reports: the JSON line of each item, the identity by which a later run knows it, and the summary."""
 
+import hashlib
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
-from videollava_cli.batch.pipeline import Answered, Failed, Pace
-from videollava_cli.batch.records import error_record, identity
-from videollava_cli.batch.tally import Tally
-from videollava_cli.errors import OutputError
+from videollava_cli.batch.work import Item
+from videollava_cli.engine import Chunk
+from videollava_cli.engine.record import answer_line, error_line
+from videollava_cli.errors import VllavaError
+from videollava_cli.media import Medium
 from videollava_cli.progress import duration
-from videollava_cli.settings import Settings
+from videollava_cli.settings import IDENTITY_KEYS, Settings
 
-if TYPE_CHECKING:
-    from videollava_cli.engine import Chunk
+FIRST_BYTES = b'{"id": '  # of every line
+LINE_KEYS = ("id", "question", "model", "settings", "file")  # on which an item and its line must agree
 
 
-def line_of(outcome: "Answered[Chunk] | Failed", settings: Settings, load_seconds: float) -> dict[str, Any]:
-    """Return an outcome's line: the keys of `ask --json`, and those by which resuming knows it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What became of an item: an answer, an error, or neither if its file is no medium.
 
-    Seconds of prefill and of generating are those of the batch that the answer was part of.
+    `answer` is the last chunk of the answer with the whole text. `read_seconds` and `load_seconds` are those of its
+    medium and of the engine that answered.
     """
-    same = identity(outcome.item, settings)
-    row = outcome.row
-    medium = row.medium.as_json() if row else {"path": outcome.item.source.path, "kind": None, "frames": []}
-    line: dict[str, Any] = {"id": same.pop("id"), "media": [medium], "question": same.pop("question")}
-    if isinstance(outcome, Failed):
-        return line | {"error": error_record(outcome.error)} | same
-    answer, usage = outcome.answer, outcome.answer.usage
-    assert usage is not None, "the last chunk of an answer has it"
-    seconds = {
-        "read_s": outcome.row.read_seconds,
-        "load_s": load_seconds,
-        "prefill_s": usage.prefill_seconds,
-        "generate_s": usage.generate_seconds,
-    }
-    line |= {
-        "prompt": answer.prompt,
-        "answer": answer.text,
-        "finish_reason": answer.finish_reason,
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "new_tokens": usage.new_tokens,
-        "model": same.pop("model"),
-        "timings": {name: round(value, 4) for name, value in seconds.items()},
-        "notices": list(outcome.row.medium.notices),
-    }
-    return line | same
+
+    item: Item
+    medium: Medium | None = None
+    answer: Chunk | None = None
+    error: VllavaError | None = None
+    read_seconds: float = 0.0
+    load_seconds: float = 0.0
+
+    @property
+    def is_no_media(self) -> bool:
+        """Whether the item is about a file in a folder that turned out to be neither video nor image."""
+        return self.medium is None and self.error is None
+
+    def without_pixels(self) -> Self:
+        """Return the outcome with an empty picture for each frame: a line needs no more, and memory is short."""
+        if self.medium is None:
+            return self
+        return replace(self, medium=replace(self.medium, pixels=self.medium.pixels[:, :0, :0].copy()))
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """What a run came to: counts, and seconds in all, of loading, and of what the pipeline did."""
+@dataclass(slots=True)
+class BatchStats:
+    """Counts and seconds of a run, for progress, the last words and --json-summary.
 
-    tally: Tally
-    pace: Pace
-    seconds: float
-    load_seconds: float
-    num_new_tokens: int
-    is_interrupted: bool
+    `num_there_before` and `num_failed_before` are items whose lines were there at the start. A clip, or image, counts
+    for the speed when one of its questions has an outcome. `batch_size` is how many questions are answered at once by
+    now, `wait_seconds` were spent waiting for media, `answer_seconds` answering; with Ray both are sums over engines.
+    """
+
+    num_items: int = 0
+    num_there_before: int = 0
+    num_failed_before: int = 0
+    num_answered: int = 0
+    num_failed: int = 0
+    num_no_media: int = 0
+    num_new_tokens: int = 0
+    batch_size: int = 0
+    load_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    answer_seconds: float = 0.0
+    is_interrupted: bool = False
+    began: float = field(default_factory=time.perf_counter)
+    speed_began: float = field(default_factory=time.perf_counter)
+    clips: set[str] = field(default_factory=set)
+    files_without_media: set[str] = field(default_factory=set)
+
+    def start_clock(self, seconds_ago: float = 0.0) -> None:
+        """Measure the speed from now on: earlier work, such as loading, is no measure of the work to come."""
+        self.speed_began = time.perf_counter() - seconds_ago
+
+    def add(self, outcome: Outcome) -> None:
+        """Count the outcome of an item."""
+        (self.files_without_media if outcome.is_no_media else self.clips).add(outcome.item.path)
+        self.num_no_media += outcome.is_no_media
+        self.num_failed += outcome.error is not None
+        if outcome.answer is not None:
+            self.num_answered += 1
+            self.load_seconds = outcome.load_seconds
+            self.num_new_tokens += outcome.answer.usage.new_tokens if outcome.answer.usage else 0
+
+    @property
+    def num_done_now(self) -> int:
+        """How many items this run is done with."""
+        return self.num_answered + self.num_failed + self.num_no_media
+
+    @property
+    def num_done(self) -> int:
+        """How many items are done, now or from before."""
+        return self.num_there_before + self.num_done_now
+
+    @property
+    def num_failed_in_all(self) -> int:
+        """How many items have no answer, now or from before."""
+        return self.num_failed_before + self.num_failed
+
+    @property
+    def clips_per_second(self) -> float:
+        """How fast it went so far, loading apart."""
+        return len(self.clips) / max(time.perf_counter() - self.speed_began, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the remaining items will take at the speed so far; None when there is no speed yet."""
+        if not self.num_done_now:
+            return None
+        seconds = time.perf_counter() - self.speed_began
+        return (self.num_items - self.num_done) * seconds / self.num_done_now
+
+    @property
+    def progress(self) -> str:
+        """How far the run is, in words."""
+        failed = f", {self.num_failed_in_all:,} failed" if self.num_failed_in_all else ""
+        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        return f"{self.num_done:,} of {self.num_items:,}{failed}, {self.clips_per_second:.1f} clips/s{left}"
+
+    @property
+    def others(self) -> str:
+        """The items that were not answered now, in words."""
+        parts = [f"{self.num_failed:,} failed"] if self.num_failed else []
+        if number := len(self.files_without_media):
+            parts.append(f"{number:,} file{'s' if number > 1 else ''} without video or image passed over")
+        if self.num_there_before:
+            parts.append(f"{self.num_there_before:,} there before")
+        if self.num_failed_before:
+            parts.append(f"{self.num_failed_before:,} of them failed (--redo-failed asks again)")
+        return "".join(f", {part}" for part in parts)
 
     def in_words(self, output: Path | None) -> str:
-        """Return the sums as one line, and what to do next if something is left."""
-        tally = self.tally
-        speed = f", {tally.clips_per_second:.1f} clips/s" if tally.num_clips else ""
+        """Return the run in one line, and what to do next if something is left."""
+        speed = f", {self.clips_per_second:.1f} clips/s" if self.clips else ""
         where = f"; in {str(output)!r}" if output else ""
-        words = f"{tally.num_answered:,} answered{others(tally)}; {duration(self.seconds)}{speed}{where}"
-        if self.is_interrupted and output:
-            return f"interrupted at {tally.num_done:,} of {tally.num_items:,}; run the same command to go on: {words}"
-        if self.is_interrupted:
-            return f"interrupted at {tally.num_done:,} of {tally.num_items:,}; with -o FILE it could go on: {words}"
-        return words
+        seconds = duration(time.perf_counter() - self.began)
+        words = f"{self.num_answered:,} answered{self.others}; {seconds}{speed}{where}"
+        if not self.is_interrupted:
+            return words
+        advice = "run the same command to go on" if output else "with -o FILE it could go on"
+        return f"interrupted at {self.num_done:,} of {self.num_items:,}; {advice}: {words}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the sums as the object that --json-summary writes."""
-        tally = self.tally
+        """Return the object that --json-summary writes."""
         return {
-            "items": tally.num_items,
-            "answered": tally.num_answered,
-            "failed": tally.num_failed,
-            "without_media": tally.num_files_without_media,
-            "there_before": tally.num_here,
-            "failed_before": tally.num_failed_before,
-            "clips": tally.num_clips,
+            "items": self.num_items,
+            "answered": self.num_answered,
+            "failed": self.num_failed,
+            "without_media": len(self.files_without_media),
+            "there_before": self.num_there_before,
+            "failed_before": self.num_failed_before,
+            "clips": len(self.clips),
             "new_tokens": self.num_new_tokens,
-            "batch_size": self.pace.batch_size,
-            "seconds": round(self.seconds, 3),
+            "batch_size": self.batch_size,
+            "seconds": round(time.perf_counter() - self.began, 3),
             "load_s": round(self.load_seconds, 3),
-            "wait_s": round(self.pace.wait_seconds, 3),
-            "answer_s": round(self.pace.answer_seconds, 3),
-            "clips_per_second": round(tally.clips_per_second, 3),
+            "wait_s": round(self.wait_seconds, 3),
+            "answer_s": round(self.answer_seconds, 3),
+            "clips_per_second": round(self.clips_per_second, 3),
             "interrupted": self.is_interrupted,
         }
 
 
-def others(tally: Tally) -> str:
-    """Return what became of the items that were not answered now, in words."""
-    parts = [f"{tally.num_failed:,} failed"] if tally.num_failed else []
-    if number := tally.num_files_without_media:
-        parts.append(f"{number:,} file{'s' if number > 1 else ''} without video or image passed over")
-    if tally.num_here:
-        parts.append(f"{tally.num_here:,} there before")
-    if tally.num_failed_before:
-        parts.append(f"{tally.num_failed_before:,} of them failed (--redo-failed asks again)")
-    return "".join(f", {part}" for part in parts)
+def line_of(outcome: Outcome, settings: Settings) -> dict[str, Any]:
+    """Return an outcome's line: the record of its answer, and the keys by which a later run knows it.
 
-
-def write_summary(summary: Mapping[str, Any], path: Path) -> None:
-    """Write an object to a file, replacing what is there.
-
-    Raises:
-        OutputError: If it cannot be written.
+    Seconds of prefill and of generating are shared by answers that were given at the same time.
     """
-    try:
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    known_by = identity(outcome.item, settings)
+    item, medium = outcome.item, outcome.medium
+    if outcome.answer is None or medium is None:
+        shown = medium.as_json() if medium else {"path": item.path, "kind": None, "frames": []}
+        assert outcome.error is not None, "a file that is no medium has no line"
+        record = error_line([shown], item.question, outcome.error)
+    else:
+        seconds = {"read_s": outcome.read_seconds, "load_s": outcome.load_seconds}
+        record = answer_line([medium], item.question, outcome.answer, model=settings.model, seconds=seconds)
+        record["notices"] = list(medium.notices)
+    return {"id": item.id} | record | known_by
+
+
+def identity(item: Item, settings: Settings) -> dict[str, Any]:
+    """Return the keys on which an item and its line must agree.
+
+    `file` has the size in bytes and the time of modification in microseconds since 1970; None for anything but a file
+    on this disk. `settings` has those that change answers, as far as they are set.
+    """
+    quantization = "4bit" if settings.load_4bit else "8bit" if settings.load_8bit else None
+    values = {"quantization": quantization} | {key: getattr(settings, key) for key in IDENTITY_KEYS}
+    stamp = item.stamp
+    return {
+        "id": item.id,
+        "question": item.question,
+        "model": settings.model,
+        "settings": {key: value for key, value in values.items() if value is not None},
+        "file": stamp and {"bytes": stamp.num_bytes, "modified_us": stamp.modified_us},
+    }
+
+
+def digest(line: Mapping[str, Any]) -> bytes:
+    """Return 16 bytes that are equal for lines, and identities, which agree on what was asked."""
+    known_by = {key: _normal(line.get(key)) for key in LINE_KEYS}
+    return hashlib.blake2b(json.dumps(known_by, sort_keys=True).encode(), digest_size=16).digest()
+
+
+def _normal(value: Any) -> Any:
+    """Return a value such that numbers written in two ways, 1 and 1.0, are equal."""
+    if isinstance(value, dict):
+        return {key: _normal(inner) for key, inner in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value

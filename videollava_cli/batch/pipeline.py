@@ -1,181 +1,398 @@
-"""Items in, outcomes out: threads read media ahead while this one has them answered in batches.
+"""How `vllava batch` does its work: media are read ahead, the engine answers, and lines are written as answers end.
 
-Knows neither how a medium is read nor how it is answered: both are functions that it is given.
+The road: items -> `Reader.read_ahead` -> `Request`s -> `Engine.answer` -> outcomes -> lines. Requests are made when the
+engine takes them. With --ray, the nodes of a Ray cluster read and answer, and only the lines are written here.
 """
 
+import json
+import os
+import signal
+import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
-from videollava_cli.batch import Item
-from videollava_cli.batch.worklist import by_medium
-from videollava_cli.errors import MemoryFullError, VllavaError
-from videollava_cli.media import Medium
-
-AnswerT = TypeVar("AnswerT")
+from videollava_cli.batch.lines import BatchStats, Outcome, digest, identity, line_of
+from videollava_cli.batch.output import Held, Results, read_held
+from videollava_cli.batch.work import Item, by_medium, has_media_suffix
+from videollava_cli.console import Console
+from videollava_cli.engine import Engine, Request
+from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
+from videollava_cli.engine.record import error_record, json_text
+from videollava_cli.engine.startup import start_engine
+from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, VllavaError
+from videollava_cli.machine import num_processors
+from videollava_cli.media import MediaKind
+from videollava_cli.progress import meter
+from videollava_cli.prompt import one_question
+from videollava_cli.reader import ReadAhead, Reader, ReadResult
+from videollava_cli.settings import Settings
 
 BATCHES_AHEAD = 2  # of media that were read and wait: one more than the batch in work
-AHEAD_AT_FIRST = 32  # media, while whatever answers is being prepared
+MAX_EARLY = 256  # answers that wait for one before them to be written
+PATIENCE_SECONDS = 1.0  # for the next medium to be read while answers are in hand
+WAITING = "finishing the answers in hand; Ctrl-C again ends at once"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """An item whose medium was read, and the seconds that took."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A batch: items, settings, and where the lines go.
 
-    item: Item
-    medium: Medium
-    read_seconds: float
+    `common_questions` are asked about every medium: if one does not fit the context, nothing is loaded. `batch_size`
+    is how many questions are answered at once, None for as many as fit. `ray` is the address of a Ray cluster.
+    """
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answered(Generic[AnswerT]):
-    """An item that was answered."""
-
-    row: Row
-    answer: AnswerT
-
-    @property
-    def item(self) -> Item:
-        """The item."""
-        return self.row.item
+    items: Sequence[Item]
+    common_questions: Sequence[str]
+    settings: Settings
+    output: Path | None
+    redo_failed: bool
+    is_fresh: bool
+    is_ordered: bool
+    batch_size: int | None
+    summary: Path | None
+    ray: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Failed:
-    """An item that was not, and why; `row` is None if its medium could not be read."""
+def list_items(job: Job, console: Console) -> ExitStatus:
+    """Print the items that would be asked, as lines that --questions takes; the output stays as it is.
 
-    item: Item
-    error: VllavaError
-    row: Row | None = None
+    Media on this disk are opened; those that would have to be fetched are not.
+    """
+    held = read_held(job.output) if job.output and not job.is_fresh else Held()
+    if job.redo_failed:
+        held.failed.clear()
+    left, stats = _left(job, held)
+    num_asked = 0
+    with Reader(job.settings) as reader:
+        for about_it in by_medium(left):
+            error = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
+            for item in about_it:
+                line: dict[str, Any] = {"id": item.id, "path": item.path, "question": item.question}
+                if error is None:
+                    num_asked += 1
+                else:
+                    outcome = Outcome(item, error=None if may_be_no_medium(item) else error)
+                    stats.add(outcome)
+                    if outcome.error is None:
+                        continue
+                    line["error"] = error_record(outcome.error)
+                console.answer(json_text(line))
+    console.notice(f"would ask {num_asked:,}{stats.others}")
+    return _status(stats)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NoMedia:
-    """An item about a file in a folder that turned out to be neither video nor image."""
+def run(job: Job, console: Console) -> ExitStatus:
+    """Ask what has no line yet, and write the lines.
 
-    item: Item
+    Raises:
+        UsageError: If another process writes the output, or the machine cannot do what the settings ask.
+        CheckpointError: If the checkpoint cannot be had.
+        GenerationError: If it does not fit the memory.
+        OutputError: If a line cannot be written.
+        KeyboardInterrupt: If Ctrl-C ended it.
+    """
+    checkpoint = find_checkpoint(job.settings)
+    with ExitStack() as stack:
+        results = None
+        if job.output:
+            results = stack.enter_context(Results(job.output, is_fresh=job.is_fresh, redo_failed=job.redo_failed))
+        left, stats = _left(job, results.held if results else Held())
+        interrupts = stack.enter_context(Interrupts(lambda: console.notice(WAITING)))
+        if job.ray:
+            from videollava_cli.batch.ray import answer_on_ray
+
+            outcomes = answer_on_ray(job, left, checkpoint, stats, console)
+        else:
+            outcomes = Pipeline(job, checkpoint, stats, console, interrupts).run(left)
+        write = results.write if results else lambda line: console.answer(json_text(line))
+        _write_lines(outcomes, job, stats, write=write, console=console, interrupts=interrupts)
+    return _status(stats)
 
 
-Unread = Failed | NoMedia
-Outcome = Answered[AnswerT] | Unread
+class Interrupts:
+    """How Ctrl-C ends the program: at once, or after the work in hand. Use it as a context manager in the main thread.
+
+    Args:
+        notify: Called when Ctrl-C has to wait for work to be finished.
+    """
+
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self.is_pending = False  # whether Ctrl-C was pressed and waits
+        self._notify = notify
+        self._num_held = 0
+        self._is_leaving = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of this block, and of others around it; a second one does not wait.
+
+        Raises:
+            KeyboardInterrupt: If Ctrl-C was pressed meanwhile.
+        """
+        self._num_held += 1
+        try:
+            yield
+        finally:
+            self._num_held -= 1
+        if self.is_pending and not self._num_held:
+            self._leave()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._is_leaving:
+            os._exit(ExitStatus.INTERRUPTED)  # threads that read would be waited for
+        if self._num_held and not self.is_pending:
+            self.is_pending = True
+            with suppress(RuntimeError):  # stderr is just being written to
+                self._notify()
+            return
+        self._leave()
+
+    def _leave(self) -> None:
+        self._is_leaving = True
+        raise KeyboardInterrupt
 
 
 @dataclass(slots=True)
-class Pace:
-    """What became of the time, in seconds, and how many questions are answered at once by now."""
+class Pipeline:
+    """Items in, outcomes out, in this process.
 
-    batch_size: int = 0
-    wait_seconds: float = 0.0
-    answer_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pipeline(Generic[AnswerT]):
-    """How to read media and answer questions about them.
-
-    `prepare` is called once, as soon as the first medium was read, and returns how many rows to answer at once.
-    `read` is called in other threads, with all items about one medium, and ends soon after `stop` was called.
-    `answer` is called in the thread that runs the pipeline, with so many rows, neighbours about one medium sharing it.
-    It returns an answer or an error for each, or raises `MemoryFullError`: then the number is halved, for good, and
-    the rows are tried again.
+    The engine is loaded when the first medium was read, while others are being read. It takes media as they are read;
+    when it has answered all of them, it stops until the next one is there, so that Ctrl-C can end the program at once.
     """
 
-    prepare: Callable[[], int]
-    read: Callable[[Sequence[Item]], Sequence[Row | Unread]]
-    stop: Callable[[], None]
-    answer: Callable[[Sequence[Row]], Sequence[AnswerT | VllavaError]]
-    num_readers: int
-    pace: Pace = field(default_factory=Pace)
-    is_ordered: bool = True
-    _pending: deque["Future[Sequence[Row | Unread]]"] = field(default_factory=deque)
+    job: Job
+    checkpoint: Checkpoint
+    stats: BatchStats
+    console: Console
+    interrupts: Interrupts
+    _read: deque[Outcome] = field(default_factory=deque)  # of a medium that was read, for the engine to take
+    _num_in_hand: int = 0
+    _early: dict[Item, Outcome] = field(default_factory=dict)  # to be yielded after one that is not there yet
 
-    def run(self, items: Iterable[Item]) -> Generator[list[Outcome[AnswerT]], None, None]:
-        """Yield outcomes, batch by batch, in the order of the items unless it may be another.
+    def run(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+        """Yield outcomes in the order of the items, or as they come.
 
-        Closing the generator, or an error, stops what is being read and waits for its end.
+        Closing the generator, or an error, stops the readers and waits for their end.
         """
-        pool = ThreadPoolExecutor(self.num_readers, thread_name_prefix="reader")
-        media = by_medium(items)
-        left: deque[Row | Unread] = deque()
-        try:
-            while True:
-                self._gather(pool, media, left)
-                if not left:
-                    return
-                if not self.pace.batch_size and any(isinstance(entry, Row) for entry in left):
-                    self.pace.batch_size = self.prepare()
+        with closing(self._outcomes(items)) as outcomes:
+            awaited = deque(items)
+            for outcome in outcomes:
+                if not self.job.is_ordered:
+                    yield outcome
                     continue
-                batch = _taken(left, self.pace.batch_size)
-                self._read_ahead(pool, media)
-                yield from answered(batch, self.answer, self.pace)
-        finally:
-            self.stop()
-            pool.shutdown(wait=True, cancel_futures=True)
+                self._early[outcome.item] = outcome
+                while awaited and awaited[0] in self._early:
+                    yield self._early.pop(awaited.popleft())
 
-    def _gather(
-        self, pool: ThreadPoolExecutor, media: Iterator[tuple[str, Sequence[Item]]], left: deque[Row | Unread]
-    ) -> None:
-        """Wait until there are rows for a batch, or no more."""
-        began = time.perf_counter()
-        self._read_ahead(pool, media)
-        num_wanted = max(1, self.pace.batch_size)
-        while self._pending and sum(isinstance(entry, Row) for entry in left) < num_wanted:
-            left.extend(self._next_read())
-            self._read_ahead(pool, media)
-        self.pace.wait_seconds += time.perf_counter() - began
+    def _outcomes(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+        engine: Engine | None = None
+        with (
+            Reader.of_many(self.job.settings, num_processors()) as reader,
+            reader.read_ahead(
+                by_medium(items),
+                self.checkpoint.pixels,
+                source=lambda about_it: about_it[0].path,
+                is_ordered=self.job.is_ordered,
+            ) as read_ahead,
+        ):
+            while first := self._take(read_ahead):
+                if first.medium is None:
+                    yield first
+                    continue
+                engine = engine or self._load(read_ahead)
+                began, waited = time.perf_counter(), self.stats.wait_seconds
+                with self.interrupts.held():
+                    taken = chain([first], self._take_more(read_ahead))
+                    for outcome in answered(engine, taken, self.stats, max_num_seqs=self.job.batch_size):
+                        self._num_in_hand -= outcome.medium is not None
+                        yield outcome
+                self.stats.answer_seconds += time.perf_counter() - began - (self.stats.wait_seconds - waited)
 
-    def _read_ahead(self, pool: ThreadPoolExecutor, media: Iterator[tuple[str, Sequence[Item]]]) -> None:
-        """Keep the readers busy as long as there is room for what they read."""
-        num_ahead = BATCHES_AHEAD * self.pace.batch_size or AHEAD_AT_FIRST
-        while len(self._pending) < self.num_readers + num_ahead:
-            about_one = next(media, None)
-            if about_one is None:
+    def _load(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Engine:
+        engine = load_engine(self.job, self.checkpoint, self.stats, self.console)
+        read_ahead.num_ahead = BATCHES_AHEAD * self.stats.batch_size
+        self.stats.start_clock()
+        return engine
+
+    def _take_more(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Iterator[Outcome | None]:
+        """Yield items while answers are in hand, and None as long as the next medium is not read.
+
+        The first wait for a medium is a patient one, so that answers are given many at once.
+        """
+        patience = PATIENCE_SECONDS
+        while not self.interrupts.is_pending:
+            outcome = self._take(read_ahead, patience) if len(self._early) < MAX_EARLY else None
+            if outcome is None and not self._num_in_hand:
                 return
-            self._pending.append(pool.submit(self.read, about_one[1]))
+            patience = PATIENCE_SECONDS if outcome else 0.0
+            yield outcome
 
-    def _next_read(self) -> Sequence[Row | Unread]:
-        first = self._pending[0]
-        if not self.is_ordered and not first.done():
-            done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-            first = next(future for future in self._pending if future in done)
-        entries = first.result()
-        self._pending.remove(first)
-        return entries
+    def _take(self, read_ahead: ReadAhead[tuple[Item, ...]], seconds: float | None = None) -> Outcome | None:
+        """Return the next item whose medium was read, or could not be; None after the last one, or so many seconds."""
+        if not self._read:
+            began = time.perf_counter()
+            result = next(iter(read_ahead), None) if seconds is None or read_ahead.is_ready(seconds) else None
+            self._read.extend(outcomes_of(*result) if result else ())
+            self.stats.wait_seconds += time.perf_counter() - began
+        outcome = self._read.popleft() if self._read else None
+        self._num_in_hand += outcome is not None and outcome.medium is not None
+        return outcome
+
+
+def load_engine(job: Job, checkpoint: Checkpoint, stats: BatchStats, console: Console) -> Engine:
+    """Load the engine of a batch; note the seconds that took, and how many questions it answers at once.
+
+    Raises:
+        UsageError: If the machine cannot do what the settings ask, or a question does not fit the context.
+        CheckpointError: If the checkpoint cannot be had.
+        GenerationError: If it does not fit the memory.
+    """
+    smallest = min(MediaKind, key=checkpoint.media_tokens)  # a question that does not fit with it fits with none
+    conversations = [one_question([smallest], question, job.settings) for question in job.common_questions]
+    engine, stats.load_seconds = start_engine(job.settings, checkpoint, console, conversations=conversations)
+    stats.batch_size = job.batch_size or engine.max_num_seqs
+    where = f"{engine.model.device}, {engine.model.dtype}"
+    console.detail(f"{job.settings.model} on {where}, {stats.batch_size} questions at once")
+    return engine
 
 
 def answered(
-    entries: Iterable[Row | Unread], answer: Callable[[Sequence[Row]], Sequence[AnswerT | VllavaError]], pace: Pace
-) -> Iterator[list[Outcome[AnswerT]]]:
-    """Yield the outcomes of what was read, in batches of the pace's size, halved when the memory is too small."""
-    left = deque(entries)
-    while left:
-        batch = _taken(left, pace.batch_size)
-        rows = [entry for entry in batch if isinstance(entry, Row)]
-        began = time.perf_counter()
-        try:
-            answers = iter(answer(rows) if rows else ())
-        except MemoryFullError as error:
-            if len(rows) > 1:
-                pace.batch_size = min(pace.batch_size, (len(rows) + 1) // 2)
-                left.extendleft(reversed(batch))
+    engine: Engine, outcomes: Iterable[Outcome | None], stats: BatchStats, *, max_num_seqs: int | None
+) -> Generator[Outcome, None, None]:
+    """Answer the items whose media were read; yield outcomes as they come, those without a medium too.
+
+    Neighbours about one medium are neighbours for the engine, so that they share the prefix of their prompts. None
+    among the outcomes means that the next one is not there yet.
+    """
+    in_hand: dict[Request, Outcome] = {}
+    texts: defaultdict[Request, str] = defaultdict(str)
+    unread: deque[Outcome] = deque()
+
+    def requests() -> Iterator[Request | None]:
+        for outcome in outcomes:
+            if outcome is None:
+                yield None
                 continue
-            answers = iter([error.with_traceback(None)])  # its frames would keep what filled the memory
-        finally:
-            pace.answer_seconds += time.perf_counter() - began
-        yield [_outcome(entry, next(answers)) if isinstance(entry, Row) else entry for entry in batch]
+            if outcome.medium is None:
+                unread.append(outcome)
+                continue
+            conversation = one_question([outcome.medium.kind], outcome.item.question, engine.settings)
+            request = Request(conversation, (outcome.medium,), engine.settings)
+            in_hand[request] = outcome
+            yield request
+
+    with closing(engine.answer(requests(), max_num_seqs=max_num_seqs)) as chunks:
+        for request, chunk in chunks:
+            texts[request] += chunk.text
+            if chunk.finish_reason is not None:
+                while unread:
+                    yield unread.popleft()
+                answer = None if chunk.error else replace(chunk, text=texts.pop(request))
+                outcome = in_hand.pop(request).without_pixels()
+                yield replace(outcome, answer=answer, error=chunk.error, load_seconds=stats.load_seconds)
+                stats.batch_size = min(stats.batch_size, engine.seq_limit or stats.batch_size)
+    yield from unread
 
 
-def _taken(left: deque[Row | Unread], num_rows: int) -> list[Row | Unread]:
-    """Take so many rows from the left, and what is between and behind them."""
-    taken: list[Row | Unread] = []
-    while left and (num_rows or not isinstance(left[0], Row)):
-        num_rows -= isinstance(left[0], Row)
-        taken.append(left.popleft())
-    return taken
+def outcomes_of(items: Sequence[Item], result: ReadResult) -> Iterator[Outcome]:
+    """Yield items with their medium, which are to be answered; or with the error of reading it."""
+    for item in items:
+        error = None if not result.is_found and may_be_no_medium(item) else result.error
+        yield Outcome(item, result.medium, error=error, read_seconds=result.seconds)
 
 
-def _outcome(row: Row, answer: AnswerT | VllavaError) -> Outcome[AnswerT]:
-    return Failed(row.item, answer, row) if isinstance(answer, VllavaError) else Answered(row, answer)
+def may_be_no_medium(item: Item) -> bool:
+    """Return whether nobody says that an item is about a medium: a file in a folder, whose name is not like one."""
+    return not item.is_named and not has_media_suffix(item.path)
+
+
+def _find_error(reader: Reader, path: str) -> MediaError | None:
+    try:
+        reader.find(path).close()
+    except MediaError as error:
+        return error
+    return None
+
+
+def _left(job: Job, held: Held) -> tuple[list[Item], BatchStats]:
+    """Return the items without a line, and the counts to begin with."""
+    left, stats = [], BatchStats(len(job.items))
+    for item in job.items:
+        key = digest(identity(item, job.settings))
+        if key in held.answered or key in held.failed:
+            stats.num_there_before += 1
+            stats.num_failed_before += key in held.failed
+        else:
+            left.append(item)
+    return left, stats
+
+
+def _write_lines(
+    outcomes: Generator[Outcome, None, None],
+    job: Job,
+    stats: BatchStats,
+    *,
+    write: Callable[[dict[str, Any]], None],
+    console: Console,
+    interrupts: Interrupts,
+) -> None:
+    """Write the lines of outcomes; whatever ends it, say what it came to."""
+    is_hidden = console.is_quiet or (job.output is None and sys.stdout is not None and sys.stdout.isatty())
+    with meter(is_hidden=is_hidden) as shown:
+        try:
+            with closing(outcomes):
+                for outcome in outcomes:
+                    with interrupts.held():
+                        _describe(outcome, console)
+                        if not outcome.is_no_media:
+                            write(line_of(outcome, job.settings))
+                        stats.add(outcome)
+                        shown.show(stats.num_done, stats.num_items, stats.progress)
+        except OutputClosedError:  # nobody reads on
+            raise
+        except (KeyboardInterrupt, VllavaError) as error:
+            stats.is_interrupted = isinstance(error, KeyboardInterrupt)
+            _summarize(job, stats, console, is_done=stats.is_interrupted or stats.num_done_now > 0)
+            raise
+        _summarize(job, stats, console, is_done=True)
+
+
+def _summarize(job: Job, stats: BatchStats, console: Console, *, is_done: bool) -> None:
+    if is_done:
+        console.notice(stats.in_words(job.output))
+    if job.summary:
+        try:
+            job.summary.write_text(json.dumps(stats.as_json(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {str(job.summary)!r}: {error.strerror or error}") from error
+
+
+def _describe(outcome: Outcome, console: Console) -> None:
+    if outcome.error:
+        console.notice(f"failed: {outcome.error}")
+    elif outcome.medium:
+        if outcome.medium.stamps:
+            frames = ", ".join(f"{stamp.index} ({stamp.seconds:.2f} s)" for stamp in outcome.medium.stamps)
+            console.detail(f"{outcome.medium.name}: frames {frames}")
+        for notice in outcome.medium.notices:
+            console.detail(notice)
+
+
+def _status(stats: BatchStats) -> ExitStatus:
+    return ExitStatus.INCOMPLETE if stats.num_failed_in_all else ExitStatus.ANSWERED

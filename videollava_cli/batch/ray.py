@@ -1,165 +1,134 @@
-"""What `vllava batch --ray` does in place of its pipeline: the same reading and answering, on the nodes of a Ray."""
+"""`vllava batch --ray`: the nodes of a Ray cluster read media and answer, each engine in an actor of Ray Data.
 
+Rows of the dataset are pickled: first (number, items about one medium), then (number, outcomes), then `Answered`.
+"""
+
+import importlib.util
+import logging
 import os
+import pickle
+import re
 import socket
+import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 from videollava_cli import __version__
-from videollava_cli.batch import Item
-from videollava_cli.batch.cluster import Actors, Node, Steps, joined, spread
-from videollava_cli.batch.pipeline import Failed, NoMedia, Outcome, Pace, Row, Unread, answered
-from videollava_cli.batch.reading import Answering, Reading
-from videollava_cli.batch.worklist import by_medium
+from videollava_cli.batch.lines import BatchStats, Outcome
+from videollava_cli.batch.pipeline import Job, answered, load_engine, outcomes_of
+from videollava_cli.batch.work import Item, by_medium
 from videollava_cli.console import Console
 from videollava_cli.engine import MAX_CPU_SEQS, MAX_GPU_SEQS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
-from videollava_cli.media import Medium
+from videollava_cli.reader import Reader, ReadResult
 from videollava_cli.settings import Settings
 
-if TYPE_CHECKING:
-    from videollava_cli.engine import Chunk
-
-# Of a process with torch, transformers and what a batch takes, beside its weights.
-ENGINE_BYTES = 1 << 30
+LOCAL = "local"  # a Ray cluster of our own on this machine
+ADDRESS = re.compile(r"auto|local|[^\s/]+:\d+")
+# Fractional CPU requests, so that readers and engines never block each other, even when only one node is left.
+ENGINE_CPUS, READER_CPUS = 0.001, 0.9
+ENGINE_BYTES = 1 << 30  # of a process with torch, transformers and the needs of a batch, beside its weights
+LOCAL_OBJECT_BYTES = 1 << 30  # of the object store of a cluster of our own
+MAX_IN_FLIGHT = 2  # calls of an engine: the one in work, and one whose media are fetched meanwhile
+MAX_RETRIES = 3  # of the work of a process or node that died; Ray Data itself would try for ever
+MAX_LOST_BLOCKS = 16  # tolerated; with more of them something is wrong with the cluster, not with the media
+REACHED_WITHIN_SECONDS = 10
+PACKED = "packed"
 LOST = "Ray gave up on it, after the processes that read or answered it died: --redo-failed asks again"
+
+# What an engine did in a call: outcomes by the number of their medium, how many questions it answers at once, and the
+# seconds that it waited for media and answered.
+Answered = tuple[list[tuple[int, list[Outcome]]], int, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every node has to know. `folder` is where relative paths begin."""
+    """The knowledge of every node: a job without its items, its checkpoint, and where relative paths begin."""
 
-    settings: Settings
+    job: Job
     checkpoint: Checkpoint
-    common_questions: tuple[str, ...]
-    batch_size: int | None
     folder: str
     version: str = __version__
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The items about one medium, and its place in the work list."""
+def check_address(address: str) -> None:
+    """Refuse what is no address, and Ray where it is not installed, without importing it.
 
-    number: int
-    items: tuple[Item, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Read:
-    """What became of a group where it was read."""
-
-    number: int
-    entries: Sequence[Row | Unread] | VllavaError
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Done:
-    """What became of groups where they were answered; seconds are those of the engine, `ready_seconds` since loading.
-
-    Media have lost their pictures: lines tell the rest.
+    Raises:
+        UsageError: If it is so.
     """
-
-    groups: "Sequence[tuple[int, list[Outcome[Chunk]]]]"
-    batch_size: int = 0
-    load_seconds: float = 0.0
-    ready_seconds: float = 0.0
-    wait_seconds: float = 0.0
-    answer_seconds: float = 0.0
+    if not ADDRESS.fullmatch(address):
+        raise UsageError(f"--ray is {address!r}: give HOST:PORT of a `ray start --head`, auto, or nothing at all")
+    if any(importlib.util.find_spec(package) is None for package in ("ray", "pyarrow")):
+        raise UsageError("--ray needs the package ray: pip install 'videollava-cli[ray]'")
 
 
-@dataclass(slots=True)
-class Spread:
-    """Items in, outcomes out, as of a `Pipeline`; seconds in `pace` are those of all engines together.
+def answer_on_ray(
+    job: Job, items: Sequence[Item], checkpoint: Checkpoint, stats: BatchStats, console: Console
+) -> Generator[Outcome, None, None]:
+    """Yield the outcome of each item once, as the nodes come to them or in the order of the items.
 
-    `load_seconds` are those of the engine that gave the outcomes in hand.
+    The work of a node that died is done again by others. An item that kills every process that works on it fails.
 
-    Args:
-        plan: What every node has to know.
-        address: Of the Ray to join; `local` starts one.
-        is_ordered: Whether outcomes come in the order of the items.
-        begin: Called once, when the first outcomes came, with the seconds since their engine was loaded.
-        tell: Called with what may be worth knowing of the nodes.
+    Raises:
+        UsageError: If there is no cluster to join, or its nodes cannot do what the settings ask.
+        CheckpointError: If a node cannot have the checkpoint.
+        GenerationError: If the weights do not fit the memory, or Ray gave up.
     """
-
-    plan: Plan
-    address: str
-    is_ordered: bool
-    begin: Callable[[float], None]
-    tell: Callable[[str], None]
-    pace: Pace = field(default_factory=Pace)
-    load_seconds: float = 0.0
-
-    def run(self, items: Iterable[Item]) -> "Generator[list[Outcome[Chunk]], None, None]":
-        """Yield outcomes as they come from the nodes, each item's once.
-
-        Raises:
-            UsageError: If there is no Ray to join, or its nodes cannot do what the settings ask.
-            CheckpointError: If a node cannot have the checkpoint.
-            GenerationError: If the weights do not fit the memory, or Ray gave up.
-        """
-        left = {
-            number: Group(number, about_it) for number, (_, about_it) in enumerate(by_medium(items))
-        }  # until their outcomes are there
-        if not left:
-            return
-        with joined(self.address, num_processors()) as nodes:
-            for done in spread(list(left.values()), self._steps(nodes, list(left.values()))):
-                if isinstance(done, VllavaError):
-                    raise done
-                self._note(done)
-                for number, outcomes in done.groups:
-                    if left.pop(number, None):
-                        yield outcomes
-        for group in left.values():
-            yield [Failed(item, GenerationError(LOST)) for item in group.items]
-
-    def _steps(self, nodes: Sequence[Node], groups: Sequence[Group]) -> "Steps[Group, Read, Done | VllavaError]":
-        actors = engines(nodes, self.plan.settings, self.plan.checkpoint)
-        where = "GPUs" if actors.num_gpus else "CPUs"
-        self.tell(f"Ray has {len(nodes)} node{'s'[: len(nodes) - 1]}; engines on {actors.count} {where}")
-        device = "cuda" if actors.num_gpus else "cpu"
-        plan = replace(self.plan, settings=replace(self.plan.settings, device=device))
-        rows_at_once = plan.batch_size or (MAX_GPU_SEQS if actors.num_gpus else MAX_CPU_SEQS)
-        rows_a_medium = sum(len(group.items) for group in groups) / len(groups)
-        media_an_engine = -(-len(groups) // actors.count)
-        return Steps(
-            first=partial(read_group, plan),
-            num_threads=plan.settings.decode_threads or 1,
-            make_second=partial(AnsweringGroups, plan),
-            entries_a_call=max(1, min(media_an_engine, int(rows_at_once / rows_a_medium))),
-            actors=actors,
-            is_ordered=self.is_ordered,
-        )
-
-    def _note(self, done: Done) -> None:
-        if not self.pace.batch_size:
-            self.begin(done.ready_seconds)
-        self.load_seconds = done.load_seconds
-        self.pace.batch_size = done.batch_size
-        self.pace.wait_seconds += done.wait_seconds
-        self.pace.answer_seconds += done.answer_seconds
+    left = dict(enumerate(by_medium(items)))  # until their outcomes are there
+    if not left:
+        return
+    assert job.ray is not None, "--ray was given"
+    with join_cluster(job.ray, num_processors()) as nodes:
+        num_engines, resources = engines(nodes, job.settings, checkpoint)
+        on_gpus = "num_gpus" in resources
+        where = "GPUs" if on_gpus else "CPUs"
+        console.detail(f"Ray has {len(nodes)} node{'s'[: len(nodes) - 1]}; engines on {num_engines} {where}")
+        plan = plan_of(job, checkpoint, device="cuda" if on_gpus else "cpu")
+        for row in _dataset(plan, list(left.items()), num_engines, resources).iter_rows():
+            done: Answered | VllavaError = pickle.loads(row[PACKED])  # noqa: S301  # our own workers wrote it
+            if isinstance(done, VllavaError):
+                raise done
+            groups, batch_size, wait_seconds, answer_seconds = done
+            if not stats.batch_size:
+                stats.start_clock(seconds_ago=wait_seconds + answer_seconds)
+            stats.batch_size = batch_size
+            stats.wait_seconds += wait_seconds
+            stats.answer_seconds += answer_seconds
+            for number, outcomes in groups:
+                if left.pop(number, None):  # the work of a node that died may come twice
+                    yield from outcomes
+    for about_it in left.values():
+        yield from (Outcome(item, error=GenerationError(LOST)) for item in about_it)
 
 
-def plan_of(
-    settings: Settings, checkpoint: Checkpoint, common_questions: Sequence[str], batch_size: int | None
-) -> Plan:
-    """Return what nodes have to know; a hub checkpoint's commit is fixed, so that all of them load the same."""
+def plan_of(job: Job, checkpoint: Checkpoint, device: str) -> Plan:
+    """Return the knowledge of every node; a hub checkpoint's commit is fixed, so that all of them load the same."""
+    settings = replace(job.settings, device=device)
     if checkpoint.hub_id:
         settings = replace(settings, revision=checkpoint.folder.name)
     elif not (settings.checkpoint or settings.model).startswith(BUNDLED_SCHEME):
         settings = replace(settings, checkpoint=str(checkpoint.folder.absolute()))
-    return Plan(settings, checkpoint, tuple(common_questions), batch_size, os.getcwd())
+    return Plan(replace(job, items=(), settings=settings), checkpoint, os.getcwd())
 
 
-def engines(nodes: Sequence[Node], settings: Settings, checkpoint: Checkpoint) -> Actors:
-    """Return how many engines nodes hold: one a GPU; or without GPUs, one a CPU as far as the weights fit the memory.
+def engines(
+    nodes: Sequence[Mapping[str, float]], settings: Settings, checkpoint: Checkpoint
+) -> tuple[int, dict[str, int]]:
+    """Return how many engines nodes hold, and what each takes of its node, in Ray's words.
+
+    That is one a GPU; or without GPUs, one a CPU as far as the weights fit the memory.
+
+    Args:
+        nodes: The resources of each, as Ray has them.
+        settings: How to load.
+        checkpoint: What to load.
 
     Raises:
         UsageError: If the settings name a device that Ray does not give.
@@ -167,95 +136,125 @@ def engines(nodes: Sequence[Node], settings: Settings, checkpoint: Checkpoint) -
     """
     if settings.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device is {settings.device!r}, and Ray gives each engine its own: give cuda, cpu or auto")
-    num_gpus = sum(node.num_gpus for node in nodes)
+    num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if settings.device == "cuda" and not num_gpus:
         raise UsageError("device is 'cuda' and the nodes of Ray have no GPU: give --device cpu")
     if num_gpus and settings.device != "cpu":
-        return Actors(num_gpus, num_gpus=1)
+        return num_gpus, {"num_gpus": 1}
     widened = 1 if settings.dtype in ("float16", "bfloat16") else 2  # published as float16, float32 on a CPU
     num_bytes = widened * published_bytes(checkpoint) + ENGINE_BYTES
-    count = sum(min(node.num_cpus, node.num_bytes // num_bytes) for node in nodes)
+    count = sum(min(int(node.get("CPU", 0)), int(node.get("memory", 0)) // num_bytes) for node in nodes)
     if not count:
         raise GenerationError(f"no node of Ray has a CPU and {num_bytes / (1 << 30):.1f} GiB for {settings.model!r}")
-    return Actors(count, num_bytes=num_bytes)
+    return count, {"memory": num_bytes}
 
 
-def read_group(plan: Plan, group: Group) -> Read:
-    """Read the medium of a group, on whatever node this is."""
+def media_a_block(num_media: int, num_cpus: int) -> int:
+    """Return how many neighbours are read by one call: few enough that all CPUs are busy, and several, for speed."""
+    return max(1, min(16, num_media // (4 * max(1, num_cpus))))
+
+
+def _dataset(
+    plan: Plan, groups: Sequence[tuple[int, Sequence[Item]]], num_engines: int, resources: dict[str, int]
+) -> Any:
+    """Return a dataset of `Answered`, of which nothing is done yet."""
+    import ray
+    from ray.data import ActorPoolStrategy
+    from ray.util.annotations import RayDeprecationWarning
+
+    _configure_ray_data(is_ordered=plan.job.is_ordered)
+    questions_a_medium = sum(len(items) for _, items in groups) / len(groups)
+    at_once = plan.job.batch_size or (MAX_GPU_SEQS if "num_gpus" in resources else MAX_CPU_SEQS)
+    media_an_engine = -(-len(groups) // num_engines)
+    num_cpus = int(ray.cluster_resources().get("CPU", 1))
+    num_blocks = -(-len(groups) // media_a_block(len(groups), num_cpus))
+    rows = [{PACKED: pickle.dumps(group)} for group in groups]
+    with warnings.catch_warnings():
+        # Ray Data has no other way yet to say how often lost work is tried again.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
+        read = ray.data.from_items(rows, override_num_blocks=num_blocks).map_batches(
+            _read_block,
+            fn_args=(plan,),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=READER_CPUS * (plan.job.settings.decode_threads or 1),
+            max_retries=MAX_RETRIES,
+        )
+        return read.map_batches(
+            EngineActor,
+            fn_constructor_args=(plan,),
+            batch_size=max(1, min(media_an_engine, int(at_once / questions_a_medium))),
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=num_engines, max_tasks_in_flight_per_actor=MAX_IN_FLIGHT),
+            num_cpus=ENGINE_CPUS,
+            max_task_retries=MAX_RETRIES,
+            **resources,
+        )
+
+
+def _read_block(table: Any, plan: Plan) -> Any:
+    groups = _unpacked(table)
+    return _packed(list(zip([number for number, _ in groups], read_media(plan, [g[1] for g in groups]), strict=True)))
+
+
+def read_media(plan: Plan, groups: Sequence[Sequence[Item]]) -> list[list[Outcome] | VllavaError]:
+    """Read the media of groups of items, on whatever node this is; return outcomes to answer, or why none can be."""
     try:
-        reading = _reading(plan)
+        _check_node(plan)
     except VllavaError as error:
-        return Read(group.number, error)
-    item = group.items[0]
-    if item.stamp and not os.path.exists(os.path.expanduser(item.source.path)):
-        reason = f"{item.source.path!r} is not on {_here()}: nodes must see media by the same paths"
-        return Read(group.number, [Failed(item, MediaError(reason)) for item in group.items])
-    return Read(group.number, reading.read(group.items))
+        return [error for _ in groups]
+    settings, pixels = plan.job.settings, plan.checkpoint.pixels
+    with (
+        Reader.of_many(settings, settings.decode_threads or 1) as reader,
+        reader.read_ahead(groups, pixels, source=lambda about_it: about_it[0].path) as read_ahead,
+    ):
+        return [_outcomes_here(items, result) for items, result in read_ahead]
 
 
-class AnsweringGroups:
-    """An engine on a node of Ray: loaded once, then it answers groups."""
+def _outcomes_here(items: Sequence[Item], result: ReadResult) -> list[Outcome]:
+    path = items[0].path
+    if items[0].stamp and not os.path.exists(os.path.expanduser(path)):
+        reason = f"{path!r} is not on {_here()}: nodes must see media by the same paths"
+        return [Outcome(item, error=MediaError(reason)) for item in items]
+    return list(outcomes_of(items, result))
+
+
+class EngineActor:
+    """An engine on a node of Ray: loaded once, then it answers the questions about media that were read elsewhere."""
 
     def __init__(self, plan: Plan) -> None:
-        self._pace = Pace()
+        self._max_num_seqs, self._stats = plan.job.batch_size, BatchStats()
         self._error: VllavaError | None = None
         try:
             _check_node(plan)
-            checkpoint = _checkpoint_here(plan)
-            self._answering = Answering(
-                plan.settings, checkpoint, Console(is_quiet=True), plan.common_questions, plan.batch_size
-            )
-            self._pace.batch_size = self._answering.prepare()
+            self._engine = load_engine(plan.job, _checkpoint_here(plan), self._stats, Console(is_quiet=True))
         except VllavaError as error:
             self._error = type(error)(f"{error} (on {_here()})")
-        self._ready = self._ended = time.perf_counter()
+        self._ended = time.perf_counter()
 
-    def __call__(self, groups: list[Read]) -> Done | VllavaError:
+    def __call__(self, table: Any) -> Any:
+        """Answer a table of packed rows, as Ray Data has it."""
+        return _packed([self.answer(_unpacked(table))])
+
+    def answer(self, groups: Sequence[tuple[int, list[Outcome] | VllavaError]]) -> Answered | VllavaError:
         """Answer groups, or return why nothing can be read or answered here."""
         began = time.perf_counter()
         wait_seconds = began - self._ended
-        entries: list[tuple[int, Row | Unread]] = []
-        for group in groups:
-            if isinstance(group.entries, VllavaError):
-                return group.entries
-            entries += [(group.number, entry) for entry in group.entries]
-        if self._error and any(isinstance(entry, Row) for _, entry in entries):
+        read: dict[int, list[Outcome]] = {}
+        for number, outcomes in groups:
+            if isinstance(outcomes, VllavaError):
+                return outcomes
+            read[number] = outcomes
+        in_order = [outcome for outcomes in read.values() for outcome in outcomes]
+        if self._error and any(outcome.medium for outcome in in_order):
             return self._error
-        batches = answered([entry for _, entry in entries], self._answer, self._pace)
-        outcomes = [without_pictures(outcome) for batch in batches for outcome in batch]
-        by_number: dict[int, list[Outcome[Chunk]]] = {group.number: [] for group in groups}
-        for (number, _), outcome in zip(entries, outcomes, strict=True):
-            by_number[number].append(outcome)
+        done: Iterable[Outcome] = in_order
+        if self._error is None:
+            done = answered(self._engine, in_order, self._stats, max_num_seqs=self._max_num_seqs)
+        by_item = {outcome.item: outcome for outcome in done}
         self._ended = time.perf_counter()
-        return Done(
-            groups=list(by_number.items()),
-            batch_size=self._pace.batch_size,
-            load_seconds=0.0 if self._error else self._answering.load_seconds,
-            ready_seconds=self._ended - self._ready,
-            wait_seconds=wait_seconds,
-            answer_seconds=self._ended - began,
-        )
-
-    def _answer(self, rows: Sequence[Row]) -> "Sequence[Chunk | UsageError]":
-        return self._answering.answer(rows)
-
-
-def without_pictures(outcome: "Outcome[Chunk]") -> "Outcome[Chunk]":
-    """Return an outcome with all of its medium but the pixels, to travel."""
-    if isinstance(outcome, NoMedia) or outcome.row is None:
-        return outcome
-    return replace(outcome, row=replace(outcome.row, medium=_without_pixels(outcome.row.medium)))
-
-
-def _without_pixels(medium: Medium) -> Medium:
-    return replace(medium, pixels=medium.pixels[:, :0, :0])
-
-
-@cache
-def _reading(plan: Plan) -> Reading:
-    """Return what reads media in this process."""
-    _check_node(plan)
-    return Reading(plan.settings, plan.checkpoint, plan.settings.decode_threads or 1)
+        answers = [(number, [by_item[outcome.item] for outcome in outcomes]) for number, outcomes in read.items()]
+        return answers, self._stats.batch_size, wait_seconds, self._ended - began
 
 
 def _check_node(plan: Plan) -> None:
@@ -268,11 +267,106 @@ def _check_node(plan: Plan) -> None:
 
 def _checkpoint_here(plan: Plan) -> Checkpoint:
     """Find the checkpoint on this node; from the hub, the node's own cache has it or is filled."""
-    folder = plan.settings.checkpoint or plan.settings.model
+    settings = plan.job.settings
+    folder = settings.checkpoint or settings.model
     if not plan.checkpoint.hub_id and not folder.startswith(BUNDLED_SCHEME) and not os.path.isdir(folder):
         raise CheckpointError(f"there is no folder {folder!r}")
-    return find_checkpoint(plan.settings)
+    return find_checkpoint(settings)
 
 
 def _here() -> str:
     return f"the node {socket.gethostname()}"
+
+
+def _packed(entries: Sequence[object]) -> Any:
+    import pyarrow
+
+    return pyarrow.table({PACKED: pyarrow.array([pickle.dumps(entry) for entry in entries], pyarrow.large_binary())})
+
+
+def _unpacked(table: Any) -> list[Any]:
+    return [pickle.loads(packed) for packed in table.column(PACKED).to_pylist()]  # noqa: S301  # our own driver wrote it
+
+
+@contextmanager
+def join_cluster(address: str, num_processors: int) -> Iterator[list[dict[str, float]]]:
+    """Start a Ray cluster on this machine alone, or join the one at an address; give the resources of its nodes.
+
+    Args:
+        address: `local`, `auto` for one that runs here, or HOST:PORT.
+        num_processors: How many of this machine's processors a cluster of our own may use.
+
+    Raises:
+        UsageError: If there is none at the address, or it has another version.
+        GenerationError: If it broke down, or one of our own cannot be started.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a cluster of our own reports to nobody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it warns of what Ray Data does
+    import ray
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False  # the complaints of a node would come on stdout; as Ray's own debugger does it
+    of_our_own: dict[str, Any] = {
+        "num_cpus": num_processors,
+        "object_store_memory": LOCAL_OBJECT_BYTES,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+    }
+    if ":" in address:
+        _check_reachable(address)
+    try:
+        with _silent_stderr():  # of native code: the exception says what went wrong
+            options = of_our_own if address == LOCAL else {}
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if address == LOCAL:
+            raise GenerationError(f"cannot start Ray: {_reason(error)}") from error
+        raise UsageError(f"cannot join a Ray at {address!r}: {_reason(error)}") from error
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    except ray.exceptions.RayTaskError:  # a bug of ours, with its traceback
+        raise
+    except ray.exceptions.RayError as error:
+        raise GenerationError(f"Ray gave up: {_reason(error)}; run the same command to go on") from error
+    finally:
+        ray.shutdown()
+
+
+def _configure_ray_data(*, is_ordered: bool) -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = is_ordered
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    context.max_errored_blocks = MAX_LOST_BLOCKS
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"nobody listens at {address!r}: give the address that `ray start --head` printed") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last line of an error of Ray, where it has the traceback of another process."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines()
+    return lines[-1].strip().rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)

@@ -1,1 +1,1 @@
-"""A conversation over turns: what was said and shown, what is kept on disk, and how lines come in; prints nothing."""
+"""A conversation over turns: what was asked and shown, what a typed line does, and how it is saved."""

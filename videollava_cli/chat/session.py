@@ -1,103 +1,100 @@
-"""A conversation that grows turn by turn within the model's context; knows an engine, no files and no terminal."""
+"""A conversation that grows turn by turn within the model's context: what was asked and shown, and which turns fit."""
 
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import NamedTuple
 
-from videollava_cli.chat.transcript import Said, Source, Transcript
+from videollava_cli.chat.transcript import AnsweredTurn, ShownMedium, Transcript
 from videollava_cli.engine import Chunk, Engine, Usage
-from videollava_cli.errors import UsageError
+from videollava_cli.engine.checkpoint import Checkpoint
+from videollava_cli.errors import UsageError, VllavaError
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.preprocessing import Fit
 from videollava_cli.prompt import SEVERAL_MEDIA, Conversation, PromptStyle, Turn
-from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer
+from videollava_cli.reader import Reader
+from videollava_cli.settings import ANSWER_KEYS, SETTINGS, Settings, for_one_answer
 
+STDIN = "-"
 ANSWER_SHARE = 8  # an eighth of the context is kept free for an answer, unless it may not be so long
 WARNING_PERCENT = 80
 
 
-class Given(NamedTuple):
-    """What the model is given: a conversation, the media in it, and how many of the first turns it leaves out."""
-
-    conversation: Conversation
-    media: list[Medium]
-    num_left_out: int
-
-
 class Session:
-    """What was said and shown so far, and the engine that answers.
+    """The turns and media so far, and the engine that answers.
 
-    A turn counts once it has its answer, or as much of it as was written before the user stopped it; whatever goes
-    wrong before leaves everything as it was.
-
-    Args:
-        engine: Who answers.
-        settings: How; those of a single answer can be changed with `set`.
-        tell: Is called with what the user should know.
+    A turn counts once it has its answer, or as much of it as was written before the user stopped it; an error before
+    that leaves everything as it was. `media` has those of the shown media that are not gone, `prompted` what the model
+    was given last, `usage` what the last answer took. `notify` is called with what the user should know.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, tell: Callable[[str], None]) -> None:
+    def __init__(self, engine: Engine, settings: Settings, notify: Callable[[str], None]) -> None:
         self.engine = engine
         self.settings = settings
-        self.turns: tuple[Said, ...] = ()
-        self.queued: tuple[Source, ...] = ()
-        self.media: dict[Source, Medium] = {}
+        self.turns: tuple[AnsweredTurn, ...] = ()
+        self.queued: tuple[ShownMedium, ...] = ()
+        self.media: dict[ShownMedium, Medium] = {}
         self.num_left_out = 0
-        self.given: Given | None = None
+        self.prompted: tuple[Conversation, list[Medium]] | None = None
         self.usage: Usage | None = None
-        self._tell = tell
+        self._notify = notify
+        self._notified: set[str] = set()
         self._num_retries = 0
-        self._told: set[str] = set()
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """All media, in the order in which they were shown."""
-        return (*(source for turn in self.turns for source in turn.media), *self.queued)
 
     @property
     def transcript(self) -> Transcript:
-        """The conversation as it is written down."""
+        """The conversation as it is saved."""
         settings = {key: getattr(self.settings, key) for key in ANSWER_KEYS}
         model, revision = self.settings.model, self.settings.revision
         return Transcript(model, revision, settings, self.turns, self.queued, self.num_left_out)
 
     @property
+    def shown(self) -> tuple[ShownMedium, ...]:
+        """All media, in the order in which they were shown."""
+        return self.transcript.media
+
+    @property
     def num_tokens(self) -> int:
         """How many tokens of the context are taken before the next question is asked."""
-        turns = [self._turn(said.question, said.media, said.answer) for said in self.turns]
-        conversation = self._conversation(turns)
-        for _ in range(min(self.num_left_out, len(turns) - 1)):
+        conversation = self._conversation(self._turns(self.turns))
+        for _ in range(min(self.num_left_out, len(self.turns) - 1)):
             conversation = conversation.without_oldest_turn()
-        checkpoint = self.engine.checkpoint
-        waiting = sum(checkpoint.media_tokens(kind) for kind in self._kinds(self.queued))
-        return self.engine.count_tokens(conversation) + waiting
+        queued = sum(self.engine.checkpoint.media_tokens(kind) for kind in self._kinds(self.queued))
+        return self.engine.count_tokens(conversation) + queued
 
     @property
     def percent(self) -> int:
         """How full the context is, in percent, rounded up."""
         return -(-100 * self.num_tokens // self.engine.checkpoint.context_length)
 
-    def show(self, source: Source, medium: Medium) -> None:
-        """Show a medium with the next question."""
-        self.media[source] = medium
-        self.queued += (source,)
-        if len(self.sources) > 1:
-            self._tell_once("several", SEVERAL_MEDIA)
+    def read(self, name: str) -> Medium:
+        """Find a medium and read it; raises MediaError, or what `check_fits` raises, before it is decoded."""
+        with Reader(self.settings) as reader:
+            found = reader.find(name)
+            self.check_fits(found.kind)
+            return reader.read(found, self.engine.checkpoint.pixels)
 
-    def check_room(self, kind: MediaKind) -> None:
-        """Refuse another medium if all media alone fill the context; none of them is ever left out.
-
-        Raises:
-            UsageError: If so.
-        """
-        kinds = self._kinds(self.sources)
-        num_tokens = self.engine.count_tokens(self._conversation([Turn("?", media=(*kinds, kind))]))
-        length = self.engine.checkpoint.context_length
+    def check_fits(self, kind: MediaKind) -> None:
+        """Refuse another medium by a UsageError if all media alone would fill the context: none is ever left out."""
+        question = Turn("?", media=(*self._kinds(self.shown), kind))
+        num_tokens, length = self.engine.count_tokens(self._conversation([question])), self._context_length
         if num_tokens >= length:
             raise UsageError(
                 f"one more {kind} does not fit: with it the media take {num_tokens:,} tokens, and the context holds "
                 f"{length:,}; /reset drops those shown so far"
             )
+
+    def show(self, name: str, medium: Medium) -> ShownMedium:
+        """Show a medium, which was read with the session's settings, with the next question."""
+        s = self.settings
+        path = name if name == STDIN or "://" in name else os.path.abspath(os.path.expanduser(name))
+        side = medium.pixels.shape[-2]
+        shown = ShownMedium(path, medium.kind, s.start, s.end, s.at, s.fit, side, medium.digest)
+        self.media[shown] = medium
+        self.queued += (shown,)
+        if len(self.shown) > 1:
+            self._notify_once("several", SEVERAL_MEDIA)
+        return shown
 
     def ask(self, question: str) -> Generator[Chunk, None, None]:
         """Stream the answer to a question, about all that was shown.
@@ -106,38 +103,32 @@ class Session:
         fits, the oldest turns are left out of what the model is given; their media stay.
 
         Raises:
-            UsageError: If the question does not even fit alone.
+            UsageError: If the question is empty, or does not even fit alone.
             GenerationError: If the memory does not suffice.
         """
         self._num_retries = 0
-        yield from self._answer(Said(question, "", self.queued), self.turns, ())
+        yield from self._answer(question, self.queued, before=self.turns, queued=())
 
     def retry(self) -> Generator[Chunk, None, None]:
-        """Stream another answer to the last question in place of the one it has.
+        """Stream another answer to the last question in place of the one it has, which stays if this one fails.
 
-        A sampled answer takes the next seed. Raises what `ask` raises, and the old answer stays then.
-
-        Raises:
-            UsageError: If nothing was asked.
+        A sampled answer takes the next seed. Raises what `ask` raises, and a UsageError if nothing was asked.
         """
         if not self.turns:
             raise UsageError("nothing was asked yet, so there is nothing to retry")
         *before, last = self.turns
         self._num_retries += 1
-        yield from self._answer(last, tuple(before), self.queued)
+        yield from self._answer(last.question, last.media, before=tuple(before), queued=self.queued)
 
-    def undo(self) -> Said | Source:
-        """Take back what came last: a medium that no question was asked about, else the last turn.
+    def undo(self) -> AnsweredTurn | ShownMedium:
+        """Take back a medium that no question was asked about, else the last turn, whose media are then queued again.
 
-        The media of a turn that is taken back wait for the next question.
-
-        Raises:
-            UsageError: If there is nothing to take back.
+        Raises a UsageError if there is nothing to take back.
         """
         if self.queued:
-            *queued, source = self.queued
+            *queued, medium = self.queued
             self.queued = tuple(queued)
-            return source
+            return medium
         if not self.turns:
             raise UsageError("nothing was said or shown yet, so there is nothing to undo")
         *turns, last = self.turns
@@ -147,8 +138,8 @@ class Session:
 
     def clear(self) -> None:
         """Forget the turns and keep the media: they are shown with the next question."""
-        self.turns, self.queued, self.num_left_out = (), self.sources, 0
-        self._told.clear()
+        self.turns, self.queued, self.num_left_out = (), self.shown, 0
+        self._notified.clear()
 
     def reset(self) -> None:
         """Forget turns and media; the settings stay."""
@@ -157,57 +148,54 @@ class Session:
         self.engine.clear_cache()
 
     def set(self, options: Mapping[str, object]) -> None:
-        """Change settings from the next answer on, or for media that are shown from now on.
-
-        Raises:
-            UsageError: If one is unknown, wrong, or cannot change any more.
-        """
+        """Change settings for later answers and media; raises a UsageError if one is wrong or cannot change."""
         self.settings = for_one_answer(self.settings, options)
 
-    def take_up(self, transcript: Transcript, media: Mapping[Source, Medium]) -> None:
-        """Go on with a conversation that was written down, in place of this one.
+    def take_up(self, transcript: Transcript, media: Mapping[ShownMedium, Medium]) -> None:
+        """Continue a saved conversation, with its settings, in place of this one; `media` are those still there.
 
-        Args:
-            transcript: The conversation; its settings count from now on.
-            media: Those of it that could be read again.
-
-        Raises:
-            UsageError: If a setting of it is wrong; nothing has changed then.
+        A wrong setting raises a UsageError and changes nothing.
         """
         self.set(transcript.settings)
         self.reset()
         self.turns, self.queued, self.media = transcript.turns, transcript.queued, dict(media)
-        self.num_left_out = min(transcript.num_left_out, max(len(self.turns) - 1, 0))
+        self.num_left_out = max(min(transcript.num_left_out, len(self.turns) - 1), 0)
 
-    def tell_of_fullness(self) -> None:
+    def warn_when_full(self) -> None:
         """Warn once when the context is almost full."""
         if self.percent >= WARNING_PERCENT:
-            self._tell_once(
+            self._notify_once(
                 "almost full",
-                f"the context of {self.engine.checkpoint.context_length:,} tokens is {self.percent}% full: soon the "
-                f"oldest turns are left out; /clear forgets the turns and keeps the media",
+                f"the context of {self._context_length:,} tokens is {self.percent}% full: soon the oldest turns are "
+                f"left out; /clear forgets the turns and keeps the media",
             )
 
     def _answer(
-        self, asked: Said, before: tuple[Said, ...], still_queued: tuple[Source, ...]
+        self,
+        question: str,
+        media: tuple[ShownMedium, ...],
+        *,
+        before: tuple[AnsweredTurn, ...],
+        queued: tuple[ShownMedium, ...],
     ) -> Generator[Chunk, None, None]:
-        """Stream an answer; once there is one, the conversation is the turns before, and this one."""
-        given = self._given(asked, before)
-        self.given, self.usage = given, None
-        if not given.media:
-            self._tell_once("nothing", "no video or image is shown yet: /video PATH or /image PATH shows one")
+        """Stream an answer; once there is one, the conversation is `before` and this turn, with `queued` waiting."""
+        conversation, num_left_out = self._fitting(Turn(question, None, self._kinds(media)), before)
+        shown = (*(medium for turn in before for medium in turn.media), *media)
+        self.prompted = conversation, [self.media[medium] for medium in shown if medium in self.media]
+        self.usage = None
+        if not conversation.media:
+            self._notify_once("nothing", "no video or image is shown yet: /video PATH or /image PATH shows one")
         settings = self.settings
         if settings.temperature > 0:
             settings = replace(settings, seed=(settings.seed + self._num_retries) % (1 << 63))
         text, is_whole = "", False
 
-        def keep() -> None:
-            """Take the turn into the conversation, with as much of its answer as there is."""
-            self.turns = (*before, replace(asked, answer=text, is_stopped=not is_whole))
-            self.queued, self.num_left_out = still_queued, given.num_left_out
+        def append_turn() -> None:
+            self.turns = (*before, AnsweredTurn(question, text, media, is_stopped=not is_whole))
+            self.queued, self.num_left_out = queued, num_left_out
 
         try:
-            with closing(self.engine.stream(given.conversation, given.media, settings)) as chunks:
+            with closing(self.engine.stream(*self.prompted, settings)) as chunks:
                 for chunk in chunks:
                     text += chunk.text
                     self.usage = chunk.usage
@@ -215,42 +203,80 @@ class Session:
                     yield chunk
         except (GeneratorExit, KeyboardInterrupt):
             if is_whole or text.strip():
-                keep()
+                append_turn()
             raise
-        keep()
+        append_turn()
 
-    def _given(self, asked: Said, before: tuple[Said, ...]) -> Given:
-        """Return what the model is given: as many of the turns before a question as leave room for its answer."""
-        turns = [self._turn(said.question, said.media, said.answer) for said in before]
-        conversation = self._conversation([*turns, self._turn(asked.question, asked.media)])
-        length = self.engine.checkpoint.context_length
-        room = min(self.settings.max_new_tokens, length // ANSWER_SHARE)
+    def _fitting(self, asked: Turn, before: tuple[AnsweredTurn, ...]) -> tuple[Conversation, int]:
+        """Return as many of the turns as fit with the question and an answer, and how many are left out."""
+        conversation = self._conversation([*self._turns(before), asked])
+        length = self._context_length
+        num_free = min(self.settings.max_new_tokens, length // ANSWER_SHARE)
         num_left_out = 0
         while len(conversation.turns) > 1 and (
-            num_left_out < self.num_left_out or self.engine.count_tokens(conversation) + room > length
+            num_left_out < self.num_left_out or self.engine.count_tokens(conversation) + num_free > length
         ):
             conversation = conversation.without_oldest_turn()
             num_left_out += 1
         if num_left_out > self.num_left_out and self.engine.count_tokens(conversation) < length:
-            self._tell_once(
+            self._notify_once(
                 "full",
                 f"the context of {length:,} tokens is full: from here on the oldest turns are left out of what the "
                 f"model is given, {num_left_out} by now; media and system text stay",
             )
-        sources = [source for said in (*before, asked) for source in said.media]
-        return Given(conversation, [self.media[source] for source in sources if source in self.media], num_left_out)
+        return conversation, num_left_out
+
+    @property
+    def _context_length(self) -> int:
+        return self.engine.checkpoint.context_length
 
     def _conversation(self, turns: Iterable[Turn]) -> Conversation:
         return Conversation(tuple(turns), self.settings.system, PromptStyle(self.settings.prompt_style))
 
-    def _turn(self, question: str, media: Iterable[Source], answer: str | None = None) -> Turn:
-        return Turn(question, answer, tuple(self._kinds(media)))
+    def _turns(self, turns: Iterable[AnsweredTurn]) -> list[Turn]:
+        return [Turn(turn.question, turn.answer, self._kinds(turn.media)) for turn in turns]
 
-    def _kinds(self, sources: Iterable[Source]) -> list[MediaKind]:
-        """Return what media are that could be read; those that are gone have no placeholder."""
-        return [source.kind for source in sources if source in self.media]
+    def _kinds(self, media: Iterable[ShownMedium]) -> tuple[MediaKind, ...]:
+        """Return the kinds of those media that could be read; one that is gone has no placeholder."""
+        return tuple(medium.kind for medium in media if medium in self.media)
 
-    def _tell_once(self, what: str, text: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            self._tell(text)
+    def _notify_once(self, about: str, text: str) -> None:
+        if about not in self._notified:
+            self._notified.add(about)
+            self._notify(text)
+
+
+def read_again(
+    shown: Iterable[ShownMedium], settings: Settings, checkpoint: Checkpoint
+) -> tuple[dict[ShownMedium, Medium], list[str]]:
+    """Read the media of a saved conversation.
+
+    Returns:
+        Those that are there, and a line about each that is gone or has changed.
+    """
+    media: dict[ShownMedium, Medium] = {}
+    lines = []
+    for each in dict.fromkeys(shown):
+        try:
+            media[each] = _read_again(each, settings, checkpoint)
+        except VllavaError as error:
+            lines.append(f"{error}; the conversation goes on without it")
+            continue
+        is_comparable = media[each].pixels.shape[-2] == each.side
+        if is_comparable and media[each].digest != each.digest:
+            lines.append(f"{each.name!r} has changed since it was talked about: the model sees what is there now")
+    return media, lines
+
+
+def _read_again(shown: ShownMedium, settings: Settings, checkpoint: Checkpoint) -> Medium:
+    if shown.name == STDIN:
+        raise UsageError(f"a medium came on stdin ({shown.kind}) and cannot be read again")
+    if shown.fit not in SETTINGS["fit"].choices:
+        raise UsageError(f"fit of {shown.name!r} is {shown.fit!r}")
+    then = for_one_answer(settings, {"start": shown.start, "end": shown.end, "at": shown.at})
+    pixels = replace(checkpoint.pixels, fit=Fit(shown.fit))
+    with Reader(then) as reader:
+        found = reader.find(shown.name)
+        if found.kind is not shown.kind:
+            raise UsageError(f"{shown.name!r} is of another kind now, {found.kind} and not {shown.kind}")
+        return reader.read(found, pixels)

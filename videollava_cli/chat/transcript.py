@@ -1,19 +1,28 @@
-"""A conversation as it is written down, and its JSON; knows nothing of disks, models or pixels."""
+"""A conversation as it is saved: its JSON, and its file, which only its owner can read."""
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from videollava_cli.errors import UsageError, first_line
+from videollava_cli.errors import OutputError, UsageError, first_line
 from videollava_cli.media import MediaKind
 
 FORMAT = "vllava conversation"
 VERSION = 1  # of the JSON; a larger one is refused
+LAST, TYPED_LINES = "last.json", "lines"  # files of the state folder
+MAX_BYTES = 64 << 20  # of a file with a conversation
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ShownMedium:
     """Where a medium came from and how it was read.
 
     `name` is an absolute path, a URL, an hf:// name, or `-`; `start`, `end` (seconds) and `at` chose the frames of a
@@ -31,18 +40,22 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A finished turn: a question with the media shown with it, and its answer, whole or stopped by the user."""
+class AnsweredTurn:
+    """A question with the media shown with it, and its answer, whole or stopped by the user."""
 
     question: str
     answer: str
-    media: tuple[Source, ...] = ()
+    media: tuple[ShownMedium, ...] = ()
     is_stopped: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.question.strip():
+            raise ValueError("a question is empty")
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A conversation, and what it takes to go on with it.
+    """A conversation, and what it takes to continue it.
 
     `settings` are those that can change from answer to answer; `queued` media wait for the next question; the first
     `num_left_out` turns did not fit the context any more.
@@ -51,85 +64,120 @@ class Transcript:
     model: str
     revision: str | None
     settings: Mapping[str, object]
-    turns: tuple[Said, ...] = ()
-    queued: tuple[Source, ...] = ()
+    turns: tuple[AnsweredTurn, ...] = ()
+    queued: tuple[ShownMedium, ...] = ()
     num_left_out: int = 0
 
     @property
-    def sources(self) -> tuple[Source, ...]:
+    def media(self) -> tuple[ShownMedium, ...]:
         """All media, in the order in which they were shown."""
-        return (*(source for turn in self.turns for source in turn.media), *self.queued)
+        return (*(medium for turn in self.turns for medium in turn.media), *self.queued)
 
 
 def to_json(transcript: Transcript) -> bytes:
     """Return a transcript as UTF-8 JSON; what no Unicode can hold, such as odd file names, as JSON's own escapes."""
-    written = {"format": FORMAT, "version": VERSION, **asdict(transcript)}
-    return (json.dumps(written, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
+    content = {"format": FORMAT, "version": VERSION, **asdict(transcript)}
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
 
 
 def from_json(content: bytes, name: str) -> Transcript:
-    """Return the transcript that is written in a file.
-
-    Args:
-        content: Of the file.
-        name: Of the file, for the error.
+    """Return the transcript in the content of the file `name`.
 
     Raises:
-        UsageError: If it is none, is damaged, or comes from a newer version.
+        UsageError: If there is none, it is damaged, or comes from a newer version.
     """
     try:
-        written = json.loads(content)
-        if not isinstance(written, dict) or written.get("format") != FORMAT:
+        found = json.loads(content)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError("no conversation of vllava")
-        if written.get("version") != VERSION:
-            raise ValueError(f"its version is {written.get('version')!r}, and this vllava reads {VERSION}")
-        return Transcript(
-            model=_value(written, "model", str),
-            revision=_value(written, "revision", str, type(None)),
-            settings=_value(written, "settings", dict),
-            turns=tuple(_said(turn) for turn in _value(written, "turns", list)),
-            queued=_sources(written, "queued"),
-            num_left_out=max(_value(written, "num_left_out", int), 0),
-        )
+        if found.get("version") != VERSION:
+            raise ValueError(f"its version is {found.get('version')!r}, and this vllava reads {VERSION}")
+        return _object(Transcript, found)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"cannot take up the conversation in {name!r}: {first_line(error)}") from error
 
 
-def _said(written: object) -> Said:
-    turn = Said(
-        question=_value(written, "question", str),
-        answer=_value(written, "answer", str),
-        media=_sources(written, "media"),
-        is_stopped=_value(written, "is_stopped", bool),
-    )
-    if not turn.question.strip():
-        raise ValueError("a question is empty")
-    return turn
+def _object(kind: type[Value], found: object) -> Value:
+    """Return a JSON object as a dataclass whose types it has; other keys are ignored."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{found!r:.40} stands where an object belongs")
+    return kind(**{key: _field(hint, found, key) for key, hint in get_type_hints(kind).items()})
 
 
-def _sources(written: object, key: str) -> tuple[Source, ...]:
-    return tuple(_source(source) for source in _value(written, key, list))
-
-
-def _source(written: object) -> Source:
-    number, text, nothing = (int, float), str, type(None)
-    return Source(
-        name=_value(written, "name", text),
-        kind=MediaKind(_value(written, "kind", text)),
-        start=_value(written, "start", *number, nothing),
-        end=_value(written, "end", *number, nothing),
-        at=_value(written, "at", text, nothing),
-        fit=_value(written, "fit", text),
-        side=_value(written, "side", int),
-        digest=_value(written, "digest", text),
-    )
-
-
-def _value(written: object, key: str, *kinds: type) -> Any:
-    """Return what an object has under a key, if it is of one of the types."""
-    if not isinstance(written, dict):
-        raise ValueError(f"{written!r:.40} stands where an object belongs")
-    value = written.get(key)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise ValueError(f"{key} is {value!r:.40}" if key in written else f"{key} is missing")
+def _field(hint: Any, found: dict[str, Any], key: str) -> Any:
+    value = found.get(key)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_object(get_args(hint)[0], item) for item in value)
+    if hint is MediaKind and isinstance(value, str):
+        return MediaKind(value)
+    types = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
+    types = (*types, int) if float in types else types
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise ValueError(f"{key} is {value!r:.40}" if key in found else f"{key} is missing")
     return value
+
+
+def make_state_folder(folder: Path) -> None:
+    """Make the folder of the last conversation and the typed lines for its owner alone, or raise an OutputError."""
+    lines = folder / TYPED_LINES
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        lines.touch(mode=0o600)
+        lines.chmod(0o600)
+    except OSError as error:
+        reason = f"{error.strerror or error}: {str(error.filename)!r}"
+        raise OutputError(f"nothing is kept of this conversation: {reason}") from error
+
+
+def write_transcript(transcript: Transcript, path: Path) -> None:
+    """Write a conversation to a file of mode 0600, which holds at each moment the old one or the new one.
+
+    Raises an OutputError if it cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(to_json(transcript))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def read_transcript(path: Path) -> Transcript:
+    """Read a conversation from a file; raises a UsageError if there is none in it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{str(path)!r} is no conversation: it is larger than {MAX_BYTES >> 20} MiB")
+    return from_json(content, str(path))
+
+
+def check_target(path: Path) -> None:
+    """Refuse by a UsageError to write a conversation over something else, such as a clip."""
+    if not path.exists():
+        return
+    try:
+        read_transcript(path)
+    except UsageError as error:
+        raise UsageError(f"{str(path)!r} is there and holds no conversation: give another name") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write the folder's new entry to the disk, too, where folders can be synced."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,24 +1,23 @@
 """`vllava ask`: one answer to each question about some media."""
 
-import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.engine import Chunk, Engine, Usage, in_order
-from videollava_cli.engine import Request as EngineRequest
+from videollava_cli.engine import Chunk, Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
+from videollava_cli.engine.record import answer_line, json_text
 from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
-from videollava_cli.prompt import SEVERAL_MEDIA, Conversation, Turn, one_question
+from videollava_cli.prompt import SEVERAL_MEDIA, Turn, one_question
 from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
 
@@ -30,22 +29,6 @@ Examples:
   vllava ask talk.mkv --start 60 --end 90 "Who speaks?" --json | jq -r .answer
   vllava ask -m tiny examples/circle-moves-right.mp4 "What happens?"
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for: media sources, questions, settings, and the form of the output."""
-
-    sources: tuple[str, ...]
-    questions: tuple[str, ...]
-    settings: Settings
-    is_json: bool = False
-    is_streaming: bool = True
-
-    @property
-    def is_live(self) -> bool:
-        """Whether an answer is printed as it comes."""
-        return self.is_streaming and not self.is_json
 
 
 @opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
@@ -74,8 +57,14 @@ def ask(
     if json_lines and stream:
         raise UsageError("--json and --stream exclude each other: a JSON line is printed whole")
     sources, questions = split_arguments(arguments or [], question or [])
-    request = Request(sources, questions, settings, json_lines, is_streaming=stream is not False)
-    answer(request, console)
+    engine, media, seconds = start(sources, questions, settings, console)
+    if len(media) > 1:
+        console.notice(SEVERAL_MEDIA)
+    console.media_notices(media, settings)
+    kinds = [medium.kind for medium in media]
+    requests = [Request(one_question(kinds, question, settings), media, settings) for question in questions]
+    is_live = stream is not False and not json_lines
+    answer(requests, engine, console, is_live=is_live, seconds=seconds if json_lines else None)
 
 
 def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -101,103 +90,57 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
     return tuple(sources), tuple(asked)
 
 
-def answer(request: Request, console: Console) -> None:
-    """Find the media, load the checkpoint while they are read, and print the answers."""
-    settings = request.settings
+def start(
+    sources: Sequence[str], questions: Sequence[str], settings: Settings, console: Console
+) -> tuple[Engine, tuple[Medium, ...], dict[str, float]]:
+    """Find the media, and start the engine while they are read.
+
+    Returns:
+        The engine, the media, and the seconds that reading and loading took.
+    """
+    began = time.perf_counter()
     with Reader(settings) as reader:
-        clock = Clock()
         with console.status("Finding media"):
-            found = [reader.find(source) for source in request.sources]
-        find_seconds = clock.lap()
+            found = [reader.find(source) for source in sources]
+        find_seconds = time.perf_counter() - began
         checkpoint = find_checkpoint(settings)
+        kinds = [file.kind for file in found]
+        conversations = [one_question(kinds, question, settings) for question in questions]
         with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
-            kinds = [each.kind for each in found]
-            engine, load_seconds = start_engine(
-                settings,
-                checkpoint,
-                console,
-                conversations=[one_question(kinds, question, settings) for question in request.questions],
-                media=ahead,
-            )
+            engine, load_seconds = start_engine(settings, checkpoint, console, conversations=conversations, media=ahead)
             media = tuple(ahead.result())
-    console.detail(f"{engine.settings.model} on {engine.model.device}, {engine.model.dtype}")
-    if len(media) > 1:
-        console.notice(SEVERAL_MEDIA)
-    console.media_notices(media, settings)
-    seconds = {"read_s": find_seconds + ahead.seconds, "load_s": load_seconds}
-    _answer_all([Asked(question, engine, media, seconds) for question in request.questions], request, console)
+    console.detail(f"{settings.model} on {engine.model.device}, {engine.model.dtype}")
+    return engine, media, {"read_s": find_seconds + ahead.seconds, "load_s": load_seconds}
 
 
-class Clock:
-    """Seconds since it was made or last looked at."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Return the seconds since the last look."""
-        last, self._last = self._last, time.perf_counter()
-        return self._last - last
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """One question on its way to an answer, and the seconds that reading and loading took."""
-
-    question: str
-    engine: Engine
-    media: tuple[Medium, ...]
-    seconds: dict[str, float]
-
-    @property
-    def conversation(self) -> Conversation:
-        """The question, about the media."""
-        return one_question([medium.kind for medium in self.media], self.question, self.engine.settings)
-
-
-def _answer_all(asked: Sequence[Asked], request: Request, console: Console) -> None:
-    """Print the answers in the order of their questions, the first open one as it is written if it is wanted so."""
-    engine, media = asked[0].engine, asked[0].media
+def answer(
+    requests: Sequence[Request], engine: Engine, console: Console, *, is_live: bool, seconds: Mapping[str, float] | None
+) -> None:
+    """Print the answers in the order of their questions: as they are written, whole, or, with `seconds`, as JSON."""
     text = ""
-    requests = {EngineRequest(each.conversation, media, engine.settings): each for each in asked}
-    with closing(engine.answer(requests)) as pairs:
-        for answered, chunk in in_order(pairs):
+    with closing(engine.answer(requests)) as chunks:
+        for request, chunk in in_order(chunks):
             if chunk.error is not None:
                 raise chunk.error
             text += chunk.text
-            if request.is_live:
+            if is_live:
                 console.answer(chunk.text)
-            if chunk.finish_reason is not None:
-                _end_answer(requests[answered], replace(chunk, text=text), request, console)
-                text = ""
+            if chunk.usage is not None:
+                whole, text = replace(chunk, text=text), ""
+                if seconds is not None:
+                    question = request.conversation.turns[-1].question
+                    line = answer_line(request.media, question, whole, model=engine.settings.model, seconds=seconds)
+                    console.answer(json_text(line))
+                else:
+                    _end_text(whole, engine, console, is_live=is_live)
+                console.detail(f"{chunk.usage.in_words}, ended by {chunk.finish_reason}")
 
 
-def _end_answer(asked: Asked, whole: Chunk, request: Request, console: Console) -> None:
-    """Print an answer unless that was done as it came, as text or as a JSON line; and say what it took."""
-    usage = whole.usage
-    assert usage is not None, "the last chunk tells the usage"
+def _end_text(whole: Chunk, engine: Engine, console: Console, *, is_live: bool) -> None:
+    """Print an answer, or the end of its line if it was printed as it came; warn if it was cut off."""
+    assert whole.usage is not None
     end = "" if whole.text.endswith("\n") else "\n"
-    if request.is_json:
-        console.answer(json.dumps(_json_line(asked, whole, usage), ensure_ascii=False) + "\n")
-    else:
-        console.answer(end if request.is_live else whole.text + end)
-        if whole.finish_reason == "length":
-            context_length = asked.engine.checkpoint.context_length
-            console.notice(usage.cut_off_notice(context_length, "give a larger --max-new-tokens"))
-    console.detail(f"{usage.in_words}, ended by {whole.finish_reason}")
-
-
-def _json_line(asked: Asked, whole: Chunk, usage: Usage) -> dict[str, Any]:
-    seconds = {**asked.seconds, "prefill_s": usage.prefill_seconds, "generate_s": usage.generate_seconds}
-    return {
-        "media": [medium.as_json() for medium in asked.media],
-        "question": asked.question,
-        "prompt": whole.prompt,
-        "answer": whole.text,
-        "finish_reason": whole.finish_reason,
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "new_tokens": usage.new_tokens,
-        "model": asked.engine.settings.model,
-        "timings": {name: round(value, 4) for name, value in seconds.items()},
-    }
+    console.answer(end if is_live else whole.text + end)
+    if whole.finish_reason == "length":
+        context_length = engine.checkpoint.context_length
+        console.notice(whole.usage.cut_off_notice(context_length, "give a larger --max-new-tokens"))

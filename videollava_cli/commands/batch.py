@@ -2,18 +2,24 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from videollava_cli.batch import Item
-from videollava_cli.batch.cluster import check_address
-from videollava_cli.batch.folders import find_files
-from videollava_cli.batch.lists import STDIN, read_list, read_questions
-from videollava_cli.batch.run import Job, list_items, run
-from videollava_cli.batch.worklist import Shard, items_about, stamped, without_repetitions
+from videollava_cli.batch.pipeline import Job, list_items, run
+from videollava_cli.batch.ray import ADDRESS, LOCAL, check_address
+from videollava_cli.batch.work import (
+    STDIN,
+    Item,
+    Shard,
+    find_items,
+    read_list,
+    read_questions,
+    with_stamps,
+    without_repetitions,
+)
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, UsageError
@@ -28,18 +34,6 @@ Examples:
   vllava batch --questions questions.jsonl -o answers.jsonl    a question for each clip
   vllava batch clips/ -q "What happens?" -o part-2.jsonl --shard 2/8
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What the command line names: media in three ways, and questions in two."""
-
-    paths: Sequence[str]
-    questions: Sequence[str]
-    questions_file: str | None
-    from_file: str | None
-    is_null_separated: bool
-    patterns: Sequence[str]
 
 
 @opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
@@ -118,56 +112,93 @@ def batch(
     part = Shard.parse(shard) if shard else None
     if ray is not None:
         check_address(ray)
-    rows_at_once = parse_batch_size(batch_size)
+    max_num_seqs = parse_batch_size(batch_size)
     check_output(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
-    items, questions = work(Named(paths or [], question or [], questions_file, from_file, null, glob or []))
-    kept, num_repeated = without_repetitions(item for item in items if part is None or part.holds(item.source.path))
+    items, common_questions = asked_items(
+        paths or [],
+        question or [],
+        questions_file=questions_file,
+        from_file=from_file,
+        is_null_separated=null,
+        patterns=glob or [],
+    )
+    kept, num_repeated = without_repetitions(item for item in items if part is None or part.holds(item.path))
     if num_repeated:
         console.notice(f"{num_repeated:,} repeated item{'s are' if num_repeated > 1 else ' is'} asked once")
     job = Job(
-        items=stamped(kept),
-        common_questions=questions,
+        items=with_stamps(kept),
+        common_questions=common_questions,
         settings=settings,
         output=output,
         redo_failed=redo_failed,
         is_fresh=overwrite,
         is_ordered=not unordered,
-        batch_size=rows_at_once,
+        batch_size=max_num_seqs,
         summary=json_summary,
         ray=ray,
     )
     return list_items(job, console) if dry_run else run(job, console)
 
 
-def work(named: Named) -> tuple[list[Item], tuple[str, ...]]:
-    """Return the items that are named, and the questions that are asked about every medium, if they are.
+class RayCommand(TyperCommand):
+    """A command with `--ray [ADDRESS]`: Typer has no options whose value may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments after filling in the address."""
+        return super().parse_args(ctx, with_address(args))
+
+
+def with_address(arguments: list[str]) -> list[str]:
+    """Return arguments whose bare `--ray` has the address of a cluster of our own, unless an address follows.
+
+    A word without the form of an address follows on its own: in `--ray clips/` it is a folder.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [
+        f"--ray={LOCAL}"
+        if word == "--ray" and number < end and not ADDRESS.fullmatch((*arguments, "")[number + 1])
+        else word
+        for number, word in enumerate(arguments)
+    ]
+
+
+def asked_items(
+    paths: Sequence[str],
+    questions: Sequence[str],
+    *,
+    questions_file: str | None,
+    from_file: str | None,
+    is_null_separated: bool,
+    patterns: Sequence[str],
+) -> tuple[list[Item], tuple[str, ...]]:
+    """Return the items that a command line names, and the questions that it asks about every medium.
 
     Raises:
         UsageError: If media or questions are missing, or come in ways that exclude each other.
     """
-    if STDIN in named.paths:
+    if STDIN in paths:
         raise UsageError("'-' is no medium here: --from-file - reads a list of media from stdin")
-    if named.from_file == named.questions_file == STDIN:
+    if from_file == questions_file == STDIN:
         raise UsageError("--from-file and --questions cannot both be read from stdin: save one of them")
-    if named.is_null_separated and named.from_file is None:
+    if is_null_separated and from_file is None:
         raise UsageError("-0 says how a list is separated: add --from-file LIST, or - for stdin")
-    asked = list(named.questions)
-    if named.questions_file is not None:
-        read = read_questions(named.questions_file)
-        if read and isinstance(read[0], Item):
-            if named.paths or named.from_file is not None or asked:
-                raise UsageError(f"the lines of {named.questions_file!r} name media and questions: leave others out")
-            return [item for item in read if isinstance(item, Item)], ()
+    asked = list(questions)
+    if questions_file is not None:
+        read = read_questions(questions_file)
+        items = [item for item in read if isinstance(item, Item)]
+        if items and (paths or from_file is not None or asked):
+            raise UsageError(f"the lines of {questions_file!r} name media and questions: leave others out")
+        if items:
+            return items, ()
         asked += [text for text in read if isinstance(text, str)]
     if not asked:
         raise UsageError('a question is needed: vllava batch clips/ -q "What happens in this video?"')
-    if not named.paths and named.from_file is None:
+    if not paths and from_file is None:
         raise UsageError('media are needed: vllava batch clips/ -q "What happens in this video?"')
     for text in asked:
         Turn(text)
-    listed = [] if named.from_file is None else read_list(named.from_file, is_null_separated=named.is_null_separated)
-    sources = find_files([*named.paths, *listed], named.patterns)
-    return list(items_about(sources, asked)), tuple(asked)
+    listed = [] if from_file is None else read_list(from_file, is_null_separated=is_null_separated)
+    return list(find_items([*paths, *listed], asked, patterns)), tuple(asked)
 
 
 def parse_batch_size(text: str | None) -> int | None:

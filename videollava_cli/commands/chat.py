@@ -1,23 +1,24 @@
 """`vllava chat`: a conversation about media, over turns."""
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
-from videollava_cli.chat.answers import Answers, JsonAnswers, LineAnswers, LiveAnswers
-from videollava_cli.chat.keeping import Keeper
-from videollava_cli.chat.lines import PipedLines
-from videollava_cli.chat.start import Beginning, begin
-from videollava_cli.chat.store import StateFolder, read_transcript
-from videollava_cli.chat.talk import Lines, Outlet, Talk
-from videollava_cli.chat.transcript import Transcript
+from videollava_cli.chat.repl import Answers, Autosave, PipedLines, Repl
+from videollava_cli.chat.session import STDIN, Session, read_again
+from videollava_cli.chat.transcript import LAST, TYPED_LINES, Transcript, make_state_folder, read_transcript
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
+from videollava_cli.engine.checkpoint import find_checkpoint
+from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import OutputError, UsageError
-from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer, settings_from
+from videollava_cli.prompt import one_question
+from videollava_cli.reader import Reader
+from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer, settings_from, xdg_folder
 
 SAMPLING_KEYS = ("start", "end", "at")  # they belong together: one that is given replaces all that were saved
 
@@ -63,25 +64,24 @@ def chat(
 
     The conversation is kept, readable by you only, in $XDG_STATE_HOME/vllava (~/.local/state/vllava); -c takes it up.
     """
-    given = {key: value for key, value in flags.items() if value is not None}
     with ExitStack() as stack:
         terminal = questions_terminal(media or [], stack)
-        folder = StateFolder.of()
-        if take_up and not folder.last.exists():
-            raise UsageError(f"there is no conversation to take up in {str(folder.path)!r}: leave --continue out")
-        transcript = read_transcript(folder.last) if take_up else None
-        settings = settings_of(given, transcript, settings_from(loading(given, transcript), config))
-        kept = None if no_save else made(folder, console)
-        session = begin(Beginning(tuple(media or ()), settings, transcript), console)
-        answers: Answers = JsonAnswers(console) if json_lines else LineAnswers(console)
-        lines: Lines = PipedLines(sys.stdin.buffer)
+        folder = xdg_folder("STATE")
+        last = folder / LAST
+        if take_up and not last.exists():
+            raise UsageError(f"there is no conversation to take up in {str(folder)!r}: leave --continue out")
+        transcript = read_transcript(last) if take_up else None
+        settings = resolve_settings(flags, config, transcript)
+        is_saved = not no_save and has_state_folder(folder, console)
+        session = start_session(media or [], settings, transcript, console)
+        read_line: Callable[[str], str] = PipedLines(sys.stdin.buffer).read
         if terminal is not None:
-            from videollava_cli.chat.editor import Editor
+            from videollava_cli.chat.input import Editor
 
-            lines = Editor(kept.lines if kept else None, terminal)
-            answers = JsonAnswers(console) if json_lines else LiveAnswers(console)
-        keeper = Keeper(kept.last if kept else None, transcript, console)
-        return Talk(session, console, lines, Outlet(answers, keeper), is_terminal=terminal is not None).run()
+            read_line = Editor(terminal, folder / TYPED_LINES if is_saved else None).read
+        answers = Answers(console, "json" if json_lines else "live" if terminal else "line")
+        autosave = Autosave(last if is_saved else None, transcript, console)
+        return Repl(session, console, read_line, answers, autosave, is_terminal=terminal is not None).run()
 
 
 def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
@@ -94,9 +94,9 @@ def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
     """
     if sys.stdin is None:
         raise UsageError("stdin is closed, and questions come from there: pipe them into it")
-    if "-" not in media:
+    if STDIN not in media:
         return sys.stdin if sys.stdin.isatty() else None
-    if media.count("-") > 1:
+    if media.count(STDIN) > 1:
         raise UsageError("'-' is given more than once, and stdin can be read only once")
     try:
         return stack.enter_context(open("/dev/tty", encoding="utf-8"))
@@ -104,35 +104,57 @@ def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
         raise UsageError("'-' takes stdin for a medium, and there is no terminal for the questions") from error
 
 
-def loading(flags: dict[str, object], transcript: Transcript | None) -> dict[str, object]:
-    """Return the flags of loading; without -m the model of the conversation that is taken up is loaded."""
-    chosen = {key: value for key, value in flags.items() if key not in ANSWER_KEYS}
-    if transcript is None or "model" in flags:
-        return chosen
-    saved = {"model": transcript.model, "revision": transcript.revision}
-    return {key: value for key, value in saved.items() if value is not None} | chosen
-
-
-def settings_of(flags: dict[str, object], transcript: Transcript | None, loaded: Settings) -> Settings:
-    """Lay over the settings of loading those of the conversation that is taken up, and over them the flags.
+def resolve_settings(flags: Mapping[str, object], config: Path | None, transcript: Transcript | None) -> Settings:
+    """Resolve the settings; those of a conversation that is taken up count more than a file's and less than a flag's.
 
     Raises:
         UsageError: If one of them is wrong.
     """
-    chosen = {key: value for key, value in flags.items() if key in ANSWER_KEYS}
-    if transcript is not None:
-        saved = dict(transcript.settings)
-        if any(key in chosen for key in SAMPLING_KEYS):
-            saved |= dict.fromkeys(SAMPLING_KEYS)
-        loaded = for_one_answer(loaded, saved)
-    return for_one_answer(loaded, chosen)
+    if transcript is None:
+        return settings_from(flags, config)
+    given = {key: value for key, value in flags.items() if value is not None}
+    for_engine = {key: value for key, value in given.items() if key not in ANSWER_KEYS}
+    for_answers = {key: value for key, value in given.items() if key in ANSWER_KEYS}
+    if "model" not in given:
+        for_engine = {"model": transcript.model, "revision": transcript.revision, **for_engine}
+    saved = dict(transcript.settings)
+    if any(key in given for key in SAMPLING_KEYS):
+        saved |= dict.fromkeys(SAMPLING_KEYS)
+    return for_one_answer(for_one_answer(settings_from(for_engine, config), saved), for_answers)
 
 
-def made(folder: StateFolder, console: Console) -> StateFolder | None:
-    """Make the folder of conversations; where that cannot be done, say so and go on without."""
+def has_state_folder(folder: Path, console: Console) -> bool:
+    """Make the folder of conversations if it is missing; warn and return False where that fails."""
     try:
-        folder.make()
+        make_state_folder(folder)
     except OutputError as error:
         console.notice(str(error))
-        return None
-    return folder
+        return False
+    return True
+
+
+def start_session(names: Sequence[str], settings: Settings, transcript: Transcript | None, console: Console) -> Session:
+    """Load the engine while media are read; take up a conversation, and show the media with the next question."""
+    with Reader(settings) as reader:
+        with console.status("Finding media"):
+            found = [reader.find(name) for name in names]
+        checkpoint = find_checkpoint(settings)
+        with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
+            with console.status("Reading media"):
+                shown, lines = read_again(transcript.media if transcript else (), settings, checkpoint)
+            for line in lines:
+                console.notice(line)
+            kinds = [*(each.kind for each in shown), *(file.kind for file in found)]
+            shortest = one_question(kinds, "?", settings)
+            engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=ahead)
+            media = ahead.result()
+    console.detail(f"{settings.model} on {engine.model.device}, {engine.model.dtype}")
+    if media:
+        console.media_notices(media, settings)
+    session = Session(engine, settings, console.notice)
+    if transcript is not None:
+        session.take_up(transcript, shown)
+        session.settings = settings  # flags count more than what was saved
+    for name, medium in zip(names, media, strict=True):
+        session.show(name, medium)
+    return session

@@ -2,9 +2,9 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,14 +14,8 @@ from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
-from videollava_cli.reader import MediaFile, Reader
+from videollava_cli.reader import Reader
 from videollava_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-    from rich.console import Console as RichConsole
-
-    from videollava_cli.sheet import Tile
 
 EXAMPLES = """\b
 Examples:
@@ -57,21 +51,34 @@ def frames(
     Where no picture can be shown, such as in a pipe, the frames are listed.
     """
     if output:
-        check_output(output, medium)
-    seen = see(medium, settings, console)
+        _check_output(output, medium)
+    with Reader(settings) as reader:
+        with console.status("Finding media"):
+            found = reader.find(medium)
+        from videollava_cli.sheet import Overview, draw_frames, draw_sheet, encode, frame_lines, make_tiles
+
+        overview = Overview()
+        pixels = find_checkpoint(settings).pixels
+        with console.status("Reading frames"):
+            read = reader.read(found, pixels, transform=overview)
+    console.media_notices([read], settings)
+    title = " ".join(printable(os.path.basename(read.name.rstrip("/")) or read.name).split())
+    lines = _lines(read, overview.size, pixels)
+    tiles = make_tiles(read, overview, pixels)
     if output:
-        write_sheet(seen, output)
+        _write(encode(draw_sheet(tiles, title, lines), output.suffix), output)
     if json_object:
-        console.answer(json.dumps(json_seen(seen), ensure_ascii=False) + "\n")
-    elif not output:
-        show(seen, console)
+        console.answer(json.dumps(_json(read, overview.size, pixels), ensure_ascii=False) + "\n")
+    elif not output and not draw_frames(tiles, title, lines, console):
+        table = ["", " frame   seconds", *frame_lines(read)] if read.stamps else []
+        console.answer("".join(f"{line}\n" for line in (title, *lines, *table)))
 
 
-def check_output(output: Path, source: str) -> None:
+def _check_output(output: Path, source: str) -> None:
     """Refuse, before anything is read, a file that cannot be the picture's.
 
     Raises:
-        UsageError: If its name tells no format that we write, or it is a folder, in none, or the medium itself.
+        UsageError: If its name ends in no format that we write, or it is a folder, in none, or the medium itself.
     """
     from videollava_cli.sheet import FORMATS
 
@@ -85,131 +92,48 @@ def check_output(output: Path, source: str) -> None:
         raise UsageError(f"{str(output)!r} is the medium itself: give another name to -o")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """A medium that was read for looking at: its frames with their surroundings, and their size in the file."""
-
-    medium: Medium
-    tiles: "tuple[Tile, ...]"
-    size: tuple[int, int]
-    pixels: PixelSettings
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """The part of the file's pictures that the model sees: left, top, right, bottom."""
-        return seen_box(*self.size, self.pixels)
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """What there is to say about all of the frames."""
-        height, width = self.size
-        parts = [f"{width} x {height}"]
-        if self.medium.stamps:
-            first, last = self.medium.stamps[0], self.medium.stamps[-1]
-            parts.append(f"frames {first.index} to {last.index}, {clock(first.seconds)} to {clock(last.seconds)}")
-        parts.append(f"the model sees {self.pixels.crop_side} x {self.pixels.crop_side}")
-        return "   ·   ".join(parts), fit_in_words(self)
-
-
-def see(source: str, settings: Settings, console: Console) -> Seen:
-    """Find a medium and read what the model would see of it, with the surroundings; no weights are loaded."""
-    with Reader(settings) as reader:
-        with console.status("Finding media"):
-            found = reader.find(source)
-        pixels = find_checkpoint(settings).pixels
-        with console.status("Reading frames"):
-            seen = _read(reader, found, pixels)
-    console.media_notices([seen.medium], settings)
-    return seen
-
-
-def _read(reader: Reader, file: MediaFile, pixels: PixelSettings) -> Seen:
-    from videollava_cli.sheet import Overview, make_tiles
-
-    overview = Overview()
-    medium = reader.read(file, pixels, transform=overview)
-    labels = [(clock(stamp.seconds), f"frame {stamp.index}") for stamp in medium.stamps] or [("", "")]
-    tiles = make_tiles(medium.pixels, overview, pixels, labels)
-    return Seen(medium, tuple(tiles), overview.size, pixels)
-
-
-def fit_in_words(seen: Seen) -> str:
-    """Return what became of the picture on its way to the model's square."""
-    from videollava_cli.sheet import REACH
-
-    (height, width), (left, top, right, bottom) = seen.size, seen.box
-    hidden = 1 - (right - left) * (bottom - top) / (width * height)
-    words = "the whole picture"
-    if hidden:
-        words = f"the centre {right - left} x {bottom - top}, {hidden:.0%} of the picture is cropped away"
-        words += ", and shown in part" if max(seen.size) > REACH * min(seen.size) else ""
-    elif height != width:
-        words += {Fit.PAD: ", with bars", Fit.STRETCH: ", out of proportion"}.get(seen.pixels.fit, "")
-    return f"{seen.pixels.fit}: {words}"
-
-
-def title(seen: Seen) -> str:
-    """Return the medium's name as one line."""
-    return " ".join(printable(os.path.basename(seen.medium.name.rstrip("/")) or seen.medium.name).split())
-
-
-def write_sheet(seen: Seen, output: Path) -> None:
-    """Draw the sheet and write it to a file, replacing one that is there.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    from videollava_cli.sheet import encode
-
-    content = encode(_sheet(seen), output.suffix)
+def _write(content: bytes, output: Path) -> None:
     try:
         output.write_bytes(content)
     except OSError as error:
         raise OutputError(f"cannot write {str(output)!r}: {error.strerror}") from error
 
 
-def _sheet(seen: Seen) -> "Picture":
-    from videollava_cli.sheet import draw_sheet
-
-    return draw_sheet(seen.tiles, title(seen), seen.lines)
-
-
-def show(seen: Seen, console: Console) -> None:
-    """Show the frames in the terminal, or list them where none can be shown."""
-    screen = console.picture_screen()
-    if screen is None:
-        console.answer("".join(f"{line}\n" for line in _listed(seen)))
-        return
-    _draw(seen, console, screen)
+def _lines(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> list[str]:
+    """Return what holds for all of the frames; `size` is their height and width in the file."""
+    height, width = size
+    parts = [f"{width} x {height}"]
+    if medium.stamps:
+        first, last = medium.stamps[0], medium.stamps[-1]
+        parts.append(f"frames {first.index} to {last.index}, {clock(first.seconds)} to {clock(last.seconds)}")
+    parts.append(f"the model sees {pixels.crop_side} x {pixels.crop_side}")
+    return ["   ·   ".join(parts), _fit_in_words(height, width, pixels)]
 
 
-def _draw(seen: Seen, console: Console, screen: "RichConsole") -> None:
-    from videollava_cli.screen import graphics, half_blocks
+def _fit_in_words(height: int, width: int, pixels: PixelSettings) -> str:
+    """Return what became of the picture on its way to the model's square."""
+    from videollava_cli.sheet import REACH
 
-    if picture := graphics(_sheet(seen)):
-        console.draw(screen, picture)
-        return
-    blocks = half_blocks([tile.picture for tile in seen.tiles], [tile.labels for tile in seen.tiles], screen.size)
-    console.draw(screen, "".join(f"{line}\n" for line in (title(seen), *seen.lines)), blocks)
-
-
-def _listed(seen: Seen) -> list[str]:
-    """Return what there is to see, in words: a head, then a line a frame with its index and its time in seconds."""
-    lines = [title(seen), *seen.lines]
-    if seen.medium.stamps:
-        lines += ["", " frame   seconds", *(f"{s.index:6}  {s.seconds:8.3f}" for s in seen.medium.stamps)]
-    return lines
+    left, top, right, bottom = seen_box(height, width, pixels)
+    hidden = 1 - (right - left) * (bottom - top) / (width * height)
+    words = "the whole picture"
+    if hidden:
+        words = f"the centre {right - left} x {bottom - top}, {hidden:.0%} of the picture is cropped away"
+        words += ", and shown in part" if max(height, width) > REACH * min(height, width) else ""
+    elif height != width:
+        words += {Fit.PAD: ", with bars", Fit.STRETCH: ", out of proportion"}.get(pixels.fit, "")
+    return f"{pixels.fit}: {words}"
 
 
-def json_seen(seen: Seen) -> dict[str, Any]:
-    """Return what there is to see as the object that --json prints; `crop` is in the file's own pixels."""
-    height, width = seen.size
+def _json(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> dict[str, Any]:
+    """Return what --json prints; `crop` is in the file's own pixels."""
+    height, width = size
     return {
-        "path": seen.medium.name,
-        "kind": seen.medium.kind.value,
+        "path": medium.name,
+        "kind": medium.kind.value,
         "width": width,
         "height": height,
-        "fit": str(seen.pixels.fit),
-        "crop": dict(zip(("left", "top", "right", "bottom"), seen.box, strict=True)),
-        "frames": [asdict(stamp) for stamp in seen.medium.stamps],
+        "fit": str(pixels.fit),
+        "crop": dict(zip(("left", "top", "right", "bottom"), seen_box(height, width, pixels), strict=True)),
+        "frames": [asdict(stamp) for stamp in medium.stamps],
     }

@@ -33,7 +33,7 @@ class Engine:
 
     `read` turns what a caller names into a `Medium`. `encoder` makes the prompts, `runner` runs the model. The KV cache
     of the last prompt and the features of recent media stay for the next answer: a prompt that begins as the last one
-    did costs only its suffix.
+    did costs only its suffix. `seq_limit` is how many sequences fit at once, once more of them ran out of memory.
     """
 
     model: "VideoLlavaForConditionalGeneration"
@@ -46,7 +46,7 @@ class Engine:
     runner: "ModelRunner" = field(init=False, repr=False)
     prefix_cache: "PrefixCache" = field(init=False, repr=False)
     encoder_cache: "EncoderCache" = field(init=False, repr=False)
-    _seq_limit: int = field(default=MAX_GPU_SEQS, init=False, repr=False)
+    seq_limit: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         from videollava_cli.engine.caches import EncoderCache, PrefixCache
@@ -144,11 +144,11 @@ class Engine:
         need = needed_memory(model_size(self.checkpoint), self.settings, self.model.dtype.itemsize * 8)
         limit = MAX_CPU_SEQS if self.model.device.type == "cpu" else MAX_GPU_SEQS
         fitting = int(SHARE_OF_MEMORY * free_bytes(self.model.device) / need.answer)
-        return max(1, min(limit, self._seq_limit, fitting))
+        return max(1, min(limit, self.seq_limit or limit, fitting))
 
     def limit_num_seqs(self, limit: int) -> None:
         """Answer no more sequences at once from now on: more of them did not fit the memory."""
-        self._seq_limit = min(self._seq_limit, limit)
+        self.seq_limit = min(self.seq_limit or limit, limit)
 
     def _medium(self, medium: "str | PathLike[str] | Medium", sampling: Sampling) -> Medium:
         if isinstance(medium, Medium):

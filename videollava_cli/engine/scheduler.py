@@ -39,7 +39,7 @@ class Scheduler:
     def __init__(self, engine: "Engine", requests: Iterable[Request | None], max_num_seqs: int | None) -> None:
         self.engine = engine
         self.source: Iterator[Request | None] = iter(requests)
-        self.max_num_seqs = max_num_seqs
+        self.max_num_seqs = max_num_seqs and min(max_num_seqs, engine.seq_limit or max_num_seqs)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # admitted, in the order of the requests
         self.failed: list[tuple[int, Request, Chunk]] = []

@@ -80,6 +80,12 @@ class ReadAhead(Generic[ItemT]):
             self._submit()
             yield item, result
 
+    def is_ready(self, seconds: float) -> bool:
+        """Wait at most so many seconds; return whether the next result is there."""
+        pending = [future for _, future in self._pending]
+        done, _ = wait(pending[:1] if self._is_ordered else pending, seconds, return_when=FIRST_COMPLETED)
+        return bool(done)
+
     def stop(self) -> None:
         """End all readings within a frame; those of the reader elsewhere too."""
         self._reader.stop()

@@ -1,26 +1,27 @@
-"""The file that lines are appended to: its lock, its repair, what it holds already; knows no models or media.
+"""The file that lines are appended to: its lock, its repair, the lines it holds already.
 
-A line is written by one call as soon as it is there, so a process that is killed leaves whole lines and at most one
-half, which the next one cuts off. What a full disk did not take is cut off at once.
+Each line is written by one call as soon as it is known, so a process that is killed leaves whole lines and at most one
+half, which the next run cuts off. The part of a line that a full disk took is cut off at once.
 """
 
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from videollava_cli.batch.locks import lock
-from videollava_cli.batch.records import FIRST_BYTES, as_text, digest
+from videollava_cli.batch.lines import FIRST_BYTES, digest
+from videollava_cli.engine.record import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
 
 
 @dataclass(slots=True)
 class Held:
-    """What a file holds: the digests of answered and of failed items, and where its whole lines end, in bytes."""
+    """The content of a file: digests of answered and of failed items, and where its whole lines end, in bytes."""
 
     answered: set[bytes] = field(default_factory=set)
     failed: set[bytes] = field(default_factory=set)
@@ -28,16 +29,16 @@ class Held:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Note a line; an item that failed once and was answered later is answered."""
-        known_as = digest(line)
+        key = digest(line)
         if "error" not in line:
-            self.answered.add(known_as)
-            self.failed.discard(known_as)
-        elif known_as not in self.answered:
-            self.failed.add(known_as)
+            self.answered.add(key)
+            self.failed.discard(key)
+        elif key not in self.answered:
+            self.failed.add(key)
 
 
 def read_held(path: Path) -> Held:
-    """Return what a file holds without changing it; nothing if there is none.
+    """Return the content of a file without changing it; nothing if there is none.
 
     Raises:
         UsageError: If it is no file of ours.
@@ -48,7 +49,9 @@ def read_held(path: Path) -> Held:
         if not path.is_file():
             return held
         with path.open("rb") as file:
-            for line in _whole_lines(file, path):
+            for line in file:
+                if not line.endswith(b"\n") and _is_half(line, path):
+                    break
                 held.add(_parsed(line, path))
                 held.num_bytes += len(line)
     except OSError as error:
@@ -60,7 +63,7 @@ class Results:
     """An open file of lines that this process alone writes. Use it as a context manager.
 
     Args:
-        path: The file; made if it is not there. What is no regular file, such as a pipe, is written and not read.
+        path: The file; made if it is not there. A pipe or a device is written and not read.
         is_fresh: Empty it first.
         redo_failed: Drop the lines of failed items, so that they can be asked again.
 
@@ -71,15 +74,14 @@ class Results:
 
     def __init__(self, path: Path, *, is_fresh: bool = False, redo_failed: bool = False) -> None:
         self.path = path
-        self._descriptor, self._unlock = _opened(path)
-        try:
-            self.held = self._prepared(is_fresh=is_fresh, redo_failed=redo_failed)
-        except OSError as error:
-            self.close()
-            raise OutputError(f"cannot read or repair {str(path)!r}: {error.strerror or error}") from error
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as stack:
+            self._descriptor = _open(path, stack)
+            self._is_regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+            try:
+                self.held = self._prepare(stack, is_fresh=is_fresh, redo_failed=redo_failed)
+            except OSError as error:
+                raise OutputError(f"cannot read or repair {str(path)!r}: {error.strerror or error}") from error
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -91,19 +93,16 @@ class Results:
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            self._unlock()
+        self._open.close()
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line.
 
         Raises:
             OutputClosedError: If the file is a pipe whose reader went away.
-            OutputError: If it cannot be written, such as on a full disk; what it held before is kept.
+            OutputError: If it cannot be written, such as on a full disk; earlier lines stay.
         """
-        content = memoryview(as_text(line).encode())
+        content = memoryview(json_text(line).encode())
         size = len(content)
         try:
             while content:
@@ -111,7 +110,7 @@ class Results:
         except BrokenPipeError as error:
             raise OutputClosedError("the reader of the output went away") from error
         except OSError as error:
-            if _is_regular(self._descriptor):
+            if self._is_regular:
                 os.ftruncate(self._descriptor, self.held.num_bytes)
             raise OutputError(
                 f"cannot write {str(self.path)!r}: {error.strerror}; what it holds is kept: make room, and run the "
@@ -120,8 +119,8 @@ class Results:
         self.held.num_bytes += size
         self.held.add(line)
 
-    def _prepared(self, *, is_fresh: bool, redo_failed: bool) -> Held:
-        if not _is_regular(self._descriptor):
+    def _prepare(self, stack: ExitStack, *, is_fresh: bool, redo_failed: bool) -> Held:
+        if not self._is_regular:
             return Held()
         if is_fresh:
             os.ftruncate(self._descriptor, 0)
@@ -130,7 +129,7 @@ class Results:
         os.ftruncate(self._descriptor, held.num_bytes)
         self._end_last_line(held)
         if redo_failed and held.failed:
-            self._drop_failed()
+            self._drop_failed(stack)
             return read_held(self.path)
         return held
 
@@ -141,70 +140,72 @@ class Results:
             if file.read(1) not in (b"\n", b""):
                 held.num_bytes += os.write(self._descriptor, b"\n")
 
-    def _drop_failed(self) -> None:
+    def _drop_failed(self, stack: ExitStack) -> None:
         """Put a file without the lines of failed items in the place of this one, at once and under a lock."""
         unfinished = self.path.with_name(f".{self.path.name}.unfinished")
         descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+        stack.callback(os.close, descriptor)
         try:
-            unlock = lock(descriptor, unfinished)
+            _lock(descriptor, unfinished, stack)
             with self.path.open("rb") as file, open(os.dup(descriptor), "wb") as kept:
                 kept.writelines(line for line in file if "error" not in _parsed(line, self.path))
                 kept.flush()
                 os.fsync(descriptor)
             os.replace(unfinished, self.path)
         except BaseException:
-            os.close(descriptor)
             unfinished.unlink(missing_ok=True)
             raise
-        os.close(self._descriptor)
-        self._descriptor, self._unlock = descriptor, _both(self._unlock, unlock)
+        self._descriptor = descriptor  # the file before stays locked until both are closed
 
 
-def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    def unlock() -> None:
-        """Call both."""
-        first()
-        second()
-
-    return unlock
-
-
-def _opened(path: Path) -> tuple[int, Callable[[], None]]:
-    """Open a file for appending and lock it, unless it is no regular one; return what unlocks it."""
+def _open(path: Path, stack: ExitStack) -> int:
+    """Return a descriptor for appending to a file, locked if it is a regular one; the stack closes it."""
     try:
         while True:
             is_stream = path.exists() and not path.is_file()
             flags = os.O_WRONLY if is_stream else os.O_RDWR | os.O_CREAT
             descriptor = os.open(path, flags | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-            if is_stream:
-                return descriptor, lambda: None
-            try:
-                unlock = lock(descriptor, path)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor, unlock
-            os.close(descriptor)  # another process put a new file in its place before we had the lock
-            unlock()
+            with ExitStack() as attempt:
+                attempt.callback(os.close, descriptor)
+                if not is_stream:
+                    _lock(descriptor, path, attempt)
+                if is_stream or (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):
+                    stack.push(attempt.pop_all())
+                    return descriptor
+            # Another process put a new file in its place before we had the lock: try again.
     except OSError as error:
         raise OutputError(f"cannot open {str(path)!r} for writing: {error.strerror or error}") from error
 
 
-def _is_regular(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+def _lock(descriptor: int, path: Path, stack: ExitStack) -> None:
+    """Lock an open file until it is closed, or this process ends in whatever way.
 
+    Where the file system has no such locks, a file beside it, `NAME.lock`, stands for one until the stack is closed.
 
-def _whole_lines(lines: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """Yield lines but for a last one that a killed process left half written."""
-    for line in lines:
-        if not line.endswith(b"\n") and _is_half(line, path):
-            return
-        yield line
+    Raises:
+        UsageError: If another process writes it, or it cannot be locked.
+    """
+    import filelock
+
+    try:
+        is_locked = filelock.lock_descriptor(descriptor, blocking=False)
+    except OSError:  # a file system without locks
+        stand_in = filelock.SoftFileLock(path.with_name(f"{path.name}.lock"))
+        try:
+            stack.enter_context(stand_in.acquire(blocking=False))
+        except filelock.Timeout as error:
+            raise UsageError(
+                f"another process is writing {str(path)!r}, or was killed: if none is, remove {stand_in.lock_file!r}"
+            ) from error
+        except OSError as error:
+            raise UsageError(f"cannot lock {str(path)!r}: {error.strerror or error}") from error
+        return
+    if not is_locked:
+        raise UsageError(f"another process is writing {str(path)!r}: wait for it, or give another -o")
 
 
 def _is_half(line: bytes, path: Path) -> bool:
-    """Return whether a line without an end is the beginning of one of ours."""
+    """Return whether a line without an end is the beginning of one of ours, which a killed process left."""
     try:
         _parsed(line, path)
     except UsageError:

@@ -1,0 +1,245 @@
+"""The work list of a batch: which questions about which media, and the part of it that one machine does."""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import groupby
+from typing import Any, Self
+
+from videollava_cli.errors import UsageError
+
+STDIN = "-"
+BYTE_ORDER_MARK = "\ufeff"
+# A file in a folder that bears one of these and is no medium is a broken one, and not passed over in silence.
+MEDIA_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mxf", ".nut", ".ogv", ".webm", ".wmv"),
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """Size in bytes and time of modification in microseconds: a file that changed has another stamp."""
+
+    num_bytes: int
+    modified_us: int
+
+    @classmethod
+    def of(cls, path: str) -> Self | None:
+        """Return a file's stamp; None for anything but a file on this disk."""
+        try:
+            found = os.stat(os.path.expanduser(path))
+        except (OSError, ValueError):
+            return None
+        # Microseconds: nanoseconds since 1970 are beyond the integers that every reader of JSON holds exactly.
+        return cls(found.st_size, found.st_mtime_ns // 1000) if stat.S_ISREG(found.st_mode) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question about one medium. `id` is the path unless the user gave one.
+
+    `is_named` is False for a file that a folder holds: it may be no medium at all.
+    """
+
+    id: str | int
+    path: str
+    question: str
+    is_named: bool = True
+    stamp: FileStamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts of a work list, counted from 1.
+
+    A hash of its path, as it is named, assigns a medium with all its questions to a part: so adding or removing
+    others moves none, and machines that name the files alike agree without asking each other.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the shard that `2/8` names.
+
+        Raises:
+            UsageError: If it names none.
+        """
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"shard is {text!r}: give I/N with I from 1 to N, such as 2/8")
+        return cls(int(match[1]), int(match[2]))
+
+    def holds(self, path: str) -> bool:
+        """Return whether a medium belongs to this part."""
+        digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.number - 1
+
+
+def find_items(paths: Iterable[str], questions: Sequence[str], patterns: Sequence[str] = ()) -> Iterator[Item]:
+    """Yield an item for every question about every path, each folder replaced by the files below it, sorted by name.
+
+    Hidden files and folders are passed over unless they are named. Links are followed, and a folder that is
+    reached a second time, as through a link to one that holds it, is not entered again.
+
+    Args:
+        paths: Files, folders, or anything else, such as URLs.
+        questions: The questions.
+        patterns: Shell patterns of files in folders, all by default. One with a slash is matched against the path
+            from the folder on, another against the name alone.
+    """
+    entered: set[tuple[int, int]] = set()
+    for path in paths:
+        folder = os.path.expanduser(path)
+        if "://" in path or not os.path.isdir(folder):
+            yield from (Item(path, path, question) for question in questions)
+            continue
+        for name in _names_below(folder, entered):
+            if not patterns or any(_matches(name, pattern) for pattern in patterns):
+                below = os.path.join(path, name)
+                yield from (Item(below, below, question, is_named=False) for question in questions)
+
+
+def has_media_suffix(path: str) -> bool:
+    """Return whether a file's name ends like that of a video or an image."""
+    return path.lower().endswith(MEDIA_SUFFIXES)
+
+
+def without_repetitions(items: Iterable[Item]) -> tuple[list[Item], int]:
+    """Return each item once, and how many were repeated.
+
+    Raises:
+        UsageError: If two media share an id and a question, so that their lines could not be told apart.
+    """
+    kept: dict[tuple[str | int, str], Item] = {}
+    num_items = 0
+    for item in items:
+        num_items += 1
+        other = kept.setdefault((item.id, item.question), item)
+        if other.path != item.path:
+            paths = f"{other.path!r} and {item.path!r}"
+            raise UsageError(f"the id {item.id!r} is given to two media, {paths}: give each its own")
+    return list(kept.values()), num_items - len(kept)
+
+
+def with_stamps(items: Sequence[Item]) -> list[Item]:
+    """Return the items with their files' sizes and times, looked up once a medium."""
+    stamps = {path: FileStamp.of(path) for path in dict.fromkeys(item.path for item in items)}
+    return [replace(item, stamp=stamps[item.path]) for item in items]
+
+
+def by_medium(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
+    """Yield neighbours about the same medium together: it is read once for all of them."""
+    for _, about_it in groupby(items, key=lambda item: item.path):
+        yield tuple(about_it)
+
+
+def read_list(name: str, *, is_null_separated: bool) -> list[str]:
+    """Return the paths that a file or stdin lists, empty ones left out.
+
+    Args:
+        name: The file, or `-`.
+        is_null_separated: Whether NUL ends a path, as with `find -print0`, and not the end of a line.
+
+    Raises:
+        UsageError: If it cannot be read, or is NUL-separated and is not to be read so.
+    """
+    content = _content(name)
+    if is_null_separated:
+        return [os.fsdecode(path) for path in content.split(b"\0") if path]
+    if b"\0" in content:
+        raise UsageError(f"the list {name!r} holds NUL bytes: add -0 if they end the paths")
+    return [os.fsdecode(path) for line in content.split(b"\n") if (path := line.removesuffix(b"\r"))]
+
+
+def read_questions(name: str) -> list[str] | list[Item]:
+    r"""Return the questions in a file: one a line, or items when its lines are JSON objects.
+
+    A line is `{"path": "a.mp4", "question": "What happens?", "id": 7}`; without an id the path is it, and other keys
+    are ignored, so that the lines of --dry-run can be asked.
+
+    Raises:
+        UsageError: If it cannot be read, has no question, or a line lacks a key.
+    """
+    try:
+        text = _content(name).decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the questions in {name!r} are not UTF-8: {error.reason} at byte {error.start}") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not numbered:
+        raise UsageError(f"there is no question in {name!r}: write one a line")
+    if numbered[0][1].startswith("{"):
+        return [_item(f"line {number} of {name!r}", line) for number, line in numbered]
+    return [line for _, line in numbered]
+
+
+def _item(where: str, line: str) -> Item:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{where} is no JSON object: {error}") from error
+    if not isinstance(entry, dict):
+        raise UsageError(f"{where} is no JSON object: {line[:40]!r}")
+    path, question = (_text(entry, key, where) for key in ("path", "question"))
+    item_id = entry.get("id", path)
+    if not isinstance(item_id, str | int) or isinstance(item_id, bool):
+        raise UsageError(f"the id on {where} is {item_id!r}: give a text or a whole number")
+    return Item(item_id, path, question)
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f'{where} has no {key}: write {{"path": "a.mp4", "question": "What happens?"}}')
+    return value
+
+
+def _content(name: str) -> bytes:
+    try:
+        if name != STDIN:
+            with open(os.path.expanduser(name), "rb") as file:
+                return file.read()
+        if sys.stdin is None:
+            raise UsageError("'-' reads a list from stdin, and stdin is closed: pipe a list into it")
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise UsageError(f"cannot read {name!r}: {error.strerror or error}") from error
+
+
+def _names_below(folder: str, entered: set[tuple[int, int]], prefix: str = "") -> Iterator[str]:
+    """Yield the regular files in a folder and below, as paths from the folder on."""
+    try:
+        found = os.stat(folder)
+        if (found.st_dev, found.st_ino) in entered:
+            return
+        entered.add((found.st_dev, found.st_ino))
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
+    except OSError:  # it is gone, or may not be read
+        return
+    for entry in visible:
+        if _is_folder(entry):
+            yield from _names_below(entry.path, entered, f"{prefix}{entry.name}/")
+        elif entry.is_symlink() or entry.is_file():  # a link to nowhere fails when it is read
+            yield prefix + entry.name
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name if "/" in pattern else os.path.basename(name), pattern)
