@@ -10,8 +10,7 @@ from threading import Event, Lock, Semaphore
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from videollava_cli.errors import MediaError
-from videollava_cli.machine import num_processors
-from videollava_cli.malloc import limit_arenas, return_large_blocks
+from videollava_cli.machine import limit_arenas, num_processors, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
