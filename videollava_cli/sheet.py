@@ -67,12 +67,6 @@ class Overview:
         """Height and width of the frames, of the largest where they differ."""
         return max(self.sizes, key=lambda size: (size[0] * size[1], size))
 
-    def extent(self, pixels: PixelSettings) -> tuple[slice, slice]:
-        """Return the rows and the columns of the canvas that frames have come to lie on."""
-        shapes = [uncropped_shape(*size, pixels) for size in self.sizes]
-        heights, widths = zip(*shapes, strict=True)
-        return _overlap(max(heights), pixels.crop_side)[0], _overlap(max(widths), pixels.crop_side)[0]
-
 
 def _overlap(length: int, side: int) -> tuple[slice, slice]:
     """Return the parts of the canvas and of a picture that overlap when their central squares lie on each other."""
@@ -94,7 +88,8 @@ class Tile:
 def make_tiles(medium: Medium, overview: Overview, pixels: PixelSettings) -> list[Tile]:
     """Cut a medium's canvases, uint8 RGB (T, 3 S, 3 S, 3), to what lies on them, dim the surroundings and magnify."""
     side = pixels.crop_side
-    rows, columns = overview.extent(pixels)
+    heights, widths = zip(*(uncropped_shape(*size, pixels) for size in overview.sizes), strict=True)
+    rows, columns = _overlap(max(heights), side)[0], _overlap(max(widths), side)[0]
     top, left = side - rows.start, side - columns.start
     zoom = max(1, round((SQUARE if len(medium.pixels) > 1 else LONE_SQUARE) / side))
     square = (left * zoom, top * zoom, (left + side) * zoom, (top + side) * zoom)
@@ -186,7 +181,7 @@ def _blocks(picture: Image.Image, cells: int, num_lines: int) -> Iterator[list[S
 
 def draw_sheet(tiles: Sequence[Tile], title: str, lines: Sequence[str]) -> Image.Image:
     """Draw tiles in rows, under a title and some lines of text."""
-    large, small = _font(TITLE_SIZE), _font(TEXT_SIZE)
+    large, small = ImageFont.load_default(TITLE_SIZE), ImageFont.load_default(TEXT_SIZE)
     width, height = tiles[0].picture.size
     num_columns = min(len(tiles), 4 if width <= MAX_TILE_WIDTH else 2)
     num_rows = -(-len(tiles) // num_columns)
@@ -198,7 +193,7 @@ def draw_sheet(tiles: Sequence[Tile], title: str, lines: Sequence[str]) -> Image
     total_height = head + num_rows * (height + below + GAP) - GAP + MARGIN
     sheet = Image.new("RGB", (2 * MARGIN + inner_width, total_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), _elided(title, inner_width), fill=BRIGHT, font=large, anchor="lt")
+    draw.text((MARGIN, MARGIN), _elided(title, large, inner_width), fill=BRIGHT, font=large, anchor="lt")
     for number, line in enumerate(lines):
         draw.text((MARGIN, text_top + number * LINE), line, fill=MUTED, font=small, anchor="lt")
     for number, tile in enumerate(tiles):
@@ -215,26 +210,18 @@ def draw_sheet(tiles: Sequence[Tile], title: str, lines: Sequence[str]) -> Image
     return sheet
 
 
-def _elided(title: str, width: int) -> str:
-    """Return a title of characters that the font can draw, with its middle left out where it is too wide."""
-    shown = text = "".join(_drawable(title))
-    num_kept = len(text)
-    while num_kept > 2 and _font(TITLE_SIZE).getlength(shown) > width:
+def _elided(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return a title with its middle left out where it is too wide, and "?" for a letter that the font lacks."""
+    missing = bytes(font.getmask("\uffff"))
+    text = ""
+    for char in title:
+        options = (char, normalize("NFKD", char)[0], "?")
+        text += next(c for c in options if c in " ?" or bytes(font.getmask(c)) != missing)
+    shown, num_kept = text, len(text)
+    while num_kept > 2 and font.getlength(shown) > width:
         num_kept -= 1
         shown = f"{text[: num_kept - num_kept // 2]}…{text[len(text) - num_kept // 2 :]}"
     return shown
-
-
-def _drawable(text: str) -> Iterator[str]:
-    """Yield the characters of a text; a question mark for what the font lacks, unless its base letter is there."""
-    missing = bytes(_font(TEXT_SIZE).getmask("\uffff"))
-    for char in text:
-        options = (char, normalize("NFKD", char)[0], "?")
-        yield next(c for c in options if c in " ?" or bytes(_font(TEXT_SIZE).getmask(c)) != missing)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
 
 
 def encode(sheet: Image.Image, suffix: str) -> bytes:

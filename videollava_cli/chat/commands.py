@@ -3,16 +3,15 @@
 import os
 import re
 import shlex
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from videollava_cli.chat.session import STDIN, Session, read_again
+from videollava_cli.chat.session import STDIN, Answer, Session, read_again
 from videollava_cli.chat.transcript import AnsweredTurn, ShownMedium, check_target, read_transcript, write_transcript
 from videollava_cli.console import Console, clock
-from videollava_cli.engine import Chunk
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.settings import ANSWER_KEYS, closest, for_one_answer, from_text
@@ -24,7 +23,7 @@ HELP_END = """\
 A path that is dragged into the terminal shows the file, as /video and /image do. Three quotes begin and end a question
 of several lines. Ctrl-R searches what was typed before, Tab completes, Ctrl-C stops an answer, Ctrl-D leaves."""
 
-Asked = tuple[str, Generator[Chunk, None, None]]  # a question, and its answer as it comes
+Asked = tuple[str, Answer]  # a question, and its answer as it comes
 Action = Callable[["Commands", str], Asked | None]
 
 

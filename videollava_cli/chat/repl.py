@@ -3,14 +3,14 @@
 import os
 import re
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from videollava_cli.chat.commands import QUOTES, Commands, is_open
-from videollava_cli.chat.session import Session
+from videollava_cli.chat.session import Answer, Session
 from videollava_cli.chat.transcript import Transcript, write_transcript
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
@@ -75,7 +75,7 @@ class Repl:
             self._save()
         return ExitStatus.ANSWERED if self.is_terminal else status
 
-    def _answer(self, question: str, chunks: Generator[Chunk, None, None]) -> None:
+    def _answer(self, question: str, chunks: Answer) -> None:
         session, before, last = self.session, self.session.turns, Chunk("")
         try:
             with closing(chunks):

@@ -19,6 +19,10 @@ STDIN = "-"
 ANSWER_SHARE = 8  # an eighth of the context is kept free for an answer, unless it may not be so long
 WARNING_PERCENT = 80
 
+Answer = Generator[Chunk, None, None]  # as it comes
+Turns = tuple[AnsweredTurn, ...]
+Media = tuple[ShownMedium, ...]
+
 
 class Session:
     """The turns and media so far, and the engine that answers.
@@ -32,8 +36,8 @@ class Session:
         self.engine = engine
         self.context_length = engine.checkpoint.context_length
         self.settings = settings
-        self.turns: tuple[AnsweredTurn, ...] = ()
-        self.queued: tuple[ShownMedium, ...] = ()
+        self.turns: Turns = ()
+        self.queued: Media = ()
         self.media: dict[ShownMedium, Medium] = {}
         self.num_left_out = 0
         self.prompted: tuple[Conversation, list[Medium]] | None = None
@@ -50,7 +54,7 @@ class Session:
         return Transcript(s.model, s.revision, answer_settings, self.turns, self.queued, self.num_left_out)
 
     @property
-    def shown(self) -> tuple[ShownMedium, ...]:
+    def shown(self) -> Media:
         """All media, in the order in which they were shown."""
         return self.transcript.media
 
@@ -80,10 +84,8 @@ class Session:
         question = Turn("?", media=(*self._kinds(self.shown), kind))
         num_tokens = self.engine.count_tokens(self._conversation([question]))
         if num_tokens >= self.context_length:
-            raise UsageError(
-                f"one more {kind} does not fit: with it the media take {num_tokens:,} tokens, and the context holds "
-                f"{self.context_length:,}; /reset drops those shown so far"
-            )
+            why = f"with it the media take {num_tokens:,} tokens, and the context holds {self.context_length:,}"
+            raise UsageError(f"one more {kind} does not fit: {why}; /reset drops those shown so far")
 
     def show(self, name: str, medium: Medium) -> ShownMedium:
         """Show a medium, which was read with the session's settings, with the next question."""
@@ -97,7 +99,7 @@ class Session:
             self._notify_once("several", SEVERAL_MEDIA)
         return shown
 
-    def ask(self, question: str) -> Generator[Chunk, None, None]:
+    def ask(self, question: str) -> Answer:
         """Stream the answer to a question, about all that was shown.
 
         Closing the stream, or Ctrl-C inside of it, keeps what was written as the answer. Where the question no longer
@@ -107,7 +109,7 @@ class Session:
         self._num_retries = 0
         yield from self._answer(question, self.queued, before=self.turns, queued=())
 
-    def retry(self) -> Generator[Chunk, None, None]:
+    def retry(self) -> Answer:
         """Stream another answer to the last question, sampled with the next seed; a failure leaves the old one."""
         if not self.turns:
             raise UsageError("nothing was asked yet, so there is nothing to retry")
@@ -152,20 +154,11 @@ class Session:
     def warn_when_full(self) -> None:
         """Warn once when the context is almost full."""
         if self.percent >= WARNING_PERCENT:
-            self._notify_once(
-                "almost full",
-                f"the context of {self.context_length:,} tokens is {self.percent}% full: soon the oldest turns are "
-                f"left out; /clear forgets the turns and keeps the media",
-            )
+            state = f"the context of {self.context_length:,} tokens is {self.percent}% full"
+            remedy = "/clear forgets the turns and keeps the media"
+            self._notify_once("almost full", f"{state}: soon the oldest turns are left out; {remedy}")
 
-    def _answer(
-        self,
-        question: str,
-        media: tuple[ShownMedium, ...],
-        *,
-        before: tuple[AnsweredTurn, ...],
-        queued: tuple[ShownMedium, ...],
-    ) -> Generator[Chunk, None, None]:
+    def _answer(self, question: str, media: Media, *, before: Turns, queued: Media) -> Answer:
         """Stream an answer; once there is one, the conversation is `before` and this turn, with `queued` waiting."""
         conversation, num_left_out = self._fitting(Turn(question, None, self._kinds(media)), before)
         shown = (*(medium for turn in before for medium in turn.media), *media)
@@ -195,22 +188,21 @@ class Session:
             raise
         append_turn()
 
-    def _fitting(self, asked: Turn, before: tuple[AnsweredTurn, ...]) -> tuple[Conversation, int]:
+    def _fitting(self, asked: Turn, before: Turns) -> tuple[Conversation, int]:
         """Return as many of the turns as fit with the question and an answer, and how many are left out."""
         conversation = self._conversation([*self._turns(before), asked])
-        length = self.context_length
-        num_free = min(self.settings.max_new_tokens, length // ANSWER_SHARE)
+        num_free = min(self.settings.max_new_tokens, self.context_length // ANSWER_SHARE)
         num_left_out = 0
         while len(conversation.turns) > 1 and (
-            num_left_out < self.num_left_out or self.engine.count_tokens(conversation) + num_free > length
+            num_left_out < self.num_left_out or self.engine.count_tokens(conversation) + num_free > self.context_length
         ):
             conversation = conversation.without_oldest_turn()
             num_left_out += 1
-        if num_left_out > self.num_left_out and self.engine.count_tokens(conversation) < length:
+        if num_left_out > self.num_left_out and self.engine.count_tokens(conversation) < self.context_length:
             self._notify_once(
                 "full",
-                f"the context of {length:,} tokens is full: from here on the oldest turns are left out of what the "
-                f"model is given, {num_left_out} by now; media and system text stay",
+                f"the context of {self.context_length:,} tokens is full: from here on the oldest turns are left out of "
+                f"what the model is given, {num_left_out} by now; media and system text stay",
             )
         return conversation, num_left_out
 
@@ -230,9 +222,7 @@ class Session:
             self._notify(text)
 
 
-def read_again(
-    shown: Iterable[ShownMedium], settings: Settings, checkpoint: Checkpoint
-) -> tuple[dict[ShownMedium, Medium], list[str]]:
+def read_again(shown: Media, settings: Settings, checkpoint: Checkpoint) -> tuple[dict[ShownMedium, Medium], list[str]]:
     """Read the media of a saved conversation; return those still there, and a line about each gone or changed one."""
     media: dict[ShownMedium, Medium] = {}
     lines = []
