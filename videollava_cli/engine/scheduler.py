@@ -13,7 +13,7 @@ from videollava_cli.engine.checkpoint import TEXT_TOKENS
 from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch
 from videollava_cli.engine.model_access import bytes_per_token, end_of_answer_ids, is_out_of_memory, takes_any_mask
 from videollava_cli.engine.request import Chunk, Request
-from videollava_cli.engine.sequence import Sequence, num_shared, num_shared_keys
+from videollava_cli.engine.sequence import Sequence, num_shared_keys
 from videollava_cli.errors import MemoryFullError, UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Scheduler:
             if groups and self._fits_row([*groups[-1], sequence]):
                 groups[-1].append(sequence)
             elif not (groups or self.running) or self._fits_batch(groups, sequence):
+                sequence.share_row(sequence)
                 groups.append([sequence])
             else:
                 break
@@ -137,9 +138,10 @@ class Scheduler:
         model = self.engine.model
         first, last = group[0], group[-1]
         end_of_media = max((placed.end for placed in (*first.media, *last.media)), default=0)
-        if not takes_any_mask(model) or num_shared(first.keys, last.keys) < end_of_media:
+        last.share_row(first)
+        if not takes_any_mask(model) or last.num_shared < end_of_media:
             return False
-        num_suffix = sum(len(each.ids) for each in group) - len(group) * num_shared_keys(group)
+        num_suffix = sum(each.num_tokens for each in group) - len(group) * num_shared_keys(group)
         num_added = num_suffix + sum(each.num_left for each in group)
         fits_context = num_suffix <= self.engine.encoder.context_length
         return fits_context and num_added <= SUFFIX_BYTES // bytes_per_token(model)
@@ -187,7 +189,7 @@ class Scheduler:
         """Return how many slots to reserve for a row, so that static decode starts without moving it."""
         num_steps = min(STEPS_AHEAD, max(each.num_left for each in group)) if self.engine.runner.is_static else 1
         num_shared_tokens = num_shared_keys(group) if len(group) > 1 else 0
-        num_tokens = num_shared_tokens + sum(len(each.ids) - num_shared_tokens for each in group)
+        num_tokens = num_shared_tokens + sum(each.num_tokens - num_shared_tokens for each in group)
         return num_tokens + len(group) * num_steps
 
     def _chunks(self, tokens: list[tuple[Sequence, int]]) -> list[tuple[Request, Chunk]]:
@@ -245,4 +247,4 @@ class Scheduler:
 def _num_slots(group: list[Sequence]) -> int:
     """Return how many slots of the KV cache a row takes in the end."""
     shared = num_shared_keys(group) if len(group) > 1 else 0
-    return shared + sum(len(each.ids) - shared + each.num_left for each in group)
+    return shared + sum(each.num_tokens - shared + each.num_left for each in group)

@@ -49,8 +49,9 @@ class PlacedMedium:
 class Sequence:
     """One answer being generated.
 
-    `keys` are those of the prompt; `token_ids` the answer so far, with the one that ends it. Sampling keeps its state
-    here: `generator` draws, `occurred` is bool, (vocabulary,).
+    `keys` are those of the prompt; the first sequence of the row has the first `num_shared` of them, too. `token_ids`
+    are the answer so far, with the one that ends it. Sampling keeps its state here: `generator` draws, `occurred` is
+    bool, (vocabulary,).
     """
 
     def __init__(self, number: int, request: Request, prompt: EncodedPrompt, context_length: int) -> None:
@@ -61,6 +62,7 @@ class Sequence:
         self.max_new_tokens = min(self.params.max_new_tokens, context_length - len(prompt.token_ids))
         self.media: tuple[PlacedMedium, ...] = ()
         self.keys: list[Key] = list(prompt.token_ids)
+        self.num_shared = len(self.keys) - 1  # the last one is always run: its logits are wanted
         self.token_ids: list[int] = []
         self.num_cached = 0
         self.generator: torch.Generator | None = None
@@ -83,10 +85,20 @@ class Sequence:
             start = end
         self.media = tuple(placed)
 
+    def share_row(self, first: "Sequence") -> None:
+        """Count the keys that are shared with the first sequence of a row, which may be this one."""
+        shared = len(self.keys) if first is self else num_shared(first.keys, self.keys)
+        self.num_shared = min(shared, len(self.keys) - 1)
+
     @property
     def ids(self) -> list[int]:
         """All token ids, of the prompt and of the answer so far."""
         return [*self.prompt.token_ids, *self.token_ids]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many token ids there are, of the prompt and of the answer so far."""
+        return len(self.keys) + len(self.token_ids)
 
     @property
     def num_left(self) -> int:
@@ -121,10 +133,8 @@ def num_shared(one: SequenceOf[Key], other: SequenceOf[Key]) -> int:
 
 
 def num_shared_keys(sequences: SequenceOf[Sequence]) -> int:
-    """Return how many first keys all prompts share, leaving each at least its last one to run."""
-    first = sequences[0].keys
-    shared = min(num_shared(first, sequence.keys) for sequence in sequences)
-    return min(shared, min(len(sequence.keys) for sequence in sequences) - 1)
+    """Return how many first keys all sequences of a row share, leaving each at least its last one to run."""
+    return min(sequence.num_shared for sequence in sequences)
 
 
 class Detokenizer:
