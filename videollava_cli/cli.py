@@ -6,19 +6,13 @@ import gc
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from videollava_cli import __version__
-from videollava_cli.commands.ask import EXAMPLES, ask
-from videollava_cli.commands.batch import BATCH_EXAMPLES, RayCommand, batch
-from videollava_cli.commands.cache import cache
-from videollava_cli.commands.chat import CHAT_EXAMPLES, chat
-from videollava_cli.commands.doctor import EXAMPLES as DOCTOR_EXAMPLES
-from videollava_cli.commands.doctor import doctor
-from videollava_cli.commands.frames import EXAMPLES as FRAMES_EXAMPLES
-from videollava_cli.commands.frames import frames
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
@@ -31,14 +25,7 @@ Exit status: 0 answered, 1 the model or machine failed,
 Start with:  vllava ask --help
 """
 
-app = typer.Typer(
-    name="vllava",
-    help="Ask questions about your videos and images with Video-LLaVA.",
-    epilog=APP_EPILOG,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = ("ask", "batch", "cache", "chat", "doctor", "frames")  # each a module of `commands`
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -47,8 +34,7 @@ def _print_version(is_wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def common(
+def _common(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -56,12 +42,21 @@ def common(
     """Hold the options that stand before a command."""
 
 
-app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
-app.command(name="batch", cls=RayCommand, epilog=BATCH_EXAMPLES, no_args_is_help=True)(batch)
-app.add_typer(cache, name="cache")
-app.command(name="chat", epilog=CHAT_EXAMPLES)(chat)
-app.command(name="doctor", epilog=DOCTOR_EXAMPLES)(doctor)
-app.command(name="frames", epilog=FRAMES_EXAMPLES, no_args_is_help=True)(frames)
+def make_app(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the app: with the command that the words call, whose imports suffice, else with all commands."""
+    app = typer.Typer(
+        name="vllava",
+        help="Ask questions about your videos and images with Video-LLaVA.",
+        epilog=APP_EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_common)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name in [called] if called in COMMANDS else COMMANDS:
+        import_module(f"videollava_cli.commands.{name}").add_to(app)
+    return app
 
 
 def main() -> int:
@@ -72,7 +67,7 @@ def main() -> int:
     gc.set_threshold(100_000)  # new objects; Python's own choice is 700
     atexit.register(gc.freeze)
     try:
-        return int(app(prog_name="vllava", standalone_mode=False) or ExitStatus.ANSWERED)
+        return int(make_app(sys.argv[1:])(prog_name="vllava", standalone_mode=False) or ExitStatus.ANSWERED)
     except OutputError as error:
         return _output_problem(error)
     except VllavaError as error:

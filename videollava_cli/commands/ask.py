@@ -135,3 +135,8 @@ def _end_text(whole: Chunk, engine: Engine, console: Console, *, is_live: bool) 
     if whole.finish_reason == "length":
         advice = "give a larger --max-new-tokens"
         console.notice(whole.usage.cut_off_notice(engine.checkpoint.context_length, advice))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=EXAMPLES, no_args_is_help=True)(ask)

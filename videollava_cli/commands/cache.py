@@ -142,3 +142,8 @@ def _as_json(entry: Entry) -> dict[str, object]:
         "state": entry.state,
         "folder": str(entry.folder),
     }
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command, which has commands of its own, to the app."""
+    app.add_typer(cache, name="cache")

@@ -145,3 +145,8 @@ def start_session(names: Sequence[str], settings: Settings, transcript: Transcri
     for name, medium in zip(names, media, strict=True):
         session.show(name, medium)
     return session
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=CHAT_EXAMPLES)(chat)

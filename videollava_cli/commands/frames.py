@@ -124,3 +124,8 @@ def _json(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> dict[
         "crop": dict(zip(("left", "top", "right", "bottom"), seen_box(height, width, pixels), strict=True)),
         "frames": [asdict(stamp) for stamp in medium.stamps],
     }
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=EXAMPLES, no_args_is_help=True)(frames)
