@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from videollava_cli.batch.work import Item
 from videollava_cli.engine import Chunk
-from videollava_cli.engine.record import answer_line, error_line
+from videollava_cli.engine.request import answer_line, error_line
 from videollava_cli.errors import VllavaError
 from videollava_cli.media import Medium
 from videollava_cli.progress import duration

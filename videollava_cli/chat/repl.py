@@ -14,7 +14,7 @@ from videollava_cli.chat.session import Session
 from videollava_cli.chat.transcript import Transcript, write_transcript
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
-from videollava_cli.engine.record import answer_line, error_line, json_text
+from videollava_cli.engine.request import answer_line, error_line, json_text
 from videollava_cli.errors import ExitStatus, OutputError, UsageError, VllavaError
 
 LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # what str.splitlines takes for one
@@ -193,7 +193,7 @@ def _record(session: Session, question: str, chunks: list[Chunk], error: VllavaE
         text="".join(chunk.text for chunk in chunks),
         finish_reason=chunks[-1].finish_reason if chunks else None,
         usage=session.usage,
-        prompt=session.engine.encoder.text(conversation),
+        prompt=session.engine.encoder.encoded(conversation).text,
     )
     return answer_line(media, question, answer, model=session.settings.model, seconds={})
 

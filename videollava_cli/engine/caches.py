@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, VideoLlavaForConditionalGeneration
 
 from videollava_cli.engine.kv_cache import KVCache, nbytes
 from videollava_cli.engine.model_access import encode_medium
-from videollava_cli.engine.sequence import Key, PlacedMedium, num_shared
+from videollava_cli.engine.request import Key, PlacedMedium, num_shared
 from videollava_cli.preprocessing import PixelSettings
 
 MIN_HIT_TOKENS = 16  # as vLLM's block size; fewer save nothing, and behind a prefix attention needs a mask
@@ -25,10 +25,7 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """The KV cache of the last prompt, matched by token ids and by the digests of media.
-
-    Acquiring takes the cache out, so an answer that begins before another one ends runs on a cache of its own.
-    """
+    """The KV cache of the last prompt, matched by token ids and by the digests of media."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         self._config = config
@@ -37,19 +34,19 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """How much memory is held, in bytes."""
-        return self._last.cache.nbytes if self._last else 0
-
-    def num_hit(self, keys: Sequence[Key]) -> int:
-        """Return how many first keys of a prompt are cached."""
-        length = num_shared(self._last.keys, keys) if self._last else 0
-        return length if length >= MIN_HIT_TOKENS else 0
+        return nbytes(self._last.cache.storage) if self._last else 0
 
     def acquire(self, keys: Sequence[Key]) -> CachedPrefix:
-        """Take out what is cached of the first keys of a prompt; without a hit the storage is reused, empty."""
-        length, last = self.num_hit(keys), self._last
-        self._last = None
+        """Take out what is cached of the first keys of a prompt; without a hit the storage is reused, empty.
+
+        An answer that begins before this one is released runs on a cache of its own.
+        """
+        last, self._last = self._last, None
         if last is None:
             return CachedPrefix(KVCache(self._config), [])
+        length = num_shared(last.keys, keys)
+        if length < MIN_HIT_TOKENS:
+            length = 0
         last.cache.crop(length)
         return CachedPrefix(last.cache, last.keys[:length])
 
@@ -58,19 +55,12 @@ class PrefixCache:
         prefix.cache.crop(len(prefix.keys))
         self._last = prefix if prefix.keys else None
 
-    def clear(self) -> None:
-        """Drop what is cached."""
-        self._last = None
-
 
 class EncoderCache:
     """Vision features of recent media by their digests; the least recently used go first."""
 
     def __init__(
-        self,
-        model: VideoLlavaForConditionalGeneration,
-        pixels: PixelSettings,
-        max_bytes: int = ENCODER_CACHE_BYTES,
+        self, model: VideoLlavaForConditionalGeneration, pixels: PixelSettings, max_bytes: int = ENCODER_CACHE_BYTES
     ) -> None:
         self._model = model
         self._pixels = pixels
@@ -97,7 +87,3 @@ class EncoderCache:
             while self.nbytes > self._max_bytes:
                 self._features.popitem(last=False)
         return found
-
-    def clear(self) -> None:
-        """Drop everything."""
-        self._features.clear()

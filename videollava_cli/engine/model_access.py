@@ -1,6 +1,5 @@
-"""What the engine must know of a model beside `forward`: features, embeddings, end ids, what versions rename."""
+"""What the engine must know of a model beside `forward`: features, embeddings, masks, end ids, memory."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,6 @@ from transformers import VideoLlavaForConditionalGeneration
 from videollava_cli.machine import free_memory
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, pixel_values
-
-# These take any mask of (queries, keys); Flash-Attention 2 and its kin take padding only.
-MASKABLE_ATTENTION = frozenset({"sdpa", "eager"})
-
-
-def image_argument(model: VideoLlavaForConditionalGeneration) -> str:
-    """Return what `forward` calls an image's pixels: `pixel_values`, before transformers 5.23 `pixel_values_images`."""
-    names = inspect.signature(model.forward).parameters
-    return "pixel_values" if "pixel_values" in names else "pixel_values_images"
 
 
 @torch.inference_mode()
@@ -39,15 +29,15 @@ def embed(
     tokens = torch.tensor(token_ids, device=model.device)  # (T,)
     embedded: torch.Tensor = model.get_input_embeddings()(tokens)  # (T, hidden)
     if features:
-        is_media = (tokens == model.config.image_token_id) | (tokens == model.config.video_token_id)
+        is_media = (tokens == model.config.image_token_id) | (tokens == model.config.video_token_id)  # (T,)
         given = torch.cat([feature.to(embedded.device, embedded.dtype) for feature in features])
         embedded[is_media.to(embedded.device)] = given
     return embedded
 
 
 def takes_any_mask(model: VideoLlavaForConditionalGeneration) -> bool:
-    """Return whether the language model's attention takes any mask, as several sequences of a row need."""
-    return model.config.get_text_config()._attn_implementation in MASKABLE_ATTENTION
+    """Return whether attention takes any mask of (queries, keys); Flash-Attention 2 and its kin take padding only."""
+    return model.config.get_text_config()._attn_implementation in {"sdpa", "eager"}
 
 
 def can_capture(model: VideoLlavaForConditionalGeneration) -> bool:
@@ -84,6 +74,4 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def free_bytes(device: torch.device) -> int:
     """Return how much memory is free on a device, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return free_memory()
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
