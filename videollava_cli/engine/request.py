@@ -160,8 +160,9 @@ class PlacedMedium:
 class Sequence:
     """One answer being generated.
 
-    `keys` are those of the prompt; `token_ids` the answer so far, with the one that ends it. Sampling keeps its state
-    here: `generator` draws, `occurred` is bool, (vocabulary,).
+    `keys` are those of the prompt; the first sequence of the row has the first `num_shared` of them, too. `token_ids`
+    are the answer so far, with the one that ends it. Sampling keeps its state here: `generator` draws, `occurred` is
+    bool, (vocabulary,).
     """
 
     def __init__(self, number: int, request: Request, prompt: EncodedPrompt, context_length: int) -> None:
@@ -172,6 +173,7 @@ class Sequence:
         self.max_new_tokens = min(self.settings.max_new_tokens, context_length - len(prompt.token_ids))
         self.media: list[PlacedMedium] = []
         self.keys: list[Key] = list(prompt.token_ids)
+        self.num_shared = len(self.keys) - 1  # the last one is always run: its logits are wanted
         self.token_ids: list[int] = []
         self.num_cached = 0
         self.generator: torch.Generator | None = None
@@ -193,10 +195,19 @@ class Sequence:
             self.keys[start:end] = [digest] * (end - start)
             start = end
 
+    def share_row(self, first: "Sequence") -> None:
+        """Count the keys that are shared with the first sequence of a row, which may be this one."""
+        self.num_shared = min(num_shared(first.keys, self.keys), len(self.keys) - 1)
+
     @property
     def ids(self) -> list[int]:
         """All token ids, of the prompt and of the answer so far."""
         return [*self.prompt.token_ids, *self.token_ids]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many token ids there are, of the prompt and of the answer so far."""
+        return len(self.keys) + len(self.token_ids)
 
     @property
     def num_left(self) -> int:
@@ -231,9 +242,8 @@ def num_shared(one: SequenceOf[Key], other: SequenceOf[Key]) -> int:
 
 
 def num_shared_keys(sequences: SequenceOf[Sequence]) -> int:
-    """Return how many first keys all prompts share, leaving each at least its last one to run."""
-    first = sequences[0].keys
-    return min(min(num_shared(first, each.keys), len(each.keys) - 1) for each in sequences)
+    """Return how many first keys all sequences of a row share, leaving each at least its last one to run."""
+    return min(sequence.num_shared for sequence in sequences)
 
 
 class Detokenizer:

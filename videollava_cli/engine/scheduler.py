@@ -11,7 +11,7 @@ import torch
 from videollava_cli.engine.checkpoint import TEXT_TOKENS
 from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, PrefilledRow
 from videollava_cli.engine.model_access import bytes_per_token, end_of_answer_ids, is_out_of_memory, takes_any_mask
-from videollava_cli.engine.request import Chunk, Request, Sequence, num_shared, num_shared_keys
+from videollava_cli.engine.request import Chunk, Request, Sequence, num_shared_keys
 from videollava_cli.errors import MemoryFullError, UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Scheduler:
             if groups and self._fits_row([*groups[-1], sequence]):
                 groups[-1].append(sequence)
             elif not (groups or self.running) or self._fits_batch(groups, sequence):
+                sequence.share_row(sequence)
                 groups.append([sequence])
             else:
                 break
@@ -122,7 +123,8 @@ class Scheduler:
         model = self.engine.model
         first, last = group[0], group[-1]
         end_of_media = max((placed.end for placed in (*first.media, *last.media)), default=0)
-        if not takes_any_mask(model) or num_shared(first.keys, last.keys) < end_of_media:
+        last.share_row(first)
+        if not takes_any_mask(model) or last.num_shared < end_of_media:
             return False
         num_suffix = _num_prompt_slots(group) - num_shared_keys(group)
         num_added = num_suffix + sum(each.num_left for each in group)
@@ -227,4 +229,4 @@ class Scheduler:
 def _num_prompt_slots(group: list[Sequence]) -> int:
     """Return how many slots of the KV cache the prompts of a row take."""
     shared = num_shared_keys(group) if len(group) > 1 else 0
-    return shared + sum(len(each.ids) - shared for each in group)
+    return shared + sum(each.num_tokens - shared for each in group)

@@ -8,8 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from videollava_cli.errors import MediaError
-from videollava_cli.machine import num_processors
-from videollava_cli.malloc import limit_arenas, return_large_blocks
+from videollava_cli.machine import limit_arenas, num_processors, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.reader.media_file import (
