@@ -133,9 +133,8 @@ def generate_ids(
     import torch
 
     from videollava_cli.engine import Request
-    from videollava_cli.engine.caches import CachedPrefix
     from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, ModelRunner
-    from videollava_cli.engine.kv_cache import KVCache
+    from videollava_cli.engine.kv_cache import CachedPrefix, KVCache
     from videollava_cli.engine.request import Sequence as EngineSequence
     from videollava_cli.settings import Settings
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from videollava_cli.engine.caches import EncoderCache, PrefixCache
-from videollava_cli.engine.kv_cache import BLOCK_TOKENS, KVCacheLayer
+from videollava_cli.engine.kv_cache import BLOCK_TOKENS, KVCacheLayer, PrefixCache
+from videollava_cli.engine.model_access import EncoderCache
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.preprocessing import pixel_values
 from videollava_cli.prompt import Conversation, Turn

@@ -101,7 +101,8 @@ class Engine:
 
     def clear_cache(self) -> None:
         """Drop what earlier answers left; an answer that is being written has its own until it ends."""
-        from videollava_cli.engine.caches import EncoderCache, PrefixCache
+        from videollava_cli.engine.kv_cache import PrefixCache
+        from videollava_cli.engine.model_access import EncoderCache
 
         self.prefix_cache = PrefixCache(self.model.config)
         self.encoder_cache = EncoderCache(self.model, self.checkpoint.pixels)

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper, VideoLlavaForConditionalGeneration
 
-from videollava_cli.engine.caches import CachedPrefix
 from videollava_cli.engine.cuda_graph import Capture, GraphRunner, copy_to_host
-from videollava_cli.engine.kv_cache import KVCache, rounded_up
+from videollava_cli.engine.kv_cache import CachedPrefix, KVCache, rounded_up
 from videollava_cli.engine.model_access import can_capture, embed, takes_any_mask
 from videollava_cli.engine.request import Sequence, num_shared_keys
 

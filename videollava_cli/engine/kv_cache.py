@@ -1,13 +1,17 @@
-"""The KV cache: rows of keys and values in storage that grows in place; dynamic, or static as CUDA graphs need."""
+"""The KV cache, dynamic or static as CUDA graphs need, in storage that grows in place; and that of the last prompt."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from videollava_cli.engine.request import Key, num_shared
+
 BLOCK_TOKENS = 256  # capacity comes in blocks: of the 7B in fp16 128 MiB a row
+MIN_HIT_TOKENS = 16  # as vLLM's block size; fewer save nothing, and behind a prefix attention needs a mask
 
 
 class KVCacheLayer(DynamicLayer):
@@ -147,6 +151,46 @@ class KVCache(DynamicCache):
                 view[:first, :, length:] = 0
                 view[first:, :, :other_length] = states
                 view[first:, :, other_length:] = 0
+
+
+@dataclass(slots=True, eq=False)
+class CachedPrefix:
+    """A KV cache of one row, and the keys of the tokens that were certainly run."""
+
+    cache: KVCache
+    keys: list[Key]
+
+
+class PrefixCache:
+    """The KV cache of the last prompt, matched by token ids and by the digests of media."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self._config = config
+        self._last: CachedPrefix | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory is held, in bytes."""
+        return nbytes(self._last.cache.storage) if self._last else 0
+
+    def acquire(self, keys: Sequence[Key]) -> CachedPrefix:
+        """Take out what is cached of the first keys of a prompt; without a hit the storage is reused, empty.
+
+        An answer that begins before this one is released runs on a cache of its own.
+        """
+        last, self._last = self._last, None
+        if last is None:
+            return CachedPrefix(KVCache(self._config), [])
+        length = num_shared(last.keys, keys)
+        if length < MIN_HIT_TOKENS:
+            length = 0
+        last.cache.crop(length)
+        return CachedPrefix(last.cache, last.keys[:length])
+
+    def release(self, prefix: CachedPrefix) -> None:
+        """Keep a cache for the next prompt, cropped to the tokens that were certainly run."""
+        prefix.cache.crop(len(prefix.keys))
+        self._last = prefix if prefix.keys else None
 
 
 def rounded_up(num_tokens: int) -> int:

@@ -1,25 +1,60 @@
 """What the engine must know of a model beside `forward`: features, embeddings, masks, end ids, memory."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import VideoLlavaForConditionalGeneration
 
+from videollava_cli.engine.kv_cache import nbytes
+from videollava_cli.engine.request import PlacedMedium
 from videollava_cli.machine import free_memory
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, pixel_values
 
+ENCODER_CACHE_BYTES = 256 << 20  # sixteen clips of the 7B in fp16: 2,056 tokens x 4,096 numbers each
 
-@torch.inference_mode()
-def encode_medium(model: VideoLlavaForConditionalGeneration, medium: Medium, pixels: PixelSettings) -> torch.Tensor:
-    """Run a medium's tower and the projector: what stands at its placeholders, (media tokens, hidden size)."""
-    values = pixel_values(medium.pixels, pixels).to(model.device, model.dtype)  # (T, 3, S, S)
-    if medium.kind is MediaKind.VIDEO:
-        features: torch.Tensor = model.model.get_video_features(values[None]).pooler_output
-    else:
-        features = model.model.get_image_features(values).pooler_output  # by position: 5.23 renamed the argument
-    return features.flatten(0, 1)
+
+class EncoderCache:
+    """Vision features of recent media by their digests; the least recently used go first."""
+
+    def __init__(
+        self, model: VideoLlavaForConditionalGeneration, pixels: PixelSettings, max_bytes: int = ENCODER_CACHE_BYTES
+    ) -> None:
+        self._model = model
+        self._pixels = pixels
+        self._max_bytes = max_bytes
+        self._features: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory is held, in bytes."""
+        return nbytes(self._features.values())
+
+    def get(self, media: Sequence[PlacedMedium]) -> list[torch.Tensor]:
+        """Return what stands at the placeholders of media, (media tokens, hidden size) each."""
+        found = []
+        for placed in media:
+            features = self._features.pop(placed.digest, None)
+            if features is None:
+                features = self._encode(placed.medium)
+            found.append(features)
+            self._features[placed.digest] = features
+            while self.nbytes > self._max_bytes:
+                self._features.popitem(last=False)
+        return found
+
+    @torch.inference_mode()
+    def _encode(self, medium: Medium) -> torch.Tensor:
+        """Run a medium's tower and the projector: alone, so that its features do not depend on others."""
+        model = self._model
+        values = pixel_values(medium.pixels, self._pixels).to(model.device, model.dtype)  # (T, 3, S, S)
+        if medium.kind is MediaKind.VIDEO:
+            features: torch.Tensor = model.model.get_video_features(values[None]).pooler_output
+        else:
+            features = model.model.get_image_features(values).pooler_output  # by position: 5.23 renamed the argument
+        return features.flatten(0, 1)
 
 
 def embed(
