@@ -24,7 +24,7 @@ from videollava_cli.batch.work import Item, by_medium, has_media_suffix
 from videollava_cli.console import Console, meter
 from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
-from videollava_cli.engine.record import error_record, json_text
+from videollava_cli.engine.request import error_record, json_text
 from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, VllavaError
 from videollava_cli.machine import num_processors

@@ -14,7 +14,7 @@ from videollava_cli.chat.session import Answer, Session
 from videollava_cli.chat.transcript import Transcript, write_transcript
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
-from videollava_cli.engine.record import answer_line, error_line, json_text
+from videollava_cli.engine.request import answer_line, error_line, json_text
 from videollava_cli.errors import ExitStatus, OutputError, UsageError, VllavaError
 
 LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # what str.splitlines takes for one
@@ -185,6 +185,6 @@ def _record(session: Session, question: str, chunks: list[Chunk], error: VllavaE
         return error_line(shown, question, error)
     assert session.prompted is not None
     conversation, media = session.prompted
-    text, prompt = "".join(chunk.text for chunk in chunks), session.engine.encoder.text(conversation)
+    text, prompt = "".join(chunk.text for chunk in chunks), session.engine.encoder.encoded(conversation).text
     answer = replace(chunks[-1] if chunks else Chunk(""), text=text, prompt=prompt)
     return answer_line(media, question, answer, model=session.settings.model, seconds={})

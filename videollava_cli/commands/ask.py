@@ -13,7 +13,7 @@ from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk, Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
-from videollava_cli.engine.record import answer_line, json_text
+from videollava_cli.engine.request import answer_line, json_text
 from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
