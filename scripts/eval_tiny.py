@@ -136,7 +136,6 @@ class Examiner:
         self.media: dict[Path, nouns.Medium] = {}
 
     def ask(self, items: list[Item]) -> list[Mark]:
-        """Ask all items; answers count when they are equal to the true one."""
         assert self.engine.read is not None
         marks = []
         for item in items:

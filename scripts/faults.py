@@ -34,7 +34,6 @@ EXAMPLES = {
     "star-grows.webm": "A yellow star grows.",
 }
 QUESTION = "What happens?"
-BROKEN_EVERY = 5
 KILLS_PER_FILE = 5  # few, so that kills fall on every part of a file
 BYTES_PER_LINE = 1100  # about
 LIMIT_SECONDS = 300.0  # for one process
@@ -62,7 +61,7 @@ class Round:
     wrong: list[str] = field(default_factory=list)
 
     def is_broken(self, clip: int) -> bool:
-        return self.kind == "broken" and clip % BROKEN_EVERY == 0
+        return self.kind == "broken" and clip % 5 == 0
 
 
 def main() -> int:

@@ -34,7 +34,6 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "fuzz"
 START_SECONDS = 120.0  # for the imports of a child, on a busy machine
 NUM_INPUTS_A_CHILD = 400  # then a fresh one takes over, so that leaks do not add up
-PROGRESS_EVERY = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ def main() -> int:
         outcome = result.outcome
         if outcome.is_failure or options.only:
             print(f"{_named(result, options.seed)}: {outcome.kind}: {outcome.message}", flush=True)
-        if len(results) % PROGRESS_EVERY == 0:
+        if len(results) % 500 == 0:
             print(f"{len(results)} inputs read", file=sys.stderr)
     _print_summary(results, options.seed)
     return 1 if any(result.outcome.is_failure for result in results) else 0

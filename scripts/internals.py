@@ -90,10 +90,9 @@ def generate_ids(
     """
     import torch
 
-    from videollava_cli.engine.caches import CachedPrefix
     from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, ModelRunner
-    from videollava_cli.engine.kv_cache import KVCache
-    from videollava_cli.engine.sequence import Sequence as EngineSequence
+    from videollava_cli.engine.kv_cache import CachedPrefix, KVCache
+    from videollava_cli.engine.request import Sequence as EngineSequence
 
     runner = ModelRunner(model, static_decode=None if steps is None else steps == "static", capture=capture)
     batch, num_rows = DecodeBatch(runner), len(pixel_values)

@@ -70,7 +70,7 @@ def main() -> None:
     for example in EXAMPLES:
         assert _is_true(example), f"{example.name}: {example.question} {example.answer}"
         path = folder / example.name
-        write(path, example)
+        _write(path, example)
         height, width = example.size
         seconds = f", {example.num_frames / example.frames_per_second:g} s" if example.scene.is_video else ""
         cells = [f"`{example.name}`", describe(example.scene), f"{example.form}, {width} x {height}{seconds}"]
@@ -80,8 +80,7 @@ def main() -> None:
     (folder / "README.md").write_text(TABLE.format(rows="\n".join(rows)), encoding="utf-8")
 
 
-def write(path: Path, example: Example) -> None:
-    """Write one example."""
+def _write(path: Path, example: Example) -> None:
     if example.form == "GIF":
         _write_gif(path, example)
     elif example.num_frames > 1:

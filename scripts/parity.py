@@ -29,7 +29,7 @@ from transformers import VideoLlavaImageProcessor
 from videollava_cli import Engine, load
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.engine.model_access import end_of_answer_ids
-from videollava_cli.engine.sequence import Detokenizer
+from videollava_cli.engine.request import Detokenizer
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import pixel_values
 from videollava_cli.prompt import Conversation, Turn
@@ -162,7 +162,7 @@ def turn_by_turn(case: Case) -> Iterator[Case]:
 
 
 def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Cut a sequence into batches, the last one as long as it comes."""
+    """Cut a sequence into batches; the last one may be shorter."""
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
@@ -250,7 +250,7 @@ def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> l
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
     """Return the ids that transformers generates, from prompts whose placeholders are written out."""
-    texts = [engine.encoder.text(case.conversation) for case in cases]
+    texts = [engine.encoder.encoded(case.conversation).text for case in cases]
     media = [medium for case in cases for medium in case.media]
     images = [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE]
     clips = [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO]

@@ -27,8 +27,7 @@ QUESTION = "What happens?"
 BATCH, DOCUMENTED, SHELL = "vllava batch", "documented loop", "vllava ask in a loop"
 WIDE = "wide"  # random weights of scripts/make_checkpoint.py, whose answers end with the budget
 MAX_NEW_TOKENS = {"tiny": 512, WIDE: 16}
-# Seconds are also those of all processors; memory is the peak in MB of 2^20 bytes. The model waits for frames in that
-# share of the time, loading aside.
+# CPU seconds are those of all processors, MB 2^20 bytes; the share of waiting is of the time after loading.
 COLUMNS: tuple[table.Column, ...] = (
     ("model", "<", lambda row: row["model"]),
     ("side", "<", lambda row: row["side"]),

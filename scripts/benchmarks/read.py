@@ -30,7 +30,6 @@ from videollava_cli.machine import num_processors
 PEERS = BUILD / "peers"
 PACKAGES = {"decord2": "decord2", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
 FAILS = "fails"
-MAX_REASON = 120  # letters
 COLUMNS: tuple[table.Column, ...] = (
     ("clip", "<", lambda row: row["clip"]),
     ("threads", ">", lambda row: row["threads"]),
@@ -107,7 +106,7 @@ def _measure_once(row: Record, path: Path, judge: Judge, environment: dict[str, 
         except subprocess.TimeoutExpired:
             return f"{FAILS}: nothing within {limit_seconds:g} s"
         if done.returncode:
-            return f"{FAILS}: {_reason(done)[:MAX_REASON]}"
+            return f"{FAILS}: {_reason(done)[:120]}"
         measured = json.loads(done.stdout.splitlines()[-1])
         row["seconds"].append(measured["seconds"])
         row["peak_mb"].append(measured["peak_mb"])

@@ -53,7 +53,8 @@ class Talk:
     def documented_seconds(self, conversation: Conversation, max_new_tokens: int) -> float:
         began = time.perf_counter()
         model = self.engine.model
-        inputs = documented.text_inputs(model, self.engine.tokenizer, [self.engine.encoder.text(conversation)])
+        text = self.engine.encoder.encoded(conversation).text
+        inputs = documented.text_inputs(model, self.engine.tokenizer, [text])
         with quiet_libraries():
             inputs |= documented.pixel_inputs(model, self.processor, clips=[self.clip.pixels])
             model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]

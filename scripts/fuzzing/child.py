@@ -41,7 +41,7 @@ def main() -> None:
     for number, line in enumerate(sys.stdin):
         if number:
             faulthandler.dump_traceback_later(limit_seconds)
-        outcome = read_one(line.rstrip("\n"))
+        outcome = _read(line.rstrip("\n"))
         faulthandler.cancel_dump_traceback_later()
         if number == 0:
             size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -50,8 +50,7 @@ def main() -> None:
         print(json.dumps(asdict(outcome)), file=replies, flush=True)
 
 
-def read_one(path: str) -> Outcome:
-    """Read a file as `vllava ask` does."""
+def _read(path: str) -> Outcome:
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: see proc(5)
     before = status_bytes("VmRSS")
     began = time.perf_counter()

@@ -82,10 +82,9 @@ def _change_length(content: bytearray, rng: random.Random) -> None:
     content[start : start + 4] = (rng.choice(changes) % (1 << 32)).to_bytes(4, order)
 
 
-# A field of a format is set more often.
 MUTATORS: tuple[Mutator, ...] = (
     *(_flip_bits, _overwrite_bytes, _truncate, _remove_block, _double_block, _swap_blocks),
-    *(_set_field, _set_field, _change_length),
+    *(_set_field, _set_field, _change_length),  # fields of a format are set more often
 )
 
 

@@ -17,7 +17,6 @@ from PIL import Image
 
 WIDTH, HEIGHT = 64, 48
 NUM_FRAMES = 20
-NUM_ANIMATION_FRAMES = 10
 NUM_SAMPLES = 16_000  # of sound: two seconds
 
 Picture = NDArray[np.uint8]
@@ -109,7 +108,7 @@ def _still(form: str, mode: str = "RGB", **options: Any) -> bytes:
 
 
 def _animation(form: str) -> bytes:
-    first, *rest = [Image.fromarray(picture) for picture in _pictures(NUM_ANIMATION_FRAMES)]
+    first, *rest = [Image.fromarray(picture) for picture in _pictures(10)]
     buffer = io.BytesIO()
     first.save(buffer, form, save_all=True, append_images=rest, duration=100)
     return _without_times(buffer.getvalue()) if form == "AVIF" else buffer.getvalue()

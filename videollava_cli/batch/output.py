@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from videollava_cli.batch.lines import FIRST_BYTES, digest
-from videollava_cli.engine.record import json_text
+from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
 
 
