@@ -19,7 +19,7 @@ from in_process import vllava
 from videollava_cli.batch.lines import Outcome
 from videollava_cli.batch.pipeline import Job
 from videollava_cli.batch.ray import EngineActor, engines, media_a_block, plan_of, read_media
-from videollava_cli.batch.work import FileStamp, Item
+from videollava_cli.batch.work import Item
 from videollava_cli.commands.batch import with_address
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError
@@ -298,7 +298,7 @@ def plan():
 
 
 def test_file_that_a_node_does_not_see_is_an_error_item(plan):
-    item = Item("clips/a.mp4", "clips/a.mp4", QUESTION, is_named=False, stamp=FileStamp(10, 10))
+    item = Item("clips/a.mp4", "clips/a.mp4", QUESTION, is_named=False, stamp=(10, 10))
 
     ((failed,),) = read_media(plan, [(item,)])
 
