@@ -122,7 +122,7 @@ def run(job: Job, console: Console) -> ExitStatus:
 
 
 class Interrupts:
-    """How Ctrl-C ends the program: at once, or after the work in hand, of which `notify` is called.
+    """How Ctrl-C ends the program: at once, or after the work in hand, in which case `notify` is called.
 
     Use it as a context manager in the main thread.
     """

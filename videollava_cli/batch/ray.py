@@ -140,7 +140,7 @@ def engines(
 
 
 def media_a_block(num_media: int, num_cpus: int) -> int:
-    """Return how many neighbours are read by one call: few enough that all CPUs are busy, and several, for speed."""
+    """Return how many neighbours are read by one call: several, for speed, but few enough that all CPUs are busy."""
     return max(1, min(16, num_media // (4 * max(1, num_cpus))))
 
 
@@ -148,10 +148,15 @@ def _dataset(
     plan: Plan, groups: Sequence[tuple[int, Sequence[Item]]], num_engines: int, resources: dict[str, int]
 ) -> Any:
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
     from ray.util.annotations import RayDeprecationWarning
 
-    _configure_ray_data(is_ordered=plan.job.is_ordered)
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = plan.job.is_ordered
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    context.max_errored_blocks = MAX_LOST_BLOCKS
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     questions_a_medium = sum(len(items) for _, items in groups) / len(groups)
     at_once = plan.job.batch_size or (MAX_GPU_SEQS if "num_gpus" in resources else MAX_CPU_SEQS)
     media_an_engine = -(-len(groups) // num_engines)
@@ -301,18 +306,6 @@ def join_cluster(address: str) -> Iterator[list[dict[str, float]]]:
         raise GenerationError(f"Ray gave up: {_reason(error)}; run the same command to go on") from error
     finally:
         ray.shutdown()
-
-
-def _configure_ray_data(*, is_ordered: bool) -> None:
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.execution_options.preserve_order = is_ordered
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
-    context.max_errored_blocks = MAX_LOST_BLOCKS
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _check_reachable(address: str) -> None:

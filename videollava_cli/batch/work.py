@@ -15,7 +15,6 @@ from typing import Any, Self
 from videollava_cli.errors import UsageError
 
 STDIN = "-"
-BYTE_ORDER_MARK = "\ufeff"
 # A file in a folder that bears one of these and is no medium is a broken one, and not passed over in silence.
 MEDIA_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -140,7 +139,7 @@ def read_questions(name: str) -> list[str] | list[Item]:
     are ignored, so that the lines of --dry-run can be asked.
     """
     try:
-        text = _content(name).decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        text = _content(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"the questions in {name!r} are not UTF-8: {error.reason} at byte {error.start}") from error
     numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
