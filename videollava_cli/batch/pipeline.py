@@ -70,16 +70,14 @@ def list_items(job: Job, console: Console) -> ExitStatus:
         for about_it in by_medium(left):
             error = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
             for item in about_it:
-                line: dict[str, Any] = {"id": item.id, "path": item.path, "question": item.question}
+                is_no_media = error is not None and may_be_no_medium(item)
                 if error is None:
                     num_asked += 1
                 else:
-                    outcome = Outcome(item, error=None if may_be_no_medium(item) else error)
-                    stats.add(outcome)
-                    if outcome.error is None:
-                        continue
-                    line["error"] = error_record(outcome.error)
-                console.answer(json_text(line))
+                    stats.add(Outcome(item, error=None if is_no_media else error))
+                if not is_no_media:
+                    line = {"id": item.id, "path": item.path, "question": item.question}
+                    console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
     console.notice(f"would ask {num_asked:,}{stats.others}")
     return _status(stats)
 
@@ -186,11 +184,10 @@ class Pipeline:
     def run(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """Yield outcomes in the order of the items, or as they come; close it to stop the readers."""
         with closing(self._outcomes(items)) as outcomes:
+            if not self.job.is_ordered:
+                yield from outcomes
             awaited = deque(items)
             for outcome in outcomes:
-                if not self.job.is_ordered:
-                    yield outcome
-                    continue
                 self._early[outcome.item] = outcome
                 while awaited and awaited[0] in self._early:
                     yield self._early.pop(awaited.popleft())
