@@ -71,7 +71,7 @@ def images_and_clips(media: Sequence[Medium]) -> tuple[list[Pixels], list[Pixels
 
 def prompt_text(engine: "Engine", conversation: Conversation) -> str:
     """Return the prompt, one placeholder a medium."""
-    return engine.encoder.text(conversation)
+    return engine.encoder.encoded(conversation).text
 
 
 def with_static_decode(engine: "Engine") -> "Engine":
@@ -133,10 +133,9 @@ def generate_ids(
     import torch
 
     from videollava_cli.engine import Request
-    from videollava_cli.engine.caches import CachedPrefix
     from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, ModelRunner
-    from videollava_cli.engine.kv_cache import KVCache
-    from videollava_cli.engine.sequence import Sequence as EngineSequence
+    from videollava_cli.engine.kv_cache import CachedPrefix, KVCache
+    from videollava_cli.engine.request import Sequence as EngineSequence
     from videollava_cli.settings import Settings
 
     runner = ModelRunner(model, static_decode=None if steps is None else steps == "static", capture=capture)
@@ -166,7 +165,7 @@ def end_of_answer_ids(model: "VideoLlavaForConditionalGeneration") -> frozenset[
 
 def text_of(engine: "Engine", ids: Sequence[int]) -> str:
     """Return the text that ids are streamed as."""
-    from videollava_cli.engine.sequence import Detokenizer
+    from videollava_cli.engine.request import Detokenizer
 
     detokenizer = Detokenizer(engine.tokenizer)
     return "".join([*(detokenizer.add(token) for token in ids), detokenizer.finish()])

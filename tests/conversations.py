@@ -1,5 +1,6 @@
 """Conversations for tests of the engine, and what transformers alone answers to them."""
 
+import inspect
 from dataclasses import replace
 from itertools import takewhile
 
@@ -7,13 +8,19 @@ import numpy as np
 import torch
 
 from videollava_cli.engine import Request
-from videollava_cli.engine.model_access import end_of_answer_ids, image_argument
-from videollava_cli.engine.sequence import Detokenizer, Sequence
+from videollava_cli.engine.model_access import end_of_answer_ids
+from videollava_cli.engine.request import Detokenizer, Sequence
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import pixel_values
 from videollava_cli.prompt import Conversation, Turn
 
 NUM_NEW = 6
+
+
+def image_argument(model):
+    """Return what `forward` calls an image's pixels: `pixel_values`, before transformers 5.23 `pixel_values_images`."""
+    names = inspect.signature(model.forward).parameters
+    return "pixel_values" if "pixel_values" in names else "pixel_values_images"
 
 
 def noise_image(engine, seed):

@@ -16,10 +16,10 @@ from slow_server import slow_server
 from videollava_cli.batch.lines import BatchStats, Outcome
 from videollava_cli.batch.pipeline import answered
 from videollava_cli.batch.work import Item
+from videollava_cli.console import duration
 from videollava_cli.engine import Chunk, Usage
 from videollava_cli.errors import GenerationError, MediaError
 from videollava_cli.media import MediaKind, Medium
-from videollava_cli.progress import duration
 from videollava_cli.settings import Settings
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -24,7 +24,7 @@ from videollava_cli.batch.work import (
     with_stamps,
     without_repetitions,
 )
-from videollava_cli.engine.record import json_text
+from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.settings import Settings
 

@@ -8,7 +8,7 @@ from prompt_toolkit.document import Document
 
 from videollava_cli.chat.commands import COMMANDS, is_open, parse, to_path
 from videollava_cli.chat.input import SlashCompleter
-from videollava_cli.chat.repl import Answers, PipedLines
+from videollava_cli.chat.repl import Answers, read_piped
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
 from videollava_cli.errors import UsageError
@@ -145,10 +145,10 @@ def test_tab_completes_commands_settings_and_paths(folder, typed, completed):
 
 
 def read_all(content):
-    lines, found = PipedLines(io.BytesIO(content)), []
+    stream, found = io.BytesIO(content), []
     while True:
         try:
-            found.append(lines.read(""))
+            found.append(read_piped(stream))
         except EOFError:
             return found
 

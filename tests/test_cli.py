@@ -12,7 +12,7 @@ from in_process import vllava
 from media_files import write_sound, write_video
 
 from videollava_cli import __version__
-from videollava_cli.cli import app
+from videollava_cli.cli import make_app
 
 VLLAVA = [sys.executable, "-m", "videollava_cli"]
 HEAVY = {"torch", "transformers", "av", "PIL", "numpy", "huggingface_hub", "accelerate", "bitsandbytes", "safetensors"}
@@ -303,7 +303,7 @@ def test_json_and_stream_exclude_each_other(folder):
     assert (status, message) == (2, "--json and --stream exclude each other: a JSON line is printed whole")
 
 
-COMMANDS = [each.name for each in app.registered_commands]
+COMMANDS = [each.callback.__name__ for each in make_app().registered_commands]
 BARS = """
 import sys
 from videollava_cli.cli import main

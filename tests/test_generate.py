@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videollava_cli.engine import Request
-from videollava_cli.engine.sequence import Detokenizer
+from videollava_cli.engine.request import Detokenizer
 
 TEXTS = ("A red circle.", "moves")
 

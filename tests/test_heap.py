@@ -8,7 +8,7 @@ import pytest
 # Blocks of 8 MiB, each with another behind it that stays: so they cannot be given back from the heap's end.
 FREE_BLOCKS = """
 import ctypes, sys
-from videollava_cli.malloc import limit_arenas, return_large_blocks
+from videollava_cli.machine import limit_arenas, return_large_blocks
 if sys.argv[1] == "tuned":
     limit_arenas()
     return_large_blocks()

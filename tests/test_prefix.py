@@ -6,15 +6,23 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conversations import about, answer, noise_clip, noise_image, reference_answer, sequence_about, settings_for
+from conversations import (
+    about,
+    answer,
+    image_argument,
+    noise_clip,
+    noise_image,
+    reference_answer,
+    sequence_about,
+    settings_for,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from videollava_cli.engine.caches import EncoderCache, PrefixCache
-from videollava_cli.engine.kv_cache import BLOCK_TOKENS, KVCacheLayer
-from videollava_cli.engine.model_access import image_argument
+from videollava_cli.engine.kv_cache import BLOCK_TOKENS, KVCacheLayer, PrefixCache
+from videollava_cli.engine.model_access import EncoderCache
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.preprocessing import pixel_values
 from videollava_cli.prompt import Conversation, Turn

@@ -1,11 +1,13 @@
 """Packets that need not be decoded are those that FFmpeg's own decoders leave out when told to."""
 
 import av
+import numpy as np
 import pytest
 from media_files import write_drawn
 from test_reader_exact import AV1, CLIPS, HEVC_LAYERS
 
 from videollava_cli.reader.bitstream import disposable_by
+from videollava_cli.reader.frame_index import TableIndex
 
 NUM_FRAMES = 61
 WITH_DISPOSABLES = ["h264.mp4", "h264.mkv", "h264.ts", "h264.flv", "pyramid.mp4", "open.ts", "hevc.mp4", "hevc.mkv"]
@@ -82,3 +84,11 @@ def test_av1_without_its_sequence_header_keeps_all_packets(tmp_path):
     assert disposable_by("av1", av1c) is not None
     assert disposable_by("av1", av1c[:4]) is None
     assert disposable_by("av1", None) is None
+
+
+def test_wanted_frames_of_a_gop_are_in_ascending_order():
+    index = TableIndex(np.arange(300), [0, 200], reorder_window=20)
+
+    gops = index.gops({number * 300 // 8 for number in range(8)})  # a set of these numbers is in another order
+
+    assert list(gops.values()) == [[0, 37, 75, 112, 150, 187], [225, 262]]

@@ -40,3 +40,17 @@ def test_every_file_that_the_readme_links_to_is_there():
 
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_file_tree_names_the_files_of_the_package_and_no_others():
+    package = ROOT / "videollava_cli"
+    [tree] = re.findall(r"    videollava_cli/\n((?:      .*\n)+)", README)
+    shown, folder = [], package
+    for indent, name in re.findall(r"^( {6,8})(\S+) ", tree, re.MULTILINE):
+        path = (folder if len(indent) == 8 else package) / name
+        folder = path if name.endswith("/") else folder
+        shown.append(path)
+
+    assert [path for path in shown if not path.exists()] == []
+    there = {path for path in package.iterdir() if not path.name.startswith("_") and path.name != "py.typed"}
+    assert there <= set(shown)

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from videollava_cli.engine import Request
 from videollava_cli.engine.cuda_graph import GraphRunner
 from videollava_cli.engine.generate import ModelRunner, sample
-from videollava_cli.engine.kv_cache import BLOCK_TOKENS
+from videollava_cli.engine.kv_cache import BLOCK_TOKENS, nbytes
 
 CPU = torch.device("cpu")
 BUDGETS = (3, 12, 7, 12, 1, 9)  # of six answers, so that they end at different steps
@@ -330,12 +330,12 @@ def test_answers_together_with_early_ends_are_those_of_generate(static, media):
 
 def test_capacity_is_reserved_before_the_prompt_is_run(static, media):
     answer(static, about(media, "What moves?"), media, max_new_tokens=2)
-    static.prefix_cache.clear()
+    static.clear_cache()
     (request,) = about_one(static, media, (300,))
     reserved = []
 
     def note(module, args, kwargs, output):
-        reserved.append(kwargs["past_key_values"].nbytes)
+        reserved.append(nbytes(kwargs["past_key_values"].storage))
 
     handle = static.model.model.language_model.register_forward_hook(note, with_kwargs=True)
     pairs = static.answer([request])

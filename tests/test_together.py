@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from videollava_cli.engine import Chunk, Request, Usage, in_order
-from videollava_cli.engine.sequence import Detokenizer
+from videollava_cli.engine.request import Detokenizer
 from videollava_cli.engine.startup import load
 from videollava_cli.errors import MemoryFullError, UsageError
 
@@ -208,8 +208,8 @@ def test_prompt_too_long_is_an_error_of_its_own_in_the_order_of_the_requests(eng
     failed, whole = pairs[0][1], pairs[-1][1]
     assert (failed.finish_reason, type(failed.error), failed.usage) == ("error", UsageError, None)
     assert "context" in str(failed.error)
-    assert failed.prompt == engine.encoder.text(conversations[0])
-    assert (whole.finish_reason, whole.prompt) == ("length", engine.encoder.text(conversations[1]))
+    assert failed.prompt == engine.encoder.encoded(conversations[0]).text
+    assert (whole.finish_reason, whole.prompt) == ("length", engine.encoder.encoded(conversations[1]).text)
 
 
 def test_attention_that_takes_padding_only_has_a_row_for_each_sequence(padding_only, media):

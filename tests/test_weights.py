@@ -33,7 +33,7 @@ print((status("VmHWM") - before) / sum(tensor.nbytes for tensor in kept))
 HOLES = """
 from pathlib import Path
 import torch
-from videollava_cli.malloc import large_blocks_returned
+from videollava_cli.machine import large_blocks_returned
 
 def resident():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
@@ -52,7 +52,7 @@ QUANTIZING = f"""{STATUS}
 import torch
 from bitsandbytes.functional import quantize_4bit
 from videollava_cli.engine.weights import PiecewiseQuantization
-from videollava_cli.malloc import large_blocks_returned
+from videollava_cli.machine import large_blocks_returned
 
 def quantize(num_rows):
     weight = torch.ones(num_rows, 4096)

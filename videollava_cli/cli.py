@@ -6,23 +6,16 @@ import gc
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from videollava_cli import __version__
-from videollava_cli.commands.ask import EXAMPLES, ask
-from videollava_cli.commands.batch import BATCH_EXAMPLES, RayCommand, batch
-from videollava_cli.commands.cache import cache
-from videollava_cli.commands.chat import CHAT_EXAMPLES, chat
-from videollava_cli.commands.doctor import EXAMPLES as DOCTOR_EXAMPLES
-from videollava_cli.commands.doctor import doctor
-from videollava_cli.commands.frames import EXAMPLES as FRAMES_EXAMPLES
-from videollava_cli.commands.frames import frames
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
-APP_HELP = "Ask questions about your videos and images with Video-LLaVA."
 APP_EPILOG = """\b
 Answers go to stdout, everything else to stderr.
 Exit status: 0 answered, 1 the model or machine failed,
@@ -32,16 +25,7 @@ Exit status: 0 answered, 1 the model or machine failed,
 Start with:  vllava ask --help
 """
 
-COLLECTED_AFTER = 100_000  # new objects; Python's own choice is 700
-
-app = typer.Typer(
-    name="vllava",
-    help=APP_HELP,
-    epilog=APP_EPILOG,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = ("ask", "batch", "cache", "chat", "doctor", "frames")  # each a module of `commands`
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -50,32 +34,40 @@ def _print_version(is_wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def common(
+def _common(
     _version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Hold the options that stand before a command."""
 
 
-app.command(name="ask", epilog=EXAMPLES, no_args_is_help=True)(ask)
-app.command(name="batch", cls=RayCommand, epilog=BATCH_EXAMPLES, no_args_is_help=True)(batch)
-app.add_typer(cache, name="cache")
-app.command(name="chat", epilog=CHAT_EXAMPLES)(chat)
-app.command(name="doctor", epilog=DOCTOR_EXAMPLES)(doctor)
-app.command(name="frames", epilog=FRAMES_EXAMPLES, no_args_is_help=True)(frames)
+def make_app(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the app: with the command that the words call, whose imports suffice, else with all commands."""
+    app = typer.Typer(
+        name="vllava",
+        help="Ask questions about your videos and images with Video-LLaVA.",
+        epilog=APP_EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_common)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name in [called] if called in COMMANDS else COMMANDS:
+        import_module(f"videollava_cli.commands.{name}").add_to(app)
+    return app
 
 
 def main() -> int:
     """Run the command line and return the exit status."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' advice to programmers is not for users; `python -W` shows it
-    _collect_seldom()
+    # Torch and transformers make many objects and hardly any garbage: collecting slows their import and the exit.
+    gc.set_threshold(100_000)  # new objects; Python's own choice is 700
+    atexit.register(gc.freeze)
     try:
-        status = app(prog_name="vllava", standalone_mode=False)
-        return int(status or ExitStatus.ANSWERED)
+        return int(make_app(sys.argv[1:])(prog_name="vllava", standalone_mode=False) or ExitStatus.ANSWERED)
     except OutputError as error:
         return _output_problem(error)
     except VllavaError as error:
@@ -95,19 +87,9 @@ def main() -> int:
         return _usage_problem(error)
 
 
-def _collect_seldom() -> None:
-    """Keep the garbage collector from going through torch's and transformers' objects over and over.
-
-    There is hardly any garbage among them, and collecting slows their import and the exit down.
-    """
-    gc.set_threshold(COLLECTED_AFTER)
-    atexit.register(gc.freeze)
-
-
 def _output_problem(error: OutputError) -> int:
-    """Tell that stdout or a file does not take what we write, unless its reader went away."""
     if sys.stdout is not None:
-        # Python would try once more at exit to write what stdout did not take, and complain.
+        # Python would try once more at exit to write what stdout did not take, and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(error, OutputClosedError):
         Console().error(str(error))
@@ -115,9 +97,8 @@ def _output_problem(error: OutputError) -> int:
 
 
 def _usage_problem(error: typer.TyperException) -> int:
-    """Tell what is wrong with the command line; for a bare command Typer has shown the help instead."""
     context = getattr(error, "ctx", None)
-    if message := error.format_message().strip():
+    if message := error.format_message().strip():  # without one Typer has shown the help
         command = context.command_path if context else "vllava"
         Console().error(f"{message.rstrip('.')}: see {command} --help")
     return ExitStatus.USAGE

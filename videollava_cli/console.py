@@ -1,7 +1,8 @@
-"""The terminal: answers to stdout, everything else to stderr; knows nothing of models or media."""
+"""The terminal: answers to stdout, everything else to stderr."""
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,10 +14,12 @@ from videollava_cli.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.console import RenderableType
+    from rich.progress import Progress
 
 BOLD_RED, DIM, RESET = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 LINES_AROUND = 4  # of the terminal, not for a picture but for the text around it
 LAST_CONTROL = 0x9F  # of Unicode's two blocks of control characters, C0 and C1
+SECONDS_BETWEEN_LINES = 60.0  # of a meter off a terminal, as in a cluster's log
 
 
 class Console:
@@ -27,12 +30,7 @@ class Console:
         self.is_verbose = is_verbose
 
     def answer(self, text: str) -> None:
-        """Write a piece of an answer to stdout, at once.
-
-        Raises:
-            OutputClosedError: If its reader went away.
-            OutputError: If it cannot be written for another reason, such as a full disk.
-        """
+        """Write a piece of an answer to stdout, at once; raises an OutputClosedError if its reader went away."""
         if sys.stdout is None:  # closed by the caller, as in `>&-`
             return
         # What the stream cannot hold, such as a file name that is no Unicode, is written out as escapes.
@@ -53,12 +51,7 @@ class Console:
         return None if screen.no_color or screen.color_system is None else screen
 
     def draw(self, screen: "RichConsole", *pictures: "RenderableType") -> None:
-        """Draw pictures, or print lines of text, in the terminal that is stdout.
-
-        Raises:
-            OutputClosedError: If the terminal went away.
-            OutputError: If it cannot be written to for another reason.
-        """
+        """Draw pictures, or print lines of text, in the terminal that is stdout; raises as `answer` does."""
         with _write_errors():
             for picture in pictures:
                 screen.print(printable(picture) if isinstance(picture, str) else picture, end="")
@@ -118,7 +111,6 @@ class Console:
 
 @contextmanager
 def _write_errors() -> Iterator[None]:
-    """Turn what stdout raises into one line."""
     try:
         yield
     except BrokenPipeError as error:
@@ -128,16 +120,12 @@ def _write_errors() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters, but for newline and tab, are written out as escapes.
+    """Return text with its control characters as escapes, but for newline, tab and the joiners of emoji and scripts."""
 
-    The joiners of emoji and of scripts such as Devanagari are kept.
-    """
-    return "".join(
-        char
-        if char in "\n\t\u200c\u200d" or char.isprintable() or (char.isspace() and ord(char) > LAST_CONTROL)
-        else ascii(char)[1:-1]
-        for char in text
-    )
+    def is_harmless(char: str) -> bool:
+        return char in "\n\t\u200c\u200d" or char.isprintable() or (char.isspace() and ord(char) > LAST_CONTROL)
+
+    return "".join(char if is_harmless(char) else ascii(char)[1:-1] for char in text)
 
 
 def clock(seconds: float) -> str:
@@ -154,10 +142,7 @@ def clock(seconds: float) -> str:
 def bytes_in_words(num_bytes: int, unit: str | None = None) -> str:
     """Return a number of bytes as people read it: 14.7 GB.
 
-    Args:
-        num_bytes: How many.
-        unit: GiB for memory, as cards are sold (a little of it is in MiB), or GB; by default the largest decimal unit
-            of which there is one.
+    `unit` is GiB for memory, as cards are sold (a little of it is in MiB), or GB; by default the largest decimal unit.
     """
     if unit == "GiB":
         return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 // 10 else f"{num_bytes / 2**20:.0f} MiB"
@@ -165,3 +150,50 @@ def bytes_in_words(num_bytes: int, unit: str | None = None) -> str:
         if num_bytes >= 1000**power or name == unit:
             return f"{num_bytes / 1000**power:.1f} {name}"
     return f"{num_bytes} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: 40 s, 3:07 min, 2:05 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600:,}:{whole // 60 % 60:02} h"
+
+
+class Meter:
+    """Shows on stderr how far a long run is: `bar` is None off a terminal, where a line is printed now and then."""
+
+    def __init__(self, bar: "Progress | None", *, is_hidden: bool) -> None:
+        self._bar = bar
+        self._is_hidden = is_hidden
+        self._last_line = time.monotonic()
+
+    def show(self, num_done: int, num_items: int, words: str) -> None:
+        """Show it in words, behind the bar if there is one."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=num_items, completed=num_done, words=words)
+            self._bar.start()  # draws it, from the first time on
+        elif not self._is_hidden and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(f"vllava: {words}", file=sys.stderr, flush=True)  # noqa: T201 (this is the place that prints)
+
+
+@contextmanager
+def meter(*, is_hidden: bool) -> Iterator[Meter]:
+    """Show how far a run is while it goes on."""
+    if is_hidden or sys.stderr is None or not sys.stderr.isatty():
+        yield Meter(None, is_hidden=is_hidden or sys.stderr is None)
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[words]}"))
+    # What else is said on stderr meanwhile comes above the bar: rich takes it in.
+    bar = Progress(*columns, console=RichConsole(stderr=True), transient=True, redirect_stdout=False)
+    bar.add_task("Answering", total=None, words="")
+    try:
+        yield Meter(bar, is_hidden=False)
+    finally:
+        bar.stop()

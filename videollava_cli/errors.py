@@ -1,4 +1,4 @@
-"""The errors a user can cause, each with its exit status; knows nothing of what raises or prints them."""
+"""The errors a user can cause, each with its exit status."""
 
 from enum import IntEnum
 
@@ -49,7 +49,7 @@ class OutputError(VllavaError):
 
 
 class OutputClosedError(OutputError):
-    """The reader of our output went away, as in `| head -1`: no failure, and nobody to tell."""
+    """The reader of our output went away, as in `| head -1`: no failure, and nobody reads a message."""
 
     status = ExitStatus.ANSWERED
 

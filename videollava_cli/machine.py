@@ -1,23 +1,28 @@
-"""What this process may use of the machine: processors and memory, of which a container gets less than there is.
+"""What this process may use of the machine: processors, and memory, which glibc's malloc is made to give back.
 
-The machine's own figures are psutil's and the system's. `/proc/self/cgroup` names our control groups; their limits, and
-those of the groups above them, are in `/sys/fs/cgroup` (kernel.org: admin-guide/cgroup-v2, cgroup-v1/memory):
-`memory.max`, `memory.current` and `cpu.max` in version 2, `memory/.../memory.limit_in_bytes` and
-`memory.usage_in_bytes` in version 1.
+A container gets less than there is. `/proc/self/cgroup` names our control groups; their limits, and those of the groups
+above them, are in `/sys/fs/cgroup` (kernel.org: admin-guide/cgroup-v2, cgroup-v1/memory).
 """
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path("/")  # of proc and sys; tests plant files below another folder
-# Files of a group's limit and usage, and the line of memory.stat with the page cache that the kernel gives back when
-# memory is short: without it, reading a checkpoint would count as using as much memory.
+# Files of a group's limit and usage, in version 2 and 1, and the line of memory.stat with the page cache: the kernel
+# gives it back when memory is short, and with it reading a checkpoint would count as using as much memory.
 MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
+LARGE_BYTES = 1 << 20  # half the brightness of a picture of 1080p: decoders keep several until a clip is read
+LARGEST_BYTES = 32 << 20  # as far as glibc itself raises its threshold (DEFAULT_MMAP_THRESHOLD_MAX)
+NUM_ARENAS = 2  # by itself glibc makes up to eight a processor
 
 
 def num_processors() -> int:
@@ -72,10 +77,9 @@ def _control_groups() -> Iterator[Path]:
 
 
 def _number(path: Path) -> int | None:
-    """Return the number in a control group's file; None without a file, or for `max`."""
     try:
         return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no such file, or no limit: "max"
         return None
 
 
@@ -84,3 +88,50 @@ def _page_cache(path: Path, line: str) -> int:
         return int(dict(each.split() for each in path.read_text(encoding="ascii").splitlines()).get(line, 0))
     except (OSError, ValueError):
         return 0
+
+
+class _Malloc:
+    """mallopt(3) where the C library is glibc; other ones are left as they are.
+
+    glibc keeps freed blocks of up to its threshold for mmap, in an arena for each of several threads, and returns them
+    to the system from a heap's end only. Larger blocks it returns at once.
+    """
+
+    threshold = LARGEST_BYTES  # in bytes; glibc does not give its own out
+
+    def set(self, parameter: int, value: int) -> None:
+        if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+            mallopt(parameter, value)
+
+    def set_threshold(self, num_bytes: int) -> None:
+        self.threshold = num_bytes
+        self.set(M_MMAP_THRESHOLD, num_bytes)
+        self.set(M_TRIM_THRESHOLD, 2 * num_bytes)  # twice, as in glibc's own adjustment
+
+
+_malloc = _Malloc()
+
+
+def limit_arenas() -> None:
+    """Let all threads share two arenas: freed pictures in many of them add up (`scripts/bench batch`)."""
+    _malloc.set(M_ARENA_MAX, NUM_ARENAS)
+
+
+def return_large_blocks() -> None:
+    """Return blocks of a mebibyte and more to the system when they are freed, from now on."""
+    _malloc.set_threshold(LARGE_BYTES)
+
+
+@contextmanager
+def large_blocks_returned() -> Iterator[None]:
+    """Return large blocks when they are freed, as long as this lasts: answering, afterwards, reuses its memory.
+
+    Quantizing makes short-lived tensors of many mebibytes between small ones that stay; the holes between these would
+    take more memory than the quantized weights.
+    """
+    before = _malloc.threshold
+    return_large_blocks()
+    try:
+        yield
+    finally:
+        _malloc.set_threshold(before)

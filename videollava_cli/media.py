@@ -21,10 +21,7 @@ class MediaKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FrameStamp:
-    """Which frame of a file a picture is: its index in presentation order and its time.
-
-    `seconds` counts from the moment that players show as 0:00.
-    """
+    """Which frame of a file a picture is, in presentation order, and its time since players show 0:00."""
 
     index: int
     seconds: float
@@ -62,5 +59,5 @@ class Medium:
         return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the medium as it stands in a JSON line: its name, its kind, and the frames that were taken."""
+        """Return the medium as it stands in a JSON line."""
         return {"path": self.name, "kind": self.kind.value, "frames": [asdict(stamp) for stamp in self.stamps]}

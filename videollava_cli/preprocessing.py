@@ -27,33 +27,27 @@ class Fit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PixelSettings:
-    """The image processor's settings that matter: sides in pixels, then scale, mean and std of RGB.
-
-    `fit` is no setting of the checkpoint but the user's.
-    """
+    """The image processor's settings that matter: sides in pixels, then scale, mean and std of RGB."""
 
     resize_side: int
     crop_side: int
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    fit: Fit = Fit.CROP
+    fit: Fit = Fit.CROP  # no setting of the checkpoint but the user's
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PixelSettings":
         """Read the settings from the content of `preprocessor_config.json`.
 
-        Raises:
-            CheckpointError: If a setting is missing, or asks for what `VideoLlavaImageProcessor` does not do by
-                default (shortest edge, bicubic, centre crop, rescale, normalize).
+        Raises CheckpointError if a setting is missing, or asks for what `VideoLlavaImageProcessor` does not do by
+        default: shortest edge, bicubic, centre crop, rescale, normalize.
         """
-        switched_off = [
-            key for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize") if not config.get(key, True)
-        ]
-        if switched_off or config.get("resample", BICUBIC) != BICUBIC:
-            raise CheckpointError(
-                f"unsupported image processor: {', '.join(switched_off) or 'resample'} is not as in Video-LLaVA"
-            )
+        steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+        unusual = [step for step in steps if not config.get(step, True)]
+        if unusual or config.get("resample", BICUBIC) != BICUBIC:
+            found = ", ".join(unusual) or "resample"
+            raise CheckpointError(f"unsupported image processor: {found} is not as in Video-LLaVA")
         try:
             size, crop = config["size"], config["crop_size"]
             resize_side = int(size["shortest_edge"] if isinstance(size, Mapping) else size)
@@ -80,16 +74,7 @@ def uncropped_shape(height: int, width: int, pixels: PixelSettings) -> tuple[int
 
 
 def uncropped(rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -> "NDArray[np.uint8]":
-    """Return the whole picture at the scale at which the model sees it: its centre is what the model sees.
-
-    Args:
-        rgb: uint8 RGB, (H, W, 3).
-        pixels: The checkpoint's settings, and how to fit the picture.
-        resize: Brings a picture to a height and width.
-
-    Returns:
-        uint8 RGB, of `uncropped_shape`.
-    """
+    """Bring uint8 RGB, (H, W, 3), to `uncropped_shape`: the scale at which the model sees its centre."""
     if pixels.fit is Fit.PAD:
         return _padded(rgb, pixels, resize)
     return resize(rgb, uncropped_shape(rgb.shape[0], rgb.shape[1], pixels))
@@ -110,24 +95,14 @@ def crop_offset(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def to_model(rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -> "NDArray[np.uint8]":
-    """Bring a picture to the model's side S, `pixels.crop_side`; a cropped still is as from `VideoLlavaImageProcessor`.
+    """Bring uint8 RGB, (H, W, 3), to the model's (S, S, 3); a cropped still is as from `VideoLlavaImageProcessor`.
 
-    Args:
-        rgb: uint8 RGB, (H, W, 3).
-        pixels: The checkpoint's settings, and how to fit the picture.
-        resize: `resize_image` for a still; for a frame of a video `resize_frame`, which is at most 2 levels from it and
-            several times faster (`scripts/parity.py` measures the difference).
-
-    Returns:
-        uint8 RGB, (S, S, 3).
+    `resize` is `resize_image` for a still; for a frame of a video `resize_frame`, which is at most 2 levels from it and
+    several times faster (`scripts/parity.py` measures the difference).
     """
-    return central_square(uncropped(rgb, pixels, resize), pixels.crop_side)
-
-
-def central_square(rgb: "NDArray[np.uint8]", side: int) -> "NDArray[np.uint8]":
-    """Return a copy of the square of a side in the middle of a picture."""
-    top, left = crop_offset(rgb.shape[0], rgb.shape[1], side)
-    return rgb[top : top + side, left : left + side].copy()
+    whole, side = uncropped(rgb, pixels, resize), pixels.crop_side
+    top, left = crop_offset(whole.shape[0], whole.shape[1], side)
+    return whole[top : top + side, left : left + side].copy()
 
 
 def resize_image(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[np.uint8]":
@@ -140,7 +115,6 @@ def resize_image(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[n
 
 def resize_frame(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[np.uint8]":
     """Resize a video frame as transformers' video processor does: antialiased bicubic on uint8, with torch."""
-    import numpy as np
     import torch
     from torch.nn.functional import interpolate
 
@@ -152,19 +126,11 @@ def resize_frame(rgb: "NDArray[np.uint8]", shape: tuple[int, int]) -> "NDArray[n
 
 
 def pixel_values(rgb: "NDArray[np.uint8]", pixels: PixelSettings) -> "torch.Tensor":
-    """Rescale and normalize, bit for bit as `VideoLlavaImageProcessor` does.
-
-    Args:
-        rgb: uint8 RGB, (..., S, S, 3).
-        pixels: The checkpoint's settings.
-
-    Returns:
-        float32, (..., 3, S, S).
-    """
+    """Rescale and normalize uint8 RGB, (..., S, S, 3), to float32, (..., 3, S, S), as `VideoLlavaImageProcessor`."""
     import numpy as np
     import torch
 
-    # transformers multiplies in float64, rounds to float32, then normalizes in float32.
+    # Bit for bit: transformers multiplies in float64, rounds to float32, then normalizes in float32.
     levels = (np.arange(256, dtype=np.float64) * pixels.scale).astype(np.float32)[:, None]
     table = (levels - np.asarray(pixels.mean, np.float32)) / np.asarray(pixels.std, np.float32)
     planes = [table[:, channel][rgb[..., channel]] for channel in range(3)]
@@ -181,9 +147,8 @@ def _padded(rgb: "NDArray[np.uint8]", pixels: PixelSettings, resize: "Resize") -
 
     (height, width), side = rgb.shape[:2], pixels.crop_side
     longer = max(height, width)
-    above, beside = crop_offset(longer, longer, height)[0], crop_offset(longer, longer, width)[1]
-    # LLaVA's expand2square rounds the mean down.
-    mean = np.array([int(level * 255) for level in pixels.mean], np.uint8)
+    above, beside = (longer - height) // 2, (longer - width) // 2
+    mean = np.array([int(level * 255) for level in pixels.mean], np.uint8)  # rounded down, as LLaVA's expand2square
     square = np.full((longer, side, 3), mean)
     for top in range(0, height, side):
         rows = rgb[top : top + side]

@@ -1,7 +1,7 @@
 """From the turns of a conversation to prompt text and token ids, in the format that the model was trained with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
@@ -18,13 +18,9 @@ PLACEHOLDERS = {MediaKind.VIDEO: "<video>", MediaKind.IMAGE: "<image>"}
 
 
 class PromptStyle(StrEnum):
-    """What follows a placeholder.
+    """What follows a placeholder."""
 
-    Without the newline the 7B ends answers with a stray letter (PKU-YuanGroup/Video-LLaVA#156); older
-    documentation of the model leaves it out.
-    """
-
-    NEWLINE = "newline"
+    NEWLINE = "newline"  # without it the 7B ends answers with a stray letter (PKU-YuanGroup/Video-LLaVA#156)
     JOINED = "joined"
 
 
@@ -61,11 +57,7 @@ class Conversation:
         return tuple(kind for turn in self.turns for kind in turn.media)
 
     def without_oldest_turn(self) -> Self:
-        """Return the conversation without its first turn, whose media are then shown with the second.
-
-        Raises:
-            ValueError: If there is no second turn.
-        """
+        """Return the conversation without its first turn, whose media are then shown with the second."""
         if len(self.turns) < 2:
             raise ValueError("the only turn cannot be left out")
         first, second, *others = self.turns
@@ -74,9 +66,7 @@ class Conversation:
     def prompt(self, reserved: Sequence[str] = ()) -> str:
         """Return the prompt text: `USER: <video>\\n{q1} ASSISTANT: {a1} USER: {q2} ASSISTANT:`.
 
-        Args:
-            reserved: Words that the tokenizer would take for special tokens; where people wrote them in their
-                own text they are set apart, `< video>`, so that they stay words.
+        `reserved` are the tokenizer's special tokens; where people wrote them they are set apart, to stay words.
         """
         gap = "\n" if self.style is PromptStyle.NEWLINE else ""
         parts = [set_apart(self.system, reserved)] if self.system else []
@@ -96,29 +86,24 @@ class EncodedPrompt:
     token_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class PromptEncoder:
-    """Turn conversations into prompts, each once: results are memoized.
+    """Turn conversations into prompts, each once: by `encode`, or by `encoded` whether or not they fit the context.
 
     `media_tokens` has, by a placeholder's id, how many tokens its medium takes. `name` is the checkpoint's, for errors.
     """
 
-    tokenizer: "PreTrainedTokenizerBase"
-    media_tokens: Mapping[int, int]
-    context_length: int
-    name: str
-    _encoded: Any = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_encoded", lru_cache(maxsize=256)(self._encode))
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", media_tokens: Mapping[int, int], *, context_length: int, name: str
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.media_tokens = media_tokens
+        self.context_length = context_length
+        self.name = name
+        self.encoded = lru_cache(maxsize=256)(self._encode)
 
     def encode(self, conversation: Conversation) -> EncodedPrompt:
-        """Return a conversation's prompt.
-
-        Raises:
-            UsageError: If it leaves no token of the context for an answer.
-        """
-        prompt: EncodedPrompt = self._encoded(conversation)
+        """Return a conversation's prompt; raises UsageError if it leaves no token of the context for an answer."""
+        prompt = self.encoded(conversation)
         num_tokens = len(prompt.token_ids)
         if num_tokens >= self.context_length:
             counts = {token: prompt.token_ids.count(token) for token in self.media_tokens}
@@ -129,21 +114,11 @@ class PromptEncoder:
             )
         return prompt
 
-    def text(self, conversation: Conversation) -> str:
-        """Return a conversation's prompt text, whether or not it fits the context."""
-        return str(self._encoded(conversation).text)
-
-    def count_tokens(self, conversation: Conversation) -> int:
-        """Return how many tokens a conversation's prompt has, whether or not they fit the context."""
-        return len(self._encoded(conversation).token_ids)
-
     def _encode(self, conversation: Conversation) -> EncodedPrompt:
         # One id repeated N times after tokenizing equals N placeholder words before it, as VideoLlavaProcessor does it.
         text = conversation.prompt(tuple(str(token) for token in self.tokenizer.all_special_tokens))
-        encoded: list[int] = self.tokenizer(text, verbose=False)[
-            "input_ids"
-        ]  # its advice on long texts is not for users
-        return EncodedPrompt(text, tuple(token for token in encoded for _ in range(self.media_tokens.get(token, 1))))
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]  # its advice on long texts is not for users
+        return EncodedPrompt(text, tuple(token for token in ids for _ in range(self.media_tokens.get(token, 1))))
 
 
 def one_question(kinds: Sequence[MediaKind], question: str, settings: Settings) -> Conversation:

@@ -12,9 +12,6 @@ def uniform_indices(total: int, num_frames: int = NUM_FRAMES) -> list[int]:
 
     The rule of the model's documentation, `np.arange(0, total, total / 8).astype(int)`, in exact integers. A
     clip of fewer frames repeats some, so that there are always `num_frames`.
-
-    Raises:
-        ValueError: If `total` is not positive.
     """
     if total < 1:
         raise ValueError(f"no frames to sample from: total is {total}")
@@ -64,7 +61,6 @@ class Moments:
     """The eight moments to take frames of, in seconds, given by the user."""
 
     seconds: tuple[float, ...]
-
     is_whole = False
 
     def __post_init__(self) -> None:
@@ -72,13 +68,10 @@ class Moments:
             raise ValueError(f"not {NUM_FRAMES} ascending times from 0 on: {self.seconds}")
 
     def chosen(self, seconds: Sequence[float]) -> list[int]:
-        """Return the indices of the frames that are on display at the moments; none if one is behind the last frame.
-
-        A moment before the first frame takes that one.
-        """
+        """Return the indices of the frames that are on display at the moments; none if one is behind the last frame."""
         if not seconds or self.seconds[-1] > seconds[-1]:
             return []
-        return [max(bisect_right(seconds, moment) - 1, 0) for moment in self.seconds]
+        return [max(bisect_right(seconds, moment) - 1, 0) for moment in self.seconds]  # 0: before the first frame
 
     def error_message(self, name: str, seconds: Sequence[float]) -> str:
         """Return what is wrong when no frame was chosen."""

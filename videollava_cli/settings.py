@@ -9,7 +9,7 @@ import math
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import UnionType
@@ -23,10 +23,7 @@ Scope = Literal["engine", "answer"]  # fixed when an engine is loaded, or free t
 Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
 
 ENVIRONMENT_PREFIX = "VLLAVA_"
-SWITCH_WORDS = {
-    **dict.fromkeys(("1", "true", "yes", "on"), True),
-    **dict.fromkeys(("0", "false", "no", "off"), False),
-}
+SWITCH_WORDS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 XDG_DEFAULTS = {"CONFIG": ".config", "CACHE": ".cache", "STATE": ".local/state"}
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
 HINTS = {
@@ -37,22 +34,17 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the table says about a setting besides its name, its type and its default.
-
-    In `help`, `{default}` stands for the default. A value must be one of `choices`, if there are any, and pass
-    `accepts`; `advice` ends the message about one that does not. Answers depend on the settings of their scope, and
-    on those marked with `is_identity`.
-    """
+    """What the table says about a setting besides its name, its type and its default."""
 
     scope: Scope
     panel: Panel
-    help: str
+    help: str  # `{default}` stands for the default
     metavar: str | None = None
     short_flag: str | None = None
     choices: tuple[str, ...] = ()
     accepts: Callable[[Any], bool] = lambda value: True
-    advice: str = ""
-    is_identity: bool = False
+    advice: str = ""  # ends the message about a value that is not accepted
+    is_identity: bool = False  # answers depend on it, as they do on all settings of their scope
 
 
 def _row(scope: Scope, panel: Panel, default: object, help_text: str, **more: Any) -> Any:
@@ -64,6 +56,7 @@ _answer = partial(_row, "answer", "Answer")
 _question = partial(_row, "answer", "Question")
 _frames = partial(_row, "answer", "Clip")
 _reading = partial(_row, "engine", "Clip")
+_AT_LEAST_1: Any = {"accepts": lambda n: n >= 1, "advice": "give at least 1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +80,7 @@ class Settings:
     attn_implementation: str | None = _model(
         None, "eager, sdpa or flash_attention_2.", choices=("eager", "sdpa", "flash_attention_2")
     )
-    max_new_tokens: int = _answer(
-        512,
-        "Longest answer, in tokens. Default: {default}",
-        metavar="N",
-        accepts=lambda n: n >= 1,
-        advice="give at least 1",
-    )
+    max_new_tokens: int = _answer(512, "Longest answer, in tokens. Default: {default}", metavar="N", **_AT_LEAST_1)
     temperature: float = _answer(
         0.0,
         "0 is greedy (default); more makes answers vary.",
@@ -108,9 +95,7 @@ class Settings:
         accepts=lambda n: 0 < n <= 1,
         advice="give more than 0 and at most 1",
     )
-    top_k: int | None = _answer(
-        None, "Sample from the K likeliest tokens.", metavar="K", accepts=lambda n: n >= 1, advice="give at least 1"
-    )
+    top_k: int | None = _answer(None, "Sample from the K likeliest tokens.", metavar="K", **_AT_LEAST_1)
     repetition_penalty: float = _answer(
         1.0,
         "Above 1, repeating costs. Default: {default}",
@@ -143,11 +128,7 @@ class Settings:
         None, "Take the frames on display at these eight seconds: 0,1.5,3,...", metavar="SECONDS,..."
     )
     decode_threads: int | None = _reading(
-        None,
-        "Threads that decode a video. Default: one a processor",
-        metavar="N",
-        accepts=lambda n: n >= 1,
-        advice="give at least 1",
+        None, "Threads that decode a video. Default: one a processor", metavar="N", **_AT_LEAST_1
     )
     fit: str = _reading(
         "crop",
@@ -160,8 +141,8 @@ class Settings:
         for key, setting in SETTINGS.items():
             if (value := getattr(self, key)) is not None and (problem := _problem(value, setting)):
                 raise UsageError(f"{key} is {problem}")
-        for problem in (*_clip_problems(self), *_combination_problems(self)):
-            raise UsageError(problem)
+        if problems := [*_clip_problems(self), *_combination_problems(self)]:
+            raise UsageError(problems[0])
 
     @property
     def sampling(self) -> Sampling:
@@ -179,7 +160,6 @@ IDENTITY_KEYS = tuple(key for key, setting in SETTINGS.items() if setting.is_ide
 
 
 def _problem(value: Any, setting: Setting) -> str | None:
-    """Return a value that a setting does not take, and what to do about it."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value}: give a finite number"
     if setting.choices and value not in setting.choices:
@@ -188,7 +168,6 @@ def _problem(value: Any, setting: Setting) -> str | None:
 
 
 def _clip_problems(s: Settings) -> Iterator[str]:
-    """Yield what is wrong with the frames to take."""
     if s.end is not None and s.end <= (s.start or 0):
         yield f"end is {s.end}: give seconds after the start, {s.start or 0}"
     if s.at is None:
@@ -211,7 +190,6 @@ def _seconds(at: str) -> tuple[float, ...]:
 
 
 def _combination_problems(s: Settings) -> Iterator[str]:
-    """Yield what is wrong with settings that do not go together."""
     if s.temperature == 0 and (s.top_p is not None or s.top_k is not None):
         yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
     if s.load_4bit and s.load_8bit:
@@ -232,35 +210,21 @@ def resolve(
 ) -> Settings:
     """Resolve the settings: default < config file < preset < environment < flag.
 
-    Args:
-        flags: What the command line or a caller gave; None means not given.
-        config_file: A TOML file, or None; it may name the model, whose preset then counts more than the file.
-        environment: The process environment; `VLLAVA_<KEY>` are read.
-        presets: The folder of the presets' TOML files.
-
-    Raises:
-        UsageError: If a key is unknown, or a value has the wrong type or is impossible.
-        CheckpointError: If the model is neither a preset nor a folder nor a hub id.
+    A flag that is None is not given. The config file may name the model, whose preset then counts more than the file.
+    Of the environment `VLLAVA_<KEY>` are read. Raises UsageError, or CheckpointError if there is no such model.
     """
     given = _checked({k: v for k, v in flags.items() if v is not None}, "the options")
     from_environment = _read_environment(environment or {})
     from_file = _read_toml(config_file) if config_file else {}
-    layers = (from_file, from_environment, given)
-    model = str(next((layer["model"] for layer in reversed(layers) if "model" in layer), Settings().model))
-    from_preset = _read_preset(model, presets)
+    model = str((DEFAULTS | from_file | from_environment | given)["model"])
     settings: dict[str, Any] = {}
-    for layer in (from_file, from_preset, from_environment, given):
+    for layer in (from_file, _read_preset(model, presets), from_environment, given):
         settings = _overlaid(settings, layer)
-    return replace(Settings(), **settings | {"model": model})
+    return Settings(**settings | {"model": model})
 
 
 def settings_from(flags: Mapping[str, object], config_file: Path | None = None) -> Settings:
-    """Resolve the settings of a command from its flags, a config file or the user's own, and the process environment.
-
-    Raises:
-        UsageError: If a value or key is wrong.
-        CheckpointError: If the model has no such name.
-    """
+    """Resolve the settings of a command from its flags, a config file or the user's own, and the environment."""
     environment = dict(os.environ)
     if SWITCH_WORDS.get(environment.get("HF_HUB_OFFLINE", "").lower()):
         environment.setdefault("VLLAVA_OFFLINE", "1")
@@ -277,31 +241,22 @@ def xdg_folder(kind: Literal["CONFIG", "CACHE", "STATE"], environment: Mapping[s
 
 
 def for_one_answer(settings: Settings, options: Mapping[str, object]) -> Settings:
-    """Return the settings with some replaced that can change from answer to answer.
-
-    Raises:
-        UsageError: If an option is unknown, has a wrong value, or is one of loading.
-    """
+    """Return the settings with some replaced that can change from answer to answer; raises UsageError."""
     for key in options:
         if key not in ANSWER_KEYS:
             raise UsageError(f"{key!r} cannot be set for one answer{closest(key, ANSWER_KEYS)}")
-    current = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return Settings(**_overlaid(current, _checked(options, "the options")))
+    return Settings(**_overlaid(asdict(settings), _checked(options, "the options")))
 
 
 def from_text(key: str, text: str) -> object:
-    """Return what a user typed for a setting as a value of its type; `none` unsets what may be unset.
-
-    Raises:
-        UsageError: If it is no such value; whether there is such a setting, `for_one_answer` tells.
-    """
+    """Return what a user typed for a setting as a value of its type; `none` unsets what may be unset."""
     if text.lower() == "none" and type(None) in TYPES.get(key, ()):
         return None
     return _parsed(key, text)
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one layer of settings over another; greedy above means that ways of sampling below are meant no more."""
+    # Greedy answers above mean that ways of sampling below are meant no more.
     dropped = ("top_p", "top_k") if above.get("temperature") == 0 else ()
     return {key: value for key, value in below.items() if key not in dropped} | dict(above)
 
@@ -325,12 +280,11 @@ def closest(word: str, choices: Iterable[str]) -> str:
 
 
 def _read_preset(model: str, presets: Path) -> dict[str, Any]:
-    """Return the preset's values; a folder or a hub id is its own checkpoint."""
-    if model in preset_names(presets):
+    names = preset_names(presets)
+    if model in names:
         return _read_toml(presets / f"{model}.toml", is_preset=True)
     if os.path.isdir(os.path.expanduser(model)) or model.count("/") == 1:
-        return {"checkpoint": model}
-    names = preset_names(presets)
+        return {PRESET_KEY: model}
     raise CheckpointError(
         f"no model {model!r}{closest(model, names) or ':'} give a preset ({', '.join(names)}), a folder, or a hub id "
         f"such as LanguageBind/Video-LLaVA-7B-hf"
@@ -344,7 +298,7 @@ def _read_toml(path: Path, *, is_preset: bool = False) -> dict[str, Any]:
         raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the config file {str(path)!r} is not TOML: {error}") from error
-    return _checked(values, f"{str(path)!r}", is_preset=is_preset)
+    return _checked(values, repr(str(path)), is_preset=is_preset)
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -357,7 +311,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _parsed(name: str, text: str) -> object:
-    """Return a text as the type of the setting with this name, which may be that of an environment variable."""
+    # The name may be that of an environment variable.
     types = TYPES.get(name.removeprefix(ENVIRONMENT_PREFIX).lower(), (str,))
     if bool in types:
         if text.lower() not in SWITCH_WORDS:
@@ -373,7 +327,6 @@ def _parsed(name: str, text: str) -> object:
 
 
 def _checked(values: Mapping[str, Any], where: str, *, is_preset: bool = False) -> dict[str, Any]:
-    """Return the values if every key is known and every type right."""
     for key, value in values.items():
         if key not in TYPES or (key == PRESET_KEY and not is_preset):
             raise UsageError(f"unknown setting {key!r} in {where}{HINTS.get(key) or closest(key, TYPES)}")

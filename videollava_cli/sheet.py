@@ -58,8 +58,8 @@ class Overview:
         side = pixels.crop_side
         canvas = np.full((REACH * side, REACH * side, 3), np.array(BACKGROUND, np.uint8))
         whole = uncropped(rgb, pixels, resize)
-        down, across = (_overlap(n, side) for n in whole.shape[:2])
-        canvas[down.on_canvas, across.on_canvas] = whole[down.on_picture, across.on_picture]
+        (rows, from_rows), (columns, from_columns) = (_overlap(length, side) for length in whole.shape[:2])
+        canvas[rows, columns] = whole[from_rows, from_columns]
         return canvas
 
     @property
@@ -67,25 +67,13 @@ class Overview:
         """Height and width of the frames, of the largest where they differ."""
         return max(self.sizes, key=lambda size: (size[0] * size[1], size))
 
-    def extent(self, pixels: PixelSettings) -> tuple[slice, slice]:
-        """Return the rows and the columns of the canvas that frames have come to lie on."""
-        shapes = [uncropped_shape(*size, pixels) for size in self.sizes]
-        rows, columns = (_overlap(max(lengths), pixels.crop_side).on_canvas for lengths in zip(*shapes, strict=True))
-        return rows, columns
 
-
-@dataclass(frozen=True, slots=True)
-class _Overlap:
-    on_canvas: slice
-    on_picture: slice
-
-
-def _overlap(length: int, side: int) -> _Overlap:
-    """Return where a picture's edge and the canvas's overlap when their central squares lie on each other."""
+def _overlap(length: int, side: int) -> tuple[slice, slice]:
+    """Return the parts of the canvas and of a picture that overlap when their central squares lie on each other."""
     offset, _ = crop_offset(length, length, side)
-    first = (REACH - 1) // 2 * side - offset  # of the picture, on the canvas
+    first = side - offset  # of the picture on the canvas, whose square begins at `side`
     start, stop = max(first, 0), min(first + length, REACH * side)
-    return _Overlap(slice(start, stop), slice(start - first, stop - first))
+    return slice(start, stop), slice(start - first, stop - first)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,16 +86,11 @@ class Tile:
 
 
 def make_tiles(medium: Medium, overview: Overview, pixels: PixelSettings) -> list[Tile]:
-    """Cut canvases to what lies on them, dim the surroundings and magnify by whole pixels.
-
-    Args:
-        medium: Its pixels are canvases from the overview: uint8 RGB, (T, 3 S, 3 S, 3).
-        overview: Where they came from.
-        pixels: How they were made.
-    """
+    """Cut a medium's canvases, uint8 RGB (T, 3 S, 3 S, 3), to what lies on them, dim the surroundings and magnify."""
     side = pixels.crop_side
-    rows, columns = overview.extent(pixels)
-    top, left = (REACH - 1) // 2 * side - rows.start, (REACH - 1) // 2 * side - columns.start
+    heights, widths = zip(*(uncropped_shape(*size, pixels) for size in overview.sizes), strict=True)
+    rows, columns = _overlap(max(heights), side)[0], _overlap(max(widths), side)[0]
+    top, left = side - rows.start, side - columns.start
     zoom = max(1, round((SQUARE if len(medium.pixels) > 1 else LONE_SQUARE) / side))
     square = (left * zoom, top * zoom, (left + side) * zoom, (top + side) * zoom)
     tiles = []
@@ -123,10 +106,8 @@ def make_tiles(medium: Medium, overview: Overview, pixels: PixelSettings) -> lis
 def plain_tiles(medium: Medium) -> list[Tile]:
     """Return the model's squares of a medium as they are, without surroundings."""
     side = medium.pixels.shape[-2]
-    return [
-        Tile(Image.fromarray(square), (0, 0, side, side), labels)
-        for square, labels in zip(medium.pixels, _labels(medium), strict=True)
-    ]
+    pairs = zip(medium.pixels, _labels(medium), strict=True)
+    return [Tile(Image.fromarray(square), (0, 0, side, side), labels) for square, labels in pairs]
 
 
 def _labels(medium: Medium) -> list[tuple[str, str]]:
@@ -139,12 +120,9 @@ def frame_lines(medium: Medium) -> list[str]:
 
 
 def draw_frames(tiles: Sequence[Tile], title: str, lines: Sequence[str], console: Console) -> bool:
-    """Draw tiles in the terminal that is stdout, under a title and some lines of text.
+    """Draw tiles in the terminal that is stdout, in its own graphics (sixel, kitty's) or else as half blocks.
 
-    They are drawn as a sheet in the terminal's own graphics, sixel or kitty's, else as half blocks.
-
-    Returns:
-        False if stdout is no terminal, or one without colours; then nothing is drawn.
+    Returns False, and draws nothing, if stdout is no terminal, or one without colours.
     """
     screen = console.picture_screen()
     if screen is None:
@@ -179,19 +157,15 @@ def half_blocks(tiles: Sequence[Tile], screen: "ConsoleDimensions") -> Segments:
     width, height = tiles[0].picture.size
     cells = max(min(cells, 2 * screen.height * width // height), 1)
     num_lines = max(round(cells * height / width / 2), 1)
-    segments = []
+    segments, gap = [], " " * CELL_GAP
     for first in range(0, len(tiles), num_columns):
         row = tiles[first : first + num_columns]
-        blocks = [list(_blocks(tile.picture, cells, num_lines)) for tile in row]
-        for line in zip(*blocks, strict=True):
+        for line in zip(*(_blocks(tile.picture, cells, num_lines) for tile in row), strict=True):
             for block in line:
-                segments += [*block, Segment(" " * CELL_GAP)]
+                segments += [*block, Segment(gap)]
             segments.append(Segment.line())
-        texts = [
-            f"{left}{right:>{max(cells - len(left), 0)}}"[:cells].ljust(cells)
-            for left, right in (tile.labels for tile in row)
-        ]
-        segments.append(Segment((" " * CELL_GAP).join(texts).rstrip() + "\n"))
+        labels = (f"{left}{right:>{max(cells - len(left), 0)}}" for left, right in (tile.labels for tile in row))
+        segments.append(Segment(gap.join(label[:cells].ljust(cells) for label in labels).rstrip() + "\n"))
     return Segments(segments)
 
 
@@ -207,25 +181,47 @@ def _blocks(picture: Image.Image, cells: int, num_lines: int) -> Iterator[list[S
 
 def draw_sheet(tiles: Sequence[Tile], title: str, lines: Sequence[str]) -> Image.Image:
     """Draw tiles in rows, under a title and some lines of text."""
+    large, small = ImageFont.load_default(TITLE_SIZE), ImageFont.load_default(TEXT_SIZE)
     width, height = tiles[0].picture.size
     num_columns = min(len(tiles), 4 if width <= MAX_TILE_WIDTH else 2)
     num_rows = -(-len(tiles) // num_columns)
     below = LABEL_HEIGHT if any(tiles[0].labels) else 0
-    head = MARGIN + TITLE_SIZE + 16 + LINE * len(lines) + 14
-    sheet_width = 2 * MARGIN + num_columns * width + (num_columns - 1) * GAP
-    sheet = Image.new(
-        "RGB",
-        (max(sheet_width, _text_width(lines)), head + num_rows * (height + below) + (num_rows - 1) * GAP + MARGIN),
-        BACKGROUND,
-    )
+    text_top = MARGIN + TITLE_SIZE + 16
+    head = text_top + LINE * len(lines) + 14
+    tiles_width = num_columns * (width + GAP) - GAP
+    inner_width = max([tiles_width, *(round(small.getlength(line)) for line in lines)])
+    total_height = head + num_rows * (height + below + GAP) - GAP + MARGIN
+    sheet = Image.new("RGB", (2 * MARGIN + inner_width, total_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    _draw_head(draw, title, lines, sheet.width - 2 * MARGIN)
-    indent = (sheet.width - sheet_width) // 2
+    draw.text((MARGIN, MARGIN), _elided(title, large, inner_width), fill=BRIGHT, font=large, anchor="lt")
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, text_top + number * LINE), line, fill=MUTED, font=small, anchor="lt")
     for number, tile in enumerate(tiles):
         row, column = divmod(number, num_columns)
-        corner = (indent + MARGIN + column * (width + GAP), head + row * (height + below + GAP))
-        _draw_tile(sheet, draw, tile, corner)
+        x = MARGIN + (inner_width - tiles_width) // 2 + column * (width + GAP)
+        y = head + row * (height + below + GAP)
+        sheet.paste(tile.picture, (x, y))
+        left, top, right, bottom = tile.square
+        # Around the square, so that every pixel of it stays as the model sees it.
+        draw.rectangle((x + left - 2, y + top - 2, x + right + 1, y + bottom + 1), outline=OUTLINE, width=2)
+        baseline = y + height + LABEL_HEIGHT - 6
+        draw.text((x + left, baseline), tile.labels[0], fill=BRIGHT, font=small, anchor="ls")
+        draw.text((x + right, baseline), tile.labels[1], fill=MUTED, font=small, anchor="rs")
     return sheet
+
+
+def _elided(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return a title with its middle left out where it is too wide, and "?" for a letter that the font lacks."""
+    missing = bytes(font.getmask("\uffff"))
+    text = ""
+    for char in title:
+        options = (char, normalize("NFKD", char)[0], "?")
+        text += next(c for c in options if c in " ?" or bytes(font.getmask(c)) != missing)
+    shown, num_kept = text, len(text)
+    while num_kept > 2 and font.getlength(shown) > width:
+        num_kept -= 1
+        shown = f"{text[: num_kept - num_kept // 2]}…{text[len(text) - num_kept // 2 :]}"
+    return shown
 
 
 def encode(sheet: Image.Image, suffix: str) -> bytes:
@@ -236,48 +232,3 @@ def encode(sheet: Image.Image, suffix: str) -> bytes:
     else:
         sheet.save(file, form, lossless=True)  # PNG knows no other way
     return file.getvalue()
-
-
-def _draw_head(draw: ImageDraw.ImageDraw, title: str, lines: Sequence[str], width: int) -> None:
-    draw.text((MARGIN, MARGIN), _elided(title, TITLE_SIZE, width), fill=BRIGHT, font=_font(TITLE_SIZE), anchor="lt")
-    top = MARGIN + TITLE_SIZE + 16
-    for number, line in enumerate(lines):
-        draw.text((MARGIN, top + number * LINE), line, fill=MUTED, font=_font(TEXT_SIZE), anchor="lt")
-
-
-def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int]) -> None:
-    x, y = corner
-    sheet.paste(tile.picture, corner)
-    left, top, right, bottom = tile.square
-    # Around the square, so that every pixel of it stays as the model sees it.
-    draw.rectangle((x + left - 2, y + top - 2, x + right + 1, y + bottom + 1), outline=OUTLINE, width=2)
-    baseline = y + tile.picture.height + LABEL_HEIGHT - 6
-    draw.text((x + left, baseline), tile.labels[0], fill=BRIGHT, font=_font(TEXT_SIZE), anchor="ls")
-    draw.text((x + right, baseline), tile.labels[1], fill=MUTED, font=_font(TEXT_SIZE), anchor="rs")
-
-
-def _text_width(lines: Sequence[str]) -> int:
-    return 2 * MARGIN + max((round(_font(TEXT_SIZE).getlength(line)) for line in lines), default=0)
-
-
-def _elided(text: str, size: int, width: int) -> str:
-    """Return a text that the font can draw, with its middle left out where it is too wide."""
-    text = "".join(_drawable(text))
-    kept = len(text)
-    shown = text
-    while kept > 2 and _font(size).getlength(shown) > width:
-        kept -= 1
-        shown = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
-    return shown
-
-
-def _drawable(text: str) -> Iterator[str]:
-    """Yield the characters of a text; a question mark for what the font lacks, unless its base letter is there."""
-    missing = bytes(_font(TEXT_SIZE).getmask("\uffff"))
-    for char in text:
-        options = (char, normalize("NFKD", char)[0], "?")
-        yield next(c for c in options if c in " ?" or bytes(_font(TEXT_SIZE).getmask(c)) != missing)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from videollava_cli.batch.work import Item
+from videollava_cli.console import duration
 from videollava_cli.engine import Chunk
-from videollava_cli.engine.record import answer_line, error_line
+from videollava_cli.engine.request import answer_line, error_line
 from videollava_cli.errors import VllavaError
 from videollava_cli.media import Medium
-from videollava_cli.progress import duration
 from videollava_cli.settings import IDENTITY_KEYS, Settings
 
 LINE_KEYS = ("id", "question", "model", "settings", "file")  # on which an item and its line must agree

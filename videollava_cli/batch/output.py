@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from videollava_cli.batch.lines import digest
-from videollava_cli.engine.record import json_text
+from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
 
 FIRST_BYTES = b'{"id": '  # of every line

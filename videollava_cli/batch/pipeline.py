@@ -15,20 +15,19 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 from videollava_cli.batch.lines import BatchStats, Outcome, digest, identity, line_of
 from videollava_cli.batch.output import Held, Results, read_held
 from videollava_cli.batch.work import Item, by_medium, may_be_no_medium
-from videollava_cli.console import Console
+from videollava_cli.console import Console, meter
 from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
-from videollava_cli.engine.record import error_record, json_text
+from videollava_cli.engine.request import error_record, json_text
 from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, VllavaError
 from videollava_cli.machine import num_processors
 from videollava_cli.media import MediaKind
-from videollava_cli.progress import meter
 from videollava_cli.prompt import one_question
 from videollava_cli.reader import ReadAhead, Reader, ReadResult
 from videollava_cli.settings import Settings

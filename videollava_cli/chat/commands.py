@@ -3,19 +3,18 @@
 import os
 import re
 import shlex
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from videollava_cli.chat.session import STDIN, Session, read_again
+from videollava_cli.chat.session import STDIN, Answer, Session, read_again
 from videollava_cli.chat.transcript import AnsweredTurn, ShownMedium, check_target, read_transcript, write_transcript
 from videollava_cli.console import Console, clock
-from videollava_cli.engine import Chunk
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import MediaKind, Medium
-from videollava_cli.settings import ANSWER_KEYS, closest, from_text
+from videollava_cli.settings import ANSWER_KEYS, closest, for_one_answer, from_text
 
 QUOTES = '"""'  # around a question of several lines
 COMMAND = re.compile(r"/[^\s/.\\]*(?=\s|$)")
@@ -24,7 +23,7 @@ HELP_END = """\
 A path that is dragged into the terminal shows the file, as /video and /image do. Three quotes begin and end a question
 of several lines. Ctrl-R searches what was typed before, Tab completes, Ctrl-C stops an answer, Ctrl-D leaves."""
 
-Asked = tuple[str, Generator[Chunk, None, None]]  # a question, and its answer as it comes
+Asked = tuple[str, Answer]  # a question, and its answer as it comes
 Action = Callable[["Commands", str], Asked | None]
 
 
@@ -42,11 +41,6 @@ class SlashCommand:
     def usage(self) -> str:
         """The command as it is typed."""
         return f"{self.name} {self.argument}".strip()
-
-    @property
-    def takes_path(self) -> bool:
-        """Whether its argument is a path."""
-        return self.argument in ("PATH", "FILE")
 
 
 COMMANDS: dict[str, SlashCommand] = {}
@@ -104,13 +98,13 @@ class Commands:
     @slash_command()
     def media(self, _: str) -> None:
         """List what was shown."""
-        rows = [(f"turn {number}", each) for number, turn in enumerate(self.session.turns, 1) for each in turn.media]
-        rows += [("next question", each) for each in self.session.queued]
+        shown = [(f"turn {number}", turn.media) for number, turn in enumerate(self.session.turns, 1)]
         lines = []
-        for where, each in rows:
-            medium = self.session.media.get(each)
-            seen = ", gone" if medium is None else _frame_times(medium)
-            lines.append(f"{where:13}  {each.kind}  {each.name}{seen}")
+        for where, media in [*shown, ("next question", self.session.queued)]:
+            for each in media:
+                medium = self.session.media.get(each)
+                seen = ", gone" if medium is None else _frame_times(medium)
+                lines.append(f"{where:13}  {each.kind}  {each.name}{seen}")
         self.console.report("\n".join(lines) or NO_MEDIA)
 
     @slash_command()
@@ -162,10 +156,10 @@ class Commands:
         if not key:
             settings = self.session.settings
             self.console.report("\n".join(f"{each:18}  {_or_none(getattr(settings, each))}" for each in ANSWER_KEYS))
-            return
-        if not text.strip():
+        elif text.strip():
+            self._set(key.lower().replace("-", "_"), text.strip())
+        else:
             raise UsageError(f"/set needs a value after {key!r}: /set {key} VALUE, or none to unset it")
-        self._set(key.lower().replace("-", "_"), text.strip())
 
     @slash_command("[TEXT]")
     def system(self, text: str) -> None:
@@ -204,15 +198,13 @@ class Commands:
     def stats(self, _: str) -> None:
         """Show the tokens used of the context, cached, tokens/s."""
         session = self.session
-        used, length = session.num_tokens, session.engine.checkpoint.context_length
         left_out = f", of which the first {session.num_left_out} are left out" if session.num_left_out else ""
-        lines = [
-            f"context      {used:,} of {length:,} tokens, {session.percent}%",
-            f"turns        {len(session.turns)}{left_out}",
-            f"last answer  {session.usage.in_words if session.usage else 'none, or stopped'}",
-            f"kept         {session.engine.nbytes / (1 << 20):,.1f} MiB for the next answer",
-        ]
-        self.console.report("\n".join(lines))
+        self.console.report(
+            f"context      {session.num_tokens:,} of {session.context_length:,} tokens, {session.percent}%\n"
+            f"turns        {len(session.turns)}{left_out}\n"
+            f"last answer  {session.usage.in_words if session.usage else 'none, or stopped'}\n"
+            f"kept         {session.engine.nbytes / (1 << 20):,.1f} MiB for the next answer"
+        )
 
     @slash_command()
     def help(self, _: str) -> None:
@@ -240,8 +232,9 @@ class Commands:
         self._confirm(f"{path!r} is shown with the next question: {article}{_frame_times(medium)}")
 
     def _set(self, key: str, text: str) -> None:
-        self.session.set({key: from_text(key, text)})
-        self._confirm(f"{key} is {_or_none(getattr(self.session.settings, key))}")
+        settings = for_one_answer(self.session.settings, {key: from_text(key, text)})
+        self.session.settings = settings
+        self._confirm(f"{key} is {_or_none(getattr(settings, key))}")
 
     def _queued(self) -> str:
         queued = self.session.queued
@@ -263,8 +256,7 @@ def parse(line: str) -> tuple[str, str] | None:
     """Return what a line is, "question", "path" or the name of a slash command, and its text; None if it is blank.
 
     Text between three quotes is a question, whatever it looks like. Then come slash commands, then paths of files that
-    are there (dragged into the terminal, say); every other line is a question. Raises a UsageError for a command that
-    does not exist, or has too much or too little after it.
+    are there (dragged into the terminal, say); every other line is a question. Raises a UsageError for a wrong command.
     """
     text = line.strip()
     if not text:
@@ -273,7 +265,12 @@ def parse(line: str) -> tuple[str, str] | None:
         return _question(text.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n"))
     found = COMMAND.match(text)
     if found and (command := COMMANDS.get(found[0])):
-        return _checked(command, text[found.end() :].strip())
+        argument = text[found.end() :].strip()
+        if argument and not command.argument:
+            raise UsageError(f"{command.name} takes nothing after it, and there is {argument!r}")
+        if command.argument and not argument and not command.argument.startswith("["):
+            raise UsageError(f"{command.name} needs something after it: {command.usage}")
+        return command.name, argument
     path = to_path(text)
     with suppress(ValueError):  # a zero byte is in no path
         if os.path.isfile(os.path.expanduser(path)):
@@ -287,14 +284,6 @@ def _question(text: str) -> tuple[str, str]:
     return "question", text.encode("utf-8", "replace").decode()  # surrogates are no text
 
 
-def _checked(command: SlashCommand, argument: str) -> tuple[str, str]:
-    if argument and not command.argument:
-        raise UsageError(f"{command.name} takes nothing after it, and there is {argument!r}")
-    if command.argument and not argument and not command.argument.startswith("["):
-        raise UsageError(f"{command.name} needs something after it: {command.usage}")
-    return command.name, argument
-
-
 def is_open(text: str) -> bool:
     """Return whether a question in three quotes has begun and not ended."""
     begun = text.lstrip()
@@ -302,10 +291,7 @@ def is_open(text: str) -> bool:
 
 
 def to_path(text: str) -> str:
-    """Return the path or URL that was typed, completed, or dragged into the terminal.
-
-    A file of exactly this name comes first; then quotes, backslashes and `file://` are taken off.
-    """
+    """Return the path or URL that was typed, without quotes, backslashes and `file://` unless a file has that name."""
     with suppress(ValueError):
         if os.path.exists(os.path.expanduser(text)):
             return text
@@ -313,8 +299,7 @@ def to_path(text: str) -> str:
         words = shlex.split(text)
         if len(words) == 1:
             text = words[0]
-    address = urlsplit(text) if text.startswith("file://") else None
-    if address is not None and address.netloc in ("", "localhost"):
+    if text.startswith("file://") and (address := urlsplit(text)).netloc in ("", "localhost"):
         return unquote(address.path)
     return text
 

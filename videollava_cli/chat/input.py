@@ -19,12 +19,9 @@ from prompt_toolkit.styles import Style
 
 from videollava_cli.chat.commands import COMMANDS, is_open
 
-STYLE = Style.from_dict({"prompt": "bold"})
-CONTINUATION = "... "
-
 
 class Editor:
-    """A line editor on a terminal; the lines that were typed are kept in the file `history` if there is one."""
+    """A line editor on a terminal; the file `history`, if there is one, holds the lines that were typed."""
 
     def __init__(self, terminal: TextIO, history: Path | None) -> None:
         self._session: PromptSession[str] = PromptSession(
@@ -33,10 +30,10 @@ class Editor:
             complete_while_typing=False,  # a Tab that comes before the menu would be lost
             # Enter ends a line, but not within three quotes.
             multiline=Condition(lambda: is_open(self._session.default_buffer.text)),
-            prompt_continuation=CONTINUATION,
+            prompt_continuation="... ",
             input=create_input(terminal),
             output=create_output(_screen()),
-            style=STYLE,
+            style=Style.from_dict({"prompt": "bold"}),
         )
 
     def read(self, prompt: str) -> str:
@@ -59,7 +56,7 @@ class SlashCompleter(Completer):
             if text.startswith("/") and "/" not in text[1:]:
                 yield from _matching(text, {each.name: each.help for each in COMMANDS.values()})
         elif command := COMMANDS.get(name):
-            if command.takes_path:
+            if command.argument in ("PATH", "FILE"):
                 yield from self._paths.get_completions(Document(argument, len(argument)), complete_event)
             elif " " not in argument:
                 yield from _matching(argument, dict.fromkeys(command.choices, ""))
@@ -81,10 +78,7 @@ class SavedHistory(FileHistory):
 
 
 def _screen() -> TextIO:
-    """Return the terminal on which the prompt is drawn: stdout or stderr if it is one, else the controlling one.
-
-    A stdout that is no terminal takes answers only.
-    """
+    """Return the terminal on which the prompt is drawn: stdout or stderr if it is one, else the controlling one."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.isatty():
             return stream

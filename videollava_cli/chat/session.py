@@ -19,20 +19,25 @@ STDIN = "-"
 ANSWER_SHARE = 8  # an eighth of the context is kept free for an answer, unless it may not be so long
 WARNING_PERCENT = 80
 
+Answer = Generator[Chunk, None, None]  # as it comes
+Turns = tuple[AnsweredTurn, ...]
+Media = tuple[ShownMedium, ...]
+
 
 class Session:
     """The turns and media so far, and the engine that answers.
 
     A turn counts once it has its answer, or as much of it as was written before the user stopped it; an error before
     that leaves everything as it was. `media` has those of the shown media that are not gone, `prompted` what the model
-    was given last, `usage` what the last answer took. `notify` is called with what the user should know.
+    was given last, `usage` what the last answer took.
     """
 
     def __init__(self, engine: Engine, settings: Settings, notify: Callable[[str], None]) -> None:
         self.engine = engine
+        self.context_length = engine.checkpoint.context_length
         self.settings = settings
-        self.turns: tuple[AnsweredTurn, ...] = ()
-        self.queued: tuple[ShownMedium, ...] = ()
+        self.turns: Turns = ()
+        self.queued: Media = ()
         self.media: dict[ShownMedium, Medium] = {}
         self.num_left_out = 0
         self.prompted: tuple[Conversation, list[Medium]] | None = None
@@ -44,12 +49,12 @@ class Session:
     @property
     def transcript(self) -> Transcript:
         """The conversation as it is saved."""
-        settings = {key: getattr(self.settings, key) for key in ANSWER_KEYS}
-        model, revision = self.settings.model, self.settings.revision
-        return Transcript(model, revision, settings, self.turns, self.queued, self.num_left_out)
+        s = self.settings
+        answer_settings = {key: getattr(s, key) for key in ANSWER_KEYS}
+        return Transcript(s.model, s.revision, answer_settings, self.turns, self.queued, self.num_left_out)
 
     @property
-    def shown(self) -> tuple[ShownMedium, ...]:
+    def shown(self) -> Media:
         """All media, in the order in which they were shown."""
         return self.transcript.media
 
@@ -57,7 +62,7 @@ class Session:
     def num_tokens(self) -> int:
         """How many tokens of the context are taken before the next question is asked."""
         conversation = self._conversation(self._turns(self.turns))
-        for _ in range(min(self.num_left_out, len(self.turns) - 1)):
+        for _ in range(self.num_left_out):
             conversation = conversation.without_oldest_turn()
         queued = sum(self.engine.checkpoint.media_tokens(kind) for kind in self._kinds(self.queued))
         return self.engine.count_tokens(conversation) + queued
@@ -65,10 +70,10 @@ class Session:
     @property
     def percent(self) -> int:
         """How full the context is, in percent, rounded up."""
-        return -(-100 * self.num_tokens // self.engine.checkpoint.context_length)
+        return -(-100 * self.num_tokens // self.context_length)
 
     def read(self, name: str) -> Medium:
-        """Find a medium and read it; raises MediaError, or what `check_fits` raises, before it is decoded."""
+        """Find a medium and read it, unless `check_fits` refuses it; raises a MediaError if it cannot be read."""
         with Reader(self.settings) as reader:
             found = reader.find(name)
             self.check_fits(found.kind)
@@ -77,12 +82,10 @@ class Session:
     def check_fits(self, kind: MediaKind) -> None:
         """Refuse another medium by a UsageError if all media alone would fill the context: none is ever left out."""
         question = Turn("?", media=(*self._kinds(self.shown), kind))
-        num_tokens, length = self.engine.count_tokens(self._conversation([question])), self._context_length
-        if num_tokens >= length:
-            raise UsageError(
-                f"one more {kind} does not fit: with it the media take {num_tokens:,} tokens, and the context holds "
-                f"{length:,}; /reset drops those shown so far"
-            )
+        num_tokens = self.engine.count_tokens(self._conversation([question]))
+        if num_tokens >= self.context_length:
+            why = f"with it the media take {num_tokens:,} tokens, and the context holds {self.context_length:,}"
+            raise UsageError(f"one more {kind} does not fit: {why}; /reset drops those shown so far")
 
     def show(self, name: str, medium: Medium) -> ShownMedium:
         """Show a medium, which was read with the session's settings, with the next question."""
@@ -96,24 +99,18 @@ class Session:
             self._notify_once("several", SEVERAL_MEDIA)
         return shown
 
-    def ask(self, question: str) -> Generator[Chunk, None, None]:
+    def ask(self, question: str) -> Answer:
         """Stream the answer to a question, about all that was shown.
 
         Closing the stream, or Ctrl-C inside of it, keeps what was written as the answer. Where the question no longer
-        fits, the oldest turns are left out of what the model is given; their media stay.
-
-        Raises:
-            UsageError: If the question is empty, or does not even fit alone.
-            GenerationError: If the memory does not suffice.
+        fits, the oldest turns are left out of what the model is given; their media stay. Raises what `Engine.stream`
+        raises, and a UsageError if the question is empty.
         """
         self._num_retries = 0
         yield from self._answer(question, self.queued, before=self.turns, queued=())
 
-    def retry(self) -> Generator[Chunk, None, None]:
-        """Stream another answer to the last question in place of the one it has, which stays if this one fails.
-
-        A sampled answer takes the next seed. Raises what `ask` raises, and a UsageError if nothing was asked.
-        """
+    def retry(self) -> Answer:
+        """Stream another answer to the last question, sampled with the next seed; a failure leaves the old one."""
         if not self.turns:
             raise UsageError("nothing was asked yet, so there is nothing to retry")
         *before, last = self.turns
@@ -121,10 +118,7 @@ class Session:
         yield from self._answer(last.question, last.media, before=tuple(before), queued=self.queued)
 
     def undo(self) -> AnsweredTurn | ShownMedium:
-        """Take back a medium that no question was asked about, else the last turn, whose media are then queued again.
-
-        Raises a UsageError if there is nothing to take back.
-        """
+        """Take back a medium that no question was asked about, else the last turn, whose media are queued again."""
         if self.queued:
             *queued, medium = self.queued
             self.queued = tuple(queued)
@@ -147,16 +141,12 @@ class Session:
         self.queued, self.media, self.usage = (), {}, None
         self.engine.clear_cache()
 
-    def set(self, options: Mapping[str, object]) -> None:
-        """Change settings for later answers and media; raises a UsageError if one is wrong or cannot change."""
-        self.settings = for_one_answer(self.settings, options)
-
     def take_up(self, transcript: Transcript, media: Mapping[ShownMedium, Medium]) -> None:
-        """Continue a saved conversation, with its settings, in place of this one; `media` are those still there.
+        """Continue a saved conversation with its settings; `media` are those still there.
 
         A wrong setting raises a UsageError and changes nothing.
         """
-        self.set(transcript.settings)
+        self.settings = for_one_answer(self.settings, transcript.settings)
         self.reset()
         self.turns, self.queued, self.media = transcript.turns, transcript.queued, dict(media)
         self.num_left_out = max(min(transcript.num_left_out, len(self.turns) - 1), 0)
@@ -164,20 +154,11 @@ class Session:
     def warn_when_full(self) -> None:
         """Warn once when the context is almost full."""
         if self.percent >= WARNING_PERCENT:
-            self._notify_once(
-                "almost full",
-                f"the context of {self._context_length:,} tokens is {self.percent}% full: soon the oldest turns are "
-                f"left out; /clear forgets the turns and keeps the media",
-            )
+            state = f"the context of {self.context_length:,} tokens is {self.percent}% full"
+            remedy = "/clear forgets the turns and keeps the media"
+            self._notify_once("almost full", f"{state}: soon the oldest turns are left out; {remedy}")
 
-    def _answer(
-        self,
-        question: str,
-        media: tuple[ShownMedium, ...],
-        *,
-        before: tuple[AnsweredTurn, ...],
-        queued: tuple[ShownMedium, ...],
-    ) -> Generator[Chunk, None, None]:
+    def _answer(self, question: str, media: Media, *, before: Turns, queued: Media) -> Answer:
         """Stream an answer; once there is one, the conversation is `before` and this turn, with `queued` waiting."""
         conversation, num_left_out = self._fitting(Turn(question, None, self._kinds(media)), before)
         shown = (*(medium for turn in before for medium in turn.media), *media)
@@ -207,28 +188,23 @@ class Session:
             raise
         append_turn()
 
-    def _fitting(self, asked: Turn, before: tuple[AnsweredTurn, ...]) -> tuple[Conversation, int]:
+    def _fitting(self, asked: Turn, before: Turns) -> tuple[Conversation, int]:
         """Return as many of the turns as fit with the question and an answer, and how many are left out."""
         conversation = self._conversation([*self._turns(before), asked])
-        length = self._context_length
-        num_free = min(self.settings.max_new_tokens, length // ANSWER_SHARE)
+        num_free = min(self.settings.max_new_tokens, self.context_length // ANSWER_SHARE)
         num_left_out = 0
         while len(conversation.turns) > 1 and (
-            num_left_out < self.num_left_out or self.engine.count_tokens(conversation) + num_free > length
+            num_left_out < self.num_left_out or self.engine.count_tokens(conversation) + num_free > self.context_length
         ):
             conversation = conversation.without_oldest_turn()
             num_left_out += 1
-        if num_left_out > self.num_left_out and self.engine.count_tokens(conversation) < length:
+        if num_left_out > self.num_left_out and self.engine.count_tokens(conversation) < self.context_length:
             self._notify_once(
                 "full",
-                f"the context of {length:,} tokens is full: from here on the oldest turns are left out of what the "
-                f"model is given, {num_left_out} by now; media and system text stay",
+                f"the context of {self.context_length:,} tokens is full: from here on the oldest turns are left out of "
+                f"what the model is given, {num_left_out} by now; media and system text stay",
             )
         return conversation, num_left_out
-
-    @property
-    def _context_length(self) -> int:
-        return self.engine.checkpoint.context_length
 
     def _conversation(self, turns: Iterable[Turn]) -> Conversation:
         return Conversation(tuple(turns), self.settings.system, PromptStyle(self.settings.prompt_style))
@@ -246,14 +222,8 @@ class Session:
             self._notify(text)
 
 
-def read_again(
-    shown: Iterable[ShownMedium], settings: Settings, checkpoint: Checkpoint
-) -> tuple[dict[ShownMedium, Medium], list[str]]:
-    """Read the media of a saved conversation.
-
-    Returns:
-        Those that are there, and a line about each that is gone or has changed.
-    """
+def read_again(shown: Media, settings: Settings, checkpoint: Checkpoint) -> tuple[dict[ShownMedium, Medium], list[str]]:
+    """Read the media of a saved conversation; return those still there, and a line about each gone or changed one."""
     media: dict[ShownMedium, Medium] = {}
     lines = []
     for each in dict.fromkeys(shown):
@@ -262,8 +232,7 @@ def read_again(
         except VllavaError as error:
             lines.append(f"{error}; the conversation goes on without it")
             continue
-        is_comparable = media[each].pixels.shape[-2] == each.side
-        if is_comparable and media[each].digest != each.digest:
+        if media[each].pixels.shape[-2] == each.side and media[each].digest != each.digest:
             lines.append(f"{each.name!r} has changed since it was talked about: the model sees what is there now")
     return media, lines
 
@@ -274,9 +243,8 @@ def _read_again(shown: ShownMedium, settings: Settings, checkpoint: Checkpoint) 
     if shown.fit not in SETTINGS["fit"].choices:
         raise UsageError(f"fit of {shown.name!r} is {shown.fit!r}")
     then = for_one_answer(settings, {"start": shown.start, "end": shown.end, "at": shown.at})
-    pixels = replace(checkpoint.pixels, fit=Fit(shown.fit))
     with Reader(then) as reader:
         found = reader.find(shown.name)
         if found.kind is not shown.kind:
             raise UsageError(f"{shown.name!r} is of another kind now, {found.kind} and not {shown.kind}")
-        return reader.read(found, pixels)
+        return reader.read(found, replace(checkpoint.pixels, fit=Fit(shown.fit)))

@@ -23,10 +23,9 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class ShownMedium:
-    """Where a medium came from and how it was read.
+    """Where a medium came from (an absolute path, a URL, an hf:// name, or `-`) and how it was read.
 
-    `name` is an absolute path, a URL, an hf:// name, or `-`; `start`, `end` (seconds) and `at` chose the frames of a
-    clip, `fit` brought them to the model's square, of `side` pixels. `digest` is that of the pixels the model saw.
+    `start` and `end` are in seconds; `side` is that of the model's square, `digest` that of the pixels it saw.
     """
 
     name: str
@@ -57,8 +56,7 @@ class AnsweredTurn:
 class Transcript:
     """A conversation, and what it takes to continue it.
 
-    `settings` are those that can change from answer to answer; `queued` media wait for the next question; the first
-    `num_left_out` turns did not fit the context any more.
+    `queued` media wait for the next question; the first `num_left_out` turns did not fit the context any more.
     """
 
     model: str
@@ -81,11 +79,7 @@ def to_json(transcript: Transcript) -> bytes:
 
 
 def from_json(content: bytes, name: str) -> Transcript:
-    """Return the transcript in the content of the file `name`.
-
-    Raises:
-        UsageError: If there is none, it is damaged, or comes from a newer version.
-    """
+    """Return the transcript in the content of the file `name`; raises a UsageError if we cannot read one."""
     try:
         found = json.loads(content)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -131,10 +125,7 @@ def make_state_folder(folder: Path) -> None:
 
 
 def write_transcript(transcript: Transcript, path: Path) -> None:
-    """Write a conversation to a file of mode 0600, which holds at each moment the old one or the new one.
-
-    Raises an OutputError if it cannot be written.
-    """
+    """Write a conversation to a file of mode 0600 that always holds the old one or the new, or raise an OutputError."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
@@ -146,7 +137,12 @@ def write_transcript(transcript: Transcript, path: Path) -> None:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(name)
-        _sync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # not every folder can be synced
+                os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
@@ -171,13 +167,3 @@ def check_target(path: Path) -> None:
         read_transcript(path)
     except UsageError as error:
         raise UsageError(f"{str(path)!r} is there and holds no conversation: give another name") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write the folder's new entry to the disk, too, where folders can be synced."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)

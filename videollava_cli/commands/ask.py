@@ -13,7 +13,7 @@ from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk, Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
-from videollava_cli.engine.record import answer_line, json_text
+from videollava_cli.engine.request import answer_line, json_text
 from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
@@ -68,13 +68,8 @@ def ask(
 
 
 def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return media and questions: without -q the last positional is the question.
-
-    Raises:
-        UsageError: If either is missing, or a question is empty.
-    """
-    sources = list(arguments)
-    asked = list(questions)
+    """Return media and questions, at least one of each; without -q the last positional is the question."""
+    sources, asked = list(arguments), list(questions)
     if not asked:
         if len(sources) < 2:
             raise UsageError('media and a question are needed: vllava ask clip.mp4 "What happens in this video?"')
@@ -93,11 +88,7 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
 def start(
     sources: Sequence[str], questions: Sequence[str], settings: Settings, console: Console
 ) -> tuple[Engine, tuple[Medium, ...], dict[str, float]]:
-    """Find the media, and start the engine while they are read.
-
-    Returns:
-        The engine, the media, and the seconds that reading and loading took.
-    """
+    """Find the media, and start the engine while they are read; return both with the seconds each took."""
     began = time.perf_counter()
     with Reader(settings) as reader:
         with console.status("Finding media"):
@@ -142,5 +133,10 @@ def _end_text(whole: Chunk, engine: Engine, console: Console, *, is_live: bool) 
     end = "" if whole.text.endswith("\n") else "\n"
     console.answer(end if is_live else whole.text + end)
     if whole.finish_reason == "length":
-        context_length = engine.checkpoint.context_length
-        console.notice(whole.usage.cut_off_notice(context_length, "give a larger --max-new-tokens"))
+        advice = "give a larger --max-new-tokens"
+        console.notice(whole.usage.cut_off_notice(engine.checkpoint.context_length, advice))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=EXAMPLES, no_args_is_help=True)(ask)

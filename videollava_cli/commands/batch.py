@@ -216,3 +216,8 @@ def check_output(output: Path | None, summary: Path | None, *, redo_failed: bool
             raise UsageError(f"cannot write {str(path)!r}: it is a folder")
         if not path.parent.is_dir():
             raise UsageError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(cls=RayCommand, epilog=BATCH_EXAMPLES, no_args_is_help=True)(batch)

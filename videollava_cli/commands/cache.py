@@ -31,12 +31,8 @@ Examples:
 """
 
 cache = typer.Typer(epilog=CACHE_EXAMPLES, invoke_without_command=True)
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[NAME...]", help="Entries, or models as the list names them. Default: all", show_default=False
-    ),
-]
+NAMES_HELP = "Entries, or models as the list names them. Default: all"
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help=NAMES_HELP, show_default=False)]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
 Repair = Annotated[bool, typer.Option("--repair", help="Remove damaged entries, so that they are made again.")]
 
@@ -97,7 +93,7 @@ def clear(names: Names = None, yes: Yes = False, quiet: opt.Quiet = False) -> No
 
 
 def _chosen(names: list[str] | None) -> list[Entry]:
-    """Return the entries of these names, or of these models; all without a name."""
+    """Return the entries of these names or models; all without a name."""
     found = entries(cache_folder())
     known = {known for entry in found for known in (entry.name, entry.model) if known}
     for name in names or []:
@@ -146,3 +142,8 @@ def _as_json(entry: Entry) -> dict[str, object]:
         "state": entry.state,
         "folder": str(entry.folder),
     }
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command, which has commands of its own, to the app."""
+    app.add_typer(cache, name="cache")

@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
-from videollava_cli.chat.repl import Answers, Autosave, PipedLines, Repl
+from videollava_cli.chat.repl import Answers, Repl, read_piped
 from videollava_cli.chat.session import STDIN, Session, read_again
 from videollava_cli.chat.transcript import LAST, TYPED_LINES, Transcript, make_state_folder, read_transcript
 from videollava_cli.commands import options as opt
@@ -72,26 +73,27 @@ def chat(
             raise UsageError(f"there is no conversation to take up in {str(folder)!r}: leave --continue out")
         transcript = read_transcript(last) if take_up else None
         settings = resolve_settings(flags, config, transcript)
-        is_saved = not no_save and has_state_folder(folder, console)
+        is_saved = not no_save
+        try:
+            if is_saved:
+                make_state_folder(folder)
+        except OutputError as error:
+            console.notice(str(error))
+            is_saved = False
         session = start_session(media or [], settings, transcript, console)
-        read_line: Callable[[str], str] = PipedLines(sys.stdin.buffer).read
+        read_line: Callable[[str], str] = partial(read_piped, sys.stdin.buffer)
         if terminal is not None:
             from videollava_cli.chat.input import Editor
 
             read_line = Editor(terminal, folder / TYPED_LINES if is_saved else None).read
         answers = Answers(console, "json" if json_lines else "live" if terminal else "line")
-        autosave = Autosave(last if is_saved else None, transcript, console)
-        return Repl(session, console, read_line, answers, autosave, is_terminal=terminal is not None).run()
+        path = last if is_saved else None
+        repl = Repl(session, console, answers, read_line, is_terminal=terminal is not None, path=path, saved=transcript)
+        return repl.run()
 
 
 def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
-    """Return the terminal from which questions come; None if they come through a pipe or from a file.
-
-    Where stdin is a medium, it is the terminal that the command was started from.
-
-    Raises:
-        UsageError: If there is none, or stdin is closed.
-    """
+    """Return the terminal from which questions come, the controlling one where stdin is a medium; None for a pipe."""
     if sys.stdin is None:
         raise UsageError("stdin is closed, and questions come from there: pipe them into it")
     if STDIN not in media:
@@ -105,32 +107,17 @@ def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
 
 
 def resolve_settings(flags: Mapping[str, object], config: Path | None, transcript: Transcript | None) -> Settings:
-    """Resolve the settings; those of a conversation that is taken up count more than a file's and less than a flag's.
-
-    Raises:
-        UsageError: If one of them is wrong.
-    """
+    """Resolve the settings; those of a saved conversation count more than a file's and less than a flag's."""
     if transcript is None:
         return settings_from(flags, config)
     given = {key: value for key, value in flags.items() if value is not None}
-    for_engine = {key: value for key, value in given.items() if key not in ANSWER_KEYS}
-    for_answers = {key: value for key, value in given.items() if key in ANSWER_KEYS}
+    for_answers = {key: given.pop(key) for key in ANSWER_KEYS if key in given}
     if "model" not in given:
-        for_engine = {"model": transcript.model, "revision": transcript.revision, **for_engine}
+        given = {"model": transcript.model, "revision": transcript.revision, **given}
     saved = dict(transcript.settings)
-    if any(key in given for key in SAMPLING_KEYS):
+    if any(key in for_answers for key in SAMPLING_KEYS):
         saved |= dict.fromkeys(SAMPLING_KEYS)
-    return for_one_answer(for_one_answer(settings_from(for_engine, config), saved), for_answers)
-
-
-def has_state_folder(folder: Path, console: Console) -> bool:
-    """Make the folder of conversations if it is missing; warn and return False where that fails."""
-    try:
-        make_state_folder(folder)
-    except OutputError as error:
-        console.notice(str(error))
-        return False
-    return True
+    return for_one_answer(for_one_answer(settings_from(given, config), saved), for_answers)
 
 
 def start_session(names: Sequence[str], settings: Settings, transcript: Transcript | None, console: Console) -> Session:
@@ -158,3 +145,8 @@ def start_session(names: Sequence[str], settings: Settings, transcript: Transcri
     for name, medium in zip(names, media, strict=True):
         session.show(name, medium)
     return session
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=CHAT_EXAMPLES)(chat)

@@ -3,6 +3,8 @@
 import json
 from typing import Annotated
 
+import typer
+
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus
@@ -49,3 +51,8 @@ def doctor(
     else:
         show(report, console)
     return ExitStatus.ANSWERED if report["works"] else ExitStatus.FAILED
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=EXAMPLES)(doctor)

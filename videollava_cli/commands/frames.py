@@ -66,7 +66,10 @@ def frames(
     lines = _lines(read, overview.size, pixels)
     tiles = make_tiles(read, overview, pixels)
     if output:
-        _write(encode(draw_sheet(tiles, title, lines), output.suffix), output)
+        try:
+            output.write_bytes(encode(draw_sheet(tiles, title, lines), output.suffix))
+        except OSError as error:
+            raise OutputError(f"cannot write {str(output)!r}: {error.strerror}") from error
     if json_object:
         console.answer(json.dumps(_json(read, overview.size, pixels), ensure_ascii=False) + "\n")
     elif not output and not draw_frames(tiles, title, lines, console):
@@ -75,11 +78,7 @@ def frames(
 
 
 def _check_output(output: Path, source: str) -> None:
-    """Refuse, before anything is read, a file that cannot be the picture's.
-
-    Raises:
-        UsageError: If its name ends in no format that we write, or it is a folder, in none, or the medium itself.
-    """
+    """Refuse by a UsageError, before anything is read, a file that cannot be the picture's."""
     from videollava_cli.sheet import FORMATS
 
     if output.suffix.lower() not in FORMATS:
@@ -92,37 +91,25 @@ def _check_output(output: Path, source: str) -> None:
         raise UsageError(f"{str(output)!r} is the medium itself: give another name to -o")
 
 
-def _write(content: bytes, output: Path) -> None:
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(output)!r}: {error.strerror}") from error
-
-
 def _lines(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> list[str]:
-    """Return what holds for all of the frames; `size` is their height and width in the file."""
+    """Describe what all frames have in common; `size` is their height and width in the file."""
+    from videollava_cli.sheet import REACH
+
     height, width = size
     parts = [f"{width} x {height}"]
     if medium.stamps:
         first, last = medium.stamps[0], medium.stamps[-1]
         parts.append(f"frames {first.index} to {last.index}, {clock(first.seconds)} to {clock(last.seconds)}")
     parts.append(f"the model sees {pixels.crop_side} x {pixels.crop_side}")
-    return ["   ·   ".join(parts), _fit_in_words(height, width, pixels)]
-
-
-def _fit_in_words(height: int, width: int, pixels: PixelSettings) -> str:
-    """Return what became of the picture on its way to the model's square."""
-    from videollava_cli.sheet import REACH
-
     left, top, right, bottom = seen_box(height, width, pixels)
     hidden = 1 - (right - left) * (bottom - top) / (width * height)
-    words = "the whole picture"
+    fit = "the whole picture"
     if hidden:
-        words = f"the centre {right - left} x {bottom - top}, {hidden:.0%} of the picture is cropped away"
-        words += ", and shown in part" if max(height, width) > REACH * min(height, width) else ""
+        fit = f"the centre {right - left} x {bottom - top}, {hidden:.0%} of the picture is cropped away"
+        fit += ", and shown in part" if max(height, width) > REACH * min(height, width) else ""
     elif height != width:
-        words += {Fit.PAD: ", with bars", Fit.STRETCH: ", out of proportion"}.get(pixels.fit, "")
-    return f"{pixels.fit}: {words}"
+        fit += {Fit.PAD: ", with bars", Fit.STRETCH: ", out of proportion"}.get(pixels.fit, "")
+    return ["   ·   ".join(parts), f"{pixels.fit}: {fit}"]
 
 
 def _json(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> dict[str, Any]:
@@ -137,3 +124,8 @@ def _json(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> dict[
         "crop": dict(zip(("left", "top", "right", "bottom"), seen_box(height, width, pixels), strict=True)),
         "frames": [asdict(stamp) for stamp in medium.stamps],
     }
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=EXAMPLES, no_args_is_help=True)(frames)

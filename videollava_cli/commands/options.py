@@ -28,11 +28,9 @@ CHECKPOINT = ("model", "revision", "offline")  # for commands that load no weigh
 OUTPUT = ("quiet", "verbose", "config")
 
 
-def option(help_text: str, panel: str, *names: str, metavar: str | None = None) -> typer.models.OptionInfo:
+def option(help_text: str, panel: str, *names: str, metavar: str | None = None) -> Any:
     """Return an option for `Annotated`; `panel` is its part of the help."""
-    info = typer.Option(*names, help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False)
-    assert isinstance(info, typer.models.OptionInfo)
-    return info
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
 Questions = Annotated[
@@ -44,21 +42,17 @@ JsonObject = Annotated[bool, option("Print one JSON object.", "Output", "--json"
 Quiet = Annotated[bool, option("No notes and no progress on stderr.", "Output", "--quiet")]
 Verbose = Annotated[bool, option("Say on stderr which frames, how many tokens, how fast.", "Output", "--verbose")]
 Config = Annotated[
-    Path | None,
-    option("Read this file in place of your config.toml.", "Output", "--config", metavar="FILE.toml"),
+    Path | None, option("Read this file in place of your config.toml.", "Output", "--config", metavar="FILE.toml")
 ]
 FlashAttn = Annotated[bool, option(f"Same as --attn-implementation {FLASH_ATTENTION}.", "Model", "--flash-attn")]
 
 
 def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Give a command options of the table, and call it with what they resolve to.
+    """Give a command options of the table, named settings and those of `OUTPUT`, and call it with their values.
 
     Of these parameters a command declares those that it needs: `console`, `settings`, and, if it resolves its settings
     itself, `flags` and `config`. All others are its own options. In the help its own panels stand first, then those
     that `takes` names, in this order; in a panel its own options stand first.
-
-    Args:
-        takes: Names of settings and of `OUTPUT`.
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -69,7 +63,9 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
         @functools.wraps(function)
         def run(**given: Any) -> Result:
             flags = {parameter.name: given.pop(parameter.name) for parameter in taken}
-            console = _console(is_quiet=flags.pop("quiet", False), is_verbose=flags.pop("verbose", False))
+            console = Console(is_quiet=flags.pop("quiet", False), is_verbose=flags.pop("verbose", False))
+            if console.is_quiet:
+                os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
             config = flags.pop("config", None)
             _resolve_flash_attn(flags)
             values = {"console": console, "flags": flags, "config": config}
@@ -84,10 +80,9 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
 
 
 def _parameter(name: str) -> Parameter:
-    """Return an option as a parameter: a setting's is None unless it is given, so that other sources count."""
     shared = {"quiet": Quiet, "verbose": Verbose, "config": Config, "flash_attn": FlashAttn}
     annotation = shared[name] if name in shared else _setting_option(name)
-    default = False if get_args(annotation)[0] is bool else None
+    default = False if get_args(annotation)[0] is bool else None  # None: not given, so that other sources count
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -104,35 +99,21 @@ def _setting_option(name: str) -> Any:
 
 def _in_panels(own: Iterable[Parameter], taken: Iterable[Parameter]) -> list[Parameter]:
     """Return parameters as keyword-only ones, in the order of the help."""
-    panels = list(dict.fromkeys(_panel(each) for each in taken))
 
-    def place(parameter: Parameter) -> int:
-        return panels.index(_panel(parameter)) if _panel(parameter) in panels else -1
+    def panel_of(parameter: Parameter) -> Any:  # None for an argument
+        return get_args(parameter.annotation)[1].rich_help_panel
 
-    return [each.replace(kind=Parameter.KEYWORD_ONLY) for each in sorted([*own, *taken], key=place)]
-
-
-def _panel(parameter: Parameter) -> str | None:
-    """Return the panel of the help in which an option stands; None for an argument."""
-    panel: str | None = get_args(parameter.annotation)[1].rich_help_panel
-    return panel
-
-
-def _console(*, is_quiet: bool, is_verbose: bool) -> Console:
-    if is_quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
-    return Console(is_quiet=is_quiet, is_verbose=is_verbose)
+    order = {panel: place for place, panel in enumerate(dict.fromkeys(map(panel_of, taken)))}
+    in_order = sorted([*own, *taken], key=lambda parameter: order.get(panel_of(parameter), -1))
+    return [each.replace(kind=Parameter.KEYWORD_ONLY) for each in in_order]
 
 
 def _with_flash_attn(takes: Iterable[str]) -> list[str]:
-    """Return names of options, with the short spelling of --attn-implementation before it."""
     return [name for each in takes for name in (("flash_attn", each) if each == "attn_implementation" else (each,))]
 
 
 def _resolve_flash_attn(flags: dict[str, Any]) -> None:
-    """Replace --flash-attn by what it is short for."""
     if flags.pop("flash_attn", False):
-        if flags["attn_implementation"] not in (None, FLASH_ATTENTION):
-            chosen = f"--attn-implementation {flags['attn_implementation']}"
-            raise UsageError(f"--flash-attn and {chosen} exclude each other")
+        if (chosen := flags["attn_implementation"]) not in (None, FLASH_ATTENTION):
+            raise UsageError(f"--flash-attn and --attn-implementation {chosen} exclude each other")
         flags["attn_implementation"] = FLASH_ATTENTION

@@ -1,4 +1,4 @@
-"""A check-up of this machine: would `vllava ask` work here, and if not, why? What was found, and the report of it."""
+"""A check-up of this machine: whether `vllava ask` would work here, and if not, why not."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 from videollava_cli import __version__
 from videollava_cli.console import Console, printable
 from videollava_cli.doctor import checks
-from videollava_cli.doctor.checks import Checked, Finding, Mark
+from videollava_cli.doctor.checks import Checked, Finding
 from videollava_cli.doctor.models import check_models
-from videollava_cli.engine.quantized_cache import cache_folder
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 SETTINGS = ("model", "checkpoint", "revision", "offline", "device", "dtype", "load_4bit", "load_8bit")
-# What --json prints where the libraries are not usable, in its order.
+# The keys of --json in their order, as they stay where the libraries are not usable.
 NOTHING_FOUND: dict[str, Any] = {
     **dict.fromkeys(("software", "computer", "disk", "kept", "device", "dtype", "settings_problem")),
     "graphics": {"gpus": [], "torch_cuda": None, "driver": None, "cards": [], "problem": None},
@@ -27,19 +26,14 @@ NOTHING_FOUND: dict[str, Any] = {
     "models": [],
     "self_test": None,
 }
-COLUMNS, MARK_COLUMNS, SUBJECT_COLUMNS = 80, 9, 15
-STYLES = {Mark.OK: "green", Mark.NOTE: "yellow", Mark.PROBLEM: "bold red"}
+COLUMNS, INDENT, SUBJECT_COLUMNS = 80, 11, 15
+STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
-    """Return what was found as the object that --json prints, sizes in bytes; the network is left alone.
+    """Return the object that --json prints, sizes in bytes; raise UsageError if the settings name no device.
 
-    Args:
-        settings: Those of the command that is to work.
-        is_tested: Whether to ask the bundled model a question, which takes a few seconds.
-
-    Raises:
-        UsageError: If the settings name no device.
+    `is_tested` asks the bundled model a question, which takes a few seconds.
     """
     facts, findings = dict(NOTHING_FOUND), list[Finding]()
 
@@ -67,7 +61,7 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
         add("video", checks.check_video())
     findings.append(checks.check_ray())
     add("disk", checks.check_disk())
-    add("kept", checks.check_quantized_cache(cache_folder()))
+    add("kept", checks.check_quantized_cache())
     if is_usable:
         add("models", check_models(settings, facts))
         add("self_test", self_test)
@@ -75,7 +69,7 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
 
 
 def _as_object(settings: Settings, facts: Mapping[str, Any], findings: list[Finding]) -> dict[str, Any]:
-    problems = (finding for finding in findings if finding.mark is Mark.PROBLEM)
+    problems = (finding for finding in findings if finding.mark == "problem")
     reason = next((f"{problem.section}, {problem.subject}: {problem.text}" for problem in problems), None)
     return {
         "vllava": __version__,
@@ -88,13 +82,17 @@ def _as_object(settings: Settings, facts: Mapping[str, Any], findings: list[Find
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print a report to stdout: in 80 columns, but the verdict in one line; in colour on a terminal that has any."""
+    """Print a report in 80 columns, and the verdict in one line."""
     from rich.text import Text
 
     lines = []
     for section, findings in groupby(report["findings"], key=itemgetter("section")):
         lines += [Text(section, "bold"), *(line for finding in findings for line in _lines(finding)), Text()]
-    lines.append(Text(printable(_verdict(report)), "bold"))
+    verdict = f"vllava ask with {report['settings']['model']} would "
+    verdict += "work here" if report["works"] else f"not work here: {report['reason']}"
+    if report["works"] and report["models"][0]["state"] != "whole":
+        verdict += ", once its checkpoint is downloaded"
+    lines.append(Text(printable(verdict), "bold"))
     screen = console.picture_screen()
     if screen is None:
         console.answer("".join(f"{line.plain}\n" for line in lines))
@@ -102,36 +100,23 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         console.draw(screen, *(line.append("\n") for line in lines))
 
 
-def _verdict(report: Mapping[str, Any]) -> str:
-    command = f"vllava ask with {report['settings']['model']}"
-    if not report["works"]:
-        return f"{command} would not work here: {report['reason']}"
-    is_there = report["models"][0]["state"] == "whole"
-    return f"{command} would work here{'' if is_there else ', once its checkpoint is downloaded'}"
-
-
 def _lines(finding: Mapping[str, Any]) -> "Iterator[Text]":
-    """Yield the lines of a finding: the mark, the subject, and the text in a column of its own."""
     from rich.cells import cell_len, set_cell_size
     from rich.text import Text
 
-    mark, indent = f"  {finding['mark']:{MARK_COLUMNS}}", 2 + MARK_COLUMNS
-    subject = _wrapped(finding["subject"], COLUMNS - indent)
-    text = _wrapped(finding["text"], COLUMNS - indent - SUBJECT_COLUMNS)
-    if len(subject) == 1 and cell_len(subject[0]) < SUBJECT_COLUMNS:
-        lines = [set_cell_size(subject[0], SUBJECT_COLUMNS) + text.pop(0)]
-    else:  # a long name has lines of its own
-        lines = subject
+    mark = finding["mark"]
+    lines = _wrapped(finding["subject"], COLUMNS - INDENT)
+    text = _wrapped(finding["text"], COLUMNS - INDENT - SUBJECT_COLUMNS)
+    if len(lines) == 1 and cell_len(lines[0]) < SUBJECT_COLUMNS:  # a longer one has lines of its own
+        lines = [set_cell_size(lines[0], SUBJECT_COLUMNS) + text.pop(0)]
     lines += [" " * SUBJECT_COLUMNS + line for line in text]
-    first = Text(mark + lines[0])
-    first.stylize(STYLES[finding["mark"]], 2, 2 + len(finding["mark"]))
-    yield first
-    yield from (Text(" " * indent + line) for line in lines[1:])
+    yield Text.assemble("  ", (mark, STYLES[mark]), " " * (INDENT - 2 - len(mark)), lines[0])
+    yield from (Text(" " * INDENT + line) for line in lines[1:])
 
 
 def _wrapped(text: str, columns: int) -> list[str]:
-    """Return text as lines of so many columns of a terminal; a longer word, such as a path, is broken."""
     from rich.console import Console as RichConsole
     from rich.text import Text
 
+    # A longer word, such as a path, is broken.
     return [line.plain.rstrip() for line in Text(printable(text)).wrap(RichConsole(width=columns), columns)]

@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -29,10 +28,7 @@ HIDDEN_SIZES, INNER_SIZES = 12, 3
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
-    """The sizes of a language model that its memory depends on.
-
-    The defaults are the 7B's: its vocabulary, and transformers' LlamaConfig, on which its config.json relies.
-    """
+    """The sizes of a language model; the defaults are the 7B's, whose config.json relies on LlamaConfig's."""
 
     num_layers: int = 32
     hidden_size: int = 4096
@@ -43,13 +39,7 @@ class TextShape:
 
     @classmethod
     def from_config(cls, text: Mapping[str, Any]) -> Self:
-        """Return the sizes in a checkpoint's `text_config`.
-
-        Raises:
-            TypeError: If a size is no number.
-            ValueError: If a size is no number.
-            ZeroDivisionError: If there are no attention heads.
-        """
+        """Return the sizes in a checkpoint's `text_config`; raises what wrong sizes make `int` and `//` raise."""
         hidden, heads = int(text.get("hidden_size", 4096)), int(text.get("num_attention_heads", 32))
         return cls(
             num_layers=int(text.get("num_hidden_layers", 32)),
@@ -61,16 +51,8 @@ class TextShape:
         )
 
     def cache_bytes(self, num_tokens: int, bits: int) -> int:
-        """Return the size of a KV cache: a key and a value in each layer.
-
-        One layer counts twice, because its keys and values are copied when its capacity grows.
-        """
+        """Return the size of a KV cache; one layer counts twice, as it is copied when its capacity grows."""
         return 2 * (self.num_layers + 1) * self.num_key_value_heads * self.head_size * num_tokens * bits // 8
-
-    def activation_bytes(self, num_tokens: int, bits: int) -> int:
-        """Estimate the memory of a prefill beside weights and KV cache."""
-        numbers = HIDDEN_SIZES * self.hidden_size + INNER_SIZES * self.inner_size
-        return num_tokens * numbers * bits // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +67,7 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """The memory that a question about a clip takes on a device, in bytes."""
+    """The memory that a question about a clip takes on a device, in bytes; `activations` are those of the prefill."""
 
     weights: int
     cache: int
@@ -93,7 +75,7 @@ class Need:
 
     @property
     def answer(self) -> int:
-        """The memory of each question that is answered at the same time."""
+        """What each question takes that is answered at the same time."""
         return self.cache + self.activations
 
     @property
@@ -105,34 +87,30 @@ class Need:
 def needed_memory(size: ModelSize, settings: Settings, bits: int) -> Need:
     """Estimate the memory of a checkpoint and of a question about a clip, with the longest answer.
 
-    Args:
-        size: Of the checkpoint.
-        settings: Whether its weights are quantized, and how long an answer may be.
-        bits: Of a number in the model's format.
+    `bits` are those of a number in the model's format.
     """
     quantized_bits = next((number for key, number in QUANTIZED_BITS.items() if getattr(settings, key)), bits)
+    shape = size.shape
     # transformers quantizes neither the embeddings nor the output layer.
-    num_unquantized = 2 * size.shape.vocabulary_size * size.shape.hidden_size
+    num_unquantized = 2 * shape.vocabulary_size * shape.hidden_size
     num_others = max(size.published_bytes * 8 // CHECKPOINT_BITS - num_unquantized, 0)
     num_prompt_tokens = min(size.clip_tokens + TEXT_TOKENS, size.context_length)
     num_tokens = min(num_prompt_tokens + settings.max_new_tokens, size.context_length)
+    activations = HIDDEN_SIZES * shape.hidden_size + INNER_SIZES * shape.inner_size
     return Need(
         weights=int(num_others * quantized_bits + num_unquantized * bits) // 8,
-        cache=size.shape.cache_bytes(num_tokens, bits),
-        activations=size.shape.activation_bytes(num_prompt_tokens, bits),
+        cache=shape.cache_bytes(num_tokens, bits),
+        activations=num_prompt_tokens * activations * bits // 8,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose small files are on this disk.
-
-    `hub_id` is None for a local folder. `context_length` and the token counts are in tokens.
-    """
+    """A checkpoint whose small files are on this disk."""
 
     name: str
     folder: Path
-    hub_id: str | None
+    hub_id: str | None  # None for a local folder
     context_length: int
     image_token_id: int
     video_token_id: int
@@ -142,7 +120,7 @@ class Checkpoint:
     shape: TextShape
 
     def media_tokens(self, kind: MediaKind) -> int:
-        """Return how many tokens a medium of a kind takes in the prompt."""
+        """Return how many tokens a medium takes in the prompt."""
         return self.tokens_per_video if kind is MediaKind.VIDEO else self.tokens_per_image
 
     def placeholder_id(self, kind: MediaKind) -> int:
@@ -153,9 +131,7 @@ class Checkpoint:
 def find_checkpoint(settings: Settings) -> Checkpoint:
     """Find the checkpoint of the settings; fetch its small files from the hub, and not yet its weights.
 
-    Raises:
-        UsageError: If there is a revision and no hub id.
-        CheckpointError: If it cannot be had, or is no Video-LLaVA.
+    Raises CheckpointError if it cannot be had or is no Video-LLaVA, UsageError if there is a revision and no hub id.
     """
     named = settings.checkpoint or settings.model
     hub_id = None
@@ -178,11 +154,7 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
-    """Download the weights unless they are on this disk.
-
-    Raises:
-        CheckpointError: If they cannot be had, or are not in the safetensors format.
-    """
+    """Download the weights unless they are on this disk; raises CheckpointError if there are no safetensors files."""
     folder = checkpoint.folder
     if checkpoint.hub_id and missing_shards(checkpoint):
         # The folder of a hub snapshot is named after its commit: weights must come from the same one.
@@ -199,16 +171,10 @@ def missing_shards(checkpoint: Checkpoint) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint's weights, sorted, whether or not they are on this disk.
-
-    Raises:
-        CheckpointError: If the index of its shards cannot be read.
-    """
+    """Return the files of a checkpoint's weights, sorted, whether or not they are on this disk."""
     index = folder / SHARD_INDEX
-    shards = {"model.safetensors"}
-    if index.exists():
-        shards = set(_read_json(index, str(folder))["weight_map"].values())
-    return [folder / shard for shard in sorted(shards)]
+    shards = _read_json(index, str(folder))["weight_map"].values() if index.exists() else ["model.safetensors"]
+    return [folder / shard for shard in sorted(set(shards))]
 
 
 def weight_bytes(checkpoint: Checkpoint) -> int:
@@ -271,42 +237,34 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def _fetch(hub_id: str, patterns: list[str], revision: str | None, *, offline: bool) -> Path:
-    with _hub_errors(hub_id, revision, offline=offline):
-        from huggingface_hub import snapshot_download
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
 
-        folder = snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline)
-    return Path(folder)
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
+    except (hub.HFValidationError, hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
+        raise CheckpointError(_hub_problem(error, hub_id, revision, offline=offline)) from error
 
 
-@contextmanager
-def _hub_errors(hub_id: str, revision: str | None, *, offline: bool) -> Iterator[None]:
-    """Translate huggingface_hub's exceptions into one line that says what to do."""
+def _hub_problem(error: Exception, hub_id: str, revision: str | None, *, offline: bool) -> str:
     from huggingface_hub import errors as hub
 
-    at = f" at revision {revision!r}" if revision else ""
-    try:
-        yield
-    except hub.GatedRepoError as error:
-        raise CheckpointError(f"no access to {hub_id!r}: accept its terms on the hub, then `hf auth login`") from error
-    except hub.RevisionNotFoundError as error:
-        raise CheckpointError(f"{hub_id!r} has no revision {revision!r}: check its name on the hub") from error
-    except hub.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"no checkpoint {hub_id!r} on the hub, or no access to it: check its name, or `hf auth login`"
-        ) from error
-    except hub.HFValidationError as error:
-        raise CheckpointError(f"{hub_id!r} is neither a folder nor a hub id such as owner/name") from error
-    except hub.OfflineModeIsEnabled as error:
-        raise CheckpointError(
-            f"HF_HUB_OFFLINE is set, and {hub_id!r}{at} is not in the local cache: unset it once, or try -m tiny"
-        ) from error
-    except hub.LocalEntryNotFoundError as error:
-        if offline:
-            raise CheckpointError(
-                f"offline, and {hub_id!r}{at} is not in the local cache: run once without --offline, or try -m tiny"
-            ) from error
-        raise CheckpointError(
-            f"{hub_id!r}{at} is not in the local cache and the hub cannot be reached: check the network, or try -m tiny"
-        ) from error
-    except (hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]  # of line, disk, hf_xet
-        raise CheckpointError(f"cannot fetch {hub_id!r}{at}: {first_line(error)}") from error
+    named = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
+    match error:
+        case hub.GatedRepoError():
+            return f"no access to {hub_id!r}: accept its terms on the hub, then `hf auth login`"
+        case hub.RevisionNotFoundError():
+            return f"{hub_id!r} has no revision {revision!r}: check its name on the hub"
+        case hub.RepositoryNotFoundError():
+            return f"no checkpoint {hub_id!r} on the hub, or no access to it: check its name, or `hf auth login`"
+        case hub.HFValidationError():
+            return f"{hub_id!r} is neither a folder nor a hub id such as owner/name"
+        case hub.OfflineModeIsEnabled():
+            return f"HF_HUB_OFFLINE is set, and {named} is not in the local cache: unset it once, or try -m tiny"
+        case hub.LocalEntryNotFoundError() if offline:
+            return f"offline, and {named} is not in the local cache: run once without --offline, or try -m tiny"
+        case hub.LocalEntryNotFoundError():
+            what = "is not in the local cache and the hub cannot be reached"
+            return f"{named} {what}: check the network, or try -m tiny"
+        case _:  # of line, disk, hf_xet
+            return f"cannot fetch {named}: {first_line(error)}"

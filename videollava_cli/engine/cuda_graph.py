@@ -7,27 +7,18 @@ run. A replayed graph starts them all at once.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Protocol
+from typing import Any
 
 import torch
 
-
-class Graph(Protocol):
-    """Work that was captured."""
-
-    def replay(self) -> object:
-        """Do the work once."""
-
-
-Capture = Callable[[Callable[[], object], torch.device], Graph]
+Capture = Callable[[Callable[[], object], torch.device], Any]  # returns something with a `replay` method
 
 
 class GraphRunner:
     """Run the same work over and over: once eagerly to warm up, then captured, then replayed.
 
-    The work reads and writes the same tensors each time, reads nothing back and keeps its shapes. Where capture fails
-    it goes on eagerly: slower, and just as right. `capture` returns something with a `replay` method, and runs nothing
-    of the work; without CUDA, and without a `capture` of the caller's, the work runs eagerly.
+    The work reads and writes the same tensors each time, reads nothing back and keeps its shapes. It runs eagerly,
+    slower and just as right, where capture fails, and without CUDA unless the caller has a `capture`.
     """
 
     def __init__(self, device: torch.device, capture: Capture | None = None) -> None:
@@ -35,7 +26,7 @@ class GraphRunner:
         self.is_captured = False  # then another run costs the host next to nothing
         self._capture = capture or (capture_graph if device.type == "cuda" else None)
         self._is_warm = False
-        self._graph: Graph | None = None
+        self._graph: Any = None
 
     def run(self, work: Callable[[], object]) -> None:
         """Run the work; the first two times this waits until its kernels are started one by one."""
@@ -44,7 +35,7 @@ class GraphRunner:
                 self._graph = self._capture(work, self.device)
                 self.is_captured = True
             self._capture = None
-        if self._graph is not None:
+        if self.is_captured:
             self._graph.replay()
             return
         with _on_side_stream(self.device):
@@ -53,11 +44,7 @@ class GraphRunner:
 
 
 def capture_graph(work: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
-    """Return the CUDA graph of a work's kernels, without running them.
-
-    Raises:
-        RuntimeError: If the work cannot be captured.
-    """
+    """Return the CUDA graph of a work's kernels, without running them; raises RuntimeError if it cannot be captured."""
     graph = torch.cuda.CUDAGraph()
     with _on_side_stream(device):
         # Not by `torch.cuda.graph`: it gives all unused memory back first, which the next prefill would have to get
@@ -92,16 +79,12 @@ def copy_to_host(numbers: torch.Tensor) -> Callable[[], list[int]]:
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return a device's one stream for capture: cuBLAS keeps a workspace for each stream that it sees."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # one only: cuBLAS keeps a workspace for each
 
 
 @contextmanager
 def _on_side_stream(device: torch.device) -> Iterator[None]:
-    """Run on a card's side stream, which capture needs, in order with all else; elsewhere do nothing special.
-
-    Warm-up happens there, too, so that workspaces are made before anything is captured.
-    """
+    """Run on a card's side stream, as capture must; warm-up does, too, so that workspaces are made before capture."""
     if device.type != "cuda":
         yield
         return

@@ -16,22 +16,14 @@ So a row joins between two decode steps by being copied in, and a sequence leave
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
-from transformers import (
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    VideoLlavaForConditionalGeneration,
-)
+from transformers import TopKLogitsWarper, TopPLogitsWarper, VideoLlavaForConditionalGeneration
 
-from videollava_cli.engine.caches import CachedPrefix
 from videollava_cli.engine.cuda_graph import Capture, GraphRunner, copy_to_host
-from videollava_cli.engine.kv_cache import KVCache, rounded_up
+from videollava_cli.engine.kv_cache import CachedPrefix, KVCache, rounded_up
 from videollava_cli.engine.model_access import can_capture, embed, takes_any_mask
-from videollava_cli.engine.sequence import SamplingParams, Sequence, num_shared_keys
+from videollava_cli.engine.request import Sequence, num_shared_keys
 
 # Static decode reserves slots for so many steps. Attention reads unused ones: of the 7B in fp16 256 are 0.13 GB a step
 # and sequence, beside the 13.5 GB of weights; a new capture takes about as long as ten steps, 4 % of 256.
@@ -43,25 +35,19 @@ MIN_OPEN_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefilledRow:
-    """A row that may join a batch: n sequences in a KV cache of one row, of T slots.
-
-    `seen` is bool, (n, T); `positions` int64, (n,), of the next token of each; `logits` float32, (n, vocabulary).
-    """
+    """A row that may join a batch: n sequences in a KV cache of one row, of T slots."""
 
     prefix: CachedPrefix
     sequences: SequenceOf[Sequence]
-    seen: torch.Tensor
-    positions: torch.Tensor
-    logits: torch.Tensor
+    seen: torch.Tensor  # bool, (n, T)
+    positions: torch.Tensor  # of the next token of each, int64, (n,)
+    logits: torch.Tensor  # float32, (n, vocab)
 
 
 class ModelRunner:
-    """A model and how its decode steps run: static on one CUDA card, where they are captured, dynamic elsewhere.
+    """A model and how its decode steps run: static on one CUDA card, dynamic elsewhere, or as `static_decode` says.
 
-    Args:
-        model: The model.
-        static_decode: Whether steps keep one shape; by default as is best for the device.
-        capture: How static steps are captured; by default as CUDA graphs, on a CPU not at all.
+    Static steps keep one shape, and are captured by `capture`; by default as CUDA graphs, on a CPU not at all.
     """
 
     def __init__(
@@ -121,13 +107,14 @@ class ModelRunner:
         suffixes = [sequence.ids[num_shared:] for sequence in sequences]
         counts = torch.tensor([len(suffix) for suffix in suffixes], device=device)  # (n,)
         owners = torch.arange(len(suffixes), device=device).repeat_interleave(counts)  # (S,)
-        is_own = owners == owners[:, None]  # (S, S)
         prefix_seen = torch.ones(len(owners), num_shared, dtype=torch.bool, device=device)  # (S, P)
-        sees = torch.cat([prefix_seen, is_own.tril()], dim=1)  # (S, P + S)
+        sees = torch.cat([prefix_seen, (owners == owners[:, None]).tril()], dim=1)  # (S, P + S)
         offsets = torch.cat([torch.arange(len(suffix), device=device) for suffix in suffixes])  # (S,)
+        # What attention adds to its scores: 0 where a slot is seen, else the lowest number.
+        mask = torch.zeros_like(sees, dtype=self.model.dtype).masked_fill_(~sees, torch.finfo(self.model.dtype).min)
         output = self.model(
             inputs_embeds=embed(self.model, [token for suffix in suffixes for token in suffix], ())[None],
-            attention_mask=additive_mask(sees, self.model.dtype)[None, None],  # (1, 1, S, P + S)
+            attention_mask=mask[None, None],  # (1, 1, S, P + S)
             position_ids=(num_shared + offsets)[None],  # (1, S)
             past_key_values=prefix.cache,
             use_cache=True,
@@ -138,23 +125,21 @@ class ModelRunner:
         return PrefilledRow(prefix, sequences, seen, num_shared + counts, output.logits[0].float())
 
     def _start_sampling(self, sequence: Sequence) -> None:
-        """Prepare what sampling needs of a sequence; one that was preempted goes on drawing where it was."""
-        params, device = sequence.params, self.model.device
-        if params.repetition_penalty != 1.0:
+        settings, device = sequence.settings, self.model.device
+        if settings.repetition_penalty != 1.0:
             sequence.occurred = torch.zeros(self.vocabulary_size, dtype=torch.bool, device=device)  # (vocab,)
             sequence.occurred[torch.tensor(sequence.ids, device=device)] = True
-        if params.temperature > 0:
-            sequence.generator = torch.Generator(device).manual_seed(params.seed)
-            for _ in sequence.token_ids:
+        if settings.temperature > 0:
+            sequence.generator = torch.Generator(device).manual_seed(settings.seed)
+            for _ in sequence.token_ids:  # of a preempted sequence, which goes on drawing where it was
                 torch.empty(self.vocabulary_size, device=device).exponential_(generator=sequence.generator)
 
     def step_for(self, cache: KVCache, shape: torch.Size, capacity: int) -> "DecodeStep":
         """Return a decode step of B rows x n sequences; a static one that was captured on this storage is reused."""
-        last = self._last_step
-        if last is not None and last.fits(cache, shape, capacity):
-            return last
-        step = DecodeStep(self, cache, shape, capacity)
-        self._last_step = step if self.is_static else None
+        step = self._last_step
+        if step is None or (step.ids.shape, step.capacity, step.addresses) != (shape, capacity, cache.addresses):
+            step = DecodeStep(self, cache, shape, capacity)
+            self._last_step = step if self.is_static else None
         return step
 
 
@@ -177,12 +162,7 @@ class DecodeStep:
         self.mask = torch.zeros(shape[0], 1, shape[1], capacity, dtype=model.dtype, device=model.device)
         self.logits = torch.zeros(*shape, runner.vocabulary_size if self.is_static else 0, device=model.device)
         self.graph = GraphRunner(model.device, runner.capture)
-        self.takes_any_mask = takes_any_mask(model)
         self.is_unmasked = False
-
-    def fits(self, cache: KVCache, shape: torch.Size, capacity: int) -> bool:
-        """Return whether this step does for a shape and capacity on a cache's storage."""
-        return self.ids.shape == shape and self.capacity == capacity and self.addresses == cache.addresses
 
     def start(self, seen: torch.Tensor, positions: torch.Tensor) -> None:
         """Set who sees which slot, bool, (B, n, T), and the next positions, int64, (B, n)."""
@@ -206,7 +186,7 @@ class DecodeStep:
     def _forward(self, cache: KVCache, mask: torch.Tensor) -> None:
         own = self.cache_position[None, None, :, None].expand(len(self.mask), 1, -1, 1)  # (B, 1, n, 1)
         self.mask.scatter_(-1, own, 0)
-        if not self.takes_any_mask:
+        if not takes_any_mask(self.model):
             mask = (mask[:, 0, 0] == 0).long()  # (B, T): padding, of one sequence a row
         output = self.model(
             input_ids=self.ids,
@@ -224,16 +204,12 @@ class DecodeStep:
 
 
 class DecodeBatch:
-    """Sequences that decode together; rows join and sequences leave between two steps.
-
-    `sequences` are the S open ones. `adopted` is the prefix whose KV cache the batch uses as its own: that of a batch
-    of one row, which is not copied.
-    """
+    """Sequences that decode together; rows join and sequences leave between two steps."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
-        self.sequences: list[Sequence] = []
-        self.adopted: CachedPrefix | None = None
+        self.sequences: list[Sequence] = []  # the S open ones
+        self.adopted: PrefilledRow | None = None  # the only row, whose KV cache is that of the batch
         self.cache = KVCache(runner.model.config)
         self.num_rows = 0
         self._cells: list[int] = []  # row * n + column of each sequence
@@ -249,8 +225,8 @@ class DecodeBatch:
     def next_tokens(self) -> list[tuple[Sequence, int]]:
         """Sample the next token of each sequence, after running the last ones.
 
-        A captured step is started before the host knows the tokens that it runs: the host reads them, looks which
-        answers have ended and turns them into text while the device is at work. The price is one step too many.
+        A captured step is started before the host knows the tokens that it runs: the host detokenizes while the device
+        is at work. The price is one step too many.
         """
         self._run_sampled()
         assert self._logits is not None
@@ -267,11 +243,12 @@ class DecodeBatch:
         self._run_sampled()
         self._leave_step()
         if adopt:
-            self.adopted, self.cache = row.prefix, row.prefix.cache
+            self.adopted, self.cache = row, row.prefix.cache
         else:
             self.cache.join(row.prefix.cache)
         num_rows, num_columns, num_slots = self._seen.shape
-        width, num_new, length = max(num_columns, len(row.sequences)), *row.seen.shape
+        num_new, length = row.seen.shape
+        width = max(num_columns, num_new)
         seen = self._seen.new_zeros(num_rows + 1, width, max(num_slots, length))  # (B + 1, n, T)
         seen[:num_rows, :num_columns, :num_slots] = self._seen
         seen[num_rows, :num_new, :length] = row.seen
@@ -296,21 +273,20 @@ class DecodeBatch:
         if kept and (not self.runner.is_static or len(kept) <= MIN_OPEN_SHARE * self._num_run):
             self._repack()
 
-    def disown(self) -> CachedPrefix:
-        """Return the adopted prefix and go on with a copy of its KV cache."""
-        prefix, self.adopted = self.adopted, None
-        assert prefix is not None
+    def disown(self) -> PrefilledRow:
+        """Return the adopted row and go on with a copy of its KV cache."""
+        row, self.adopted = self.adopted, None
+        assert row is not None
         self._leave_step()
         self.cache = KVCache(self.runner.model.config)
-        self.cache.join(prefix.cache)
-        return prefix
+        self.cache.join(row.prefix.cache)
+        return row
 
     @property
     def _has_free_slots(self) -> bool:
         return self._step is not None and self._num_slots + self._seen.shape[1] <= self._step.capacity
 
     def _run_sampled(self) -> None:
-        """Run the tokens that were sampled last."""
         if self._sampled is None:
             return
         if not self._has_free_slots:
@@ -369,27 +345,27 @@ class DecodeBatch:
         self._num_run = len(cells)
 
 
-def additive_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what attention adds to its scores: 0 where something is seen, else the lowest number."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
-
-
 def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> torch.Tensor:
     """Sample the next token of each sequence, int64, (S,), from logits, float32, (S, vocabulary).
 
     Each sequence draws from a generator of its own, so its tokens do not depend on the others. Scores are processed as
     by `model.generate`. Nothing here waits for the device.
     """
-    params = sequences[0].params
-    if any(sequence.params != params for sequence in sequences):
-        alone = [sample(row[None], [sequence]) for row, sequence in zip(logits, sequences, strict=True)]
-        return torch.cat(alone)
+    settings = sequences[0].settings
+    if any(sequence.settings != settings for sequence in sequences):
+        return torch.cat([sample(row[None], [one]) for row, one in zip(logits, sequences, strict=True)])
     occurred = [sequence.occurred for sequence in sequences if sequence.occurred is not None]
     if occurred:
-        penalized = torch.where(logits < 0, logits * params.repetition_penalty, logits / params.repetition_penalty)
+        penalty = settings.repetition_penalty
+        penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
         logits = torch.where(torch.stack(occurred), penalized, logits)  # (S, vocab)
-    if params.temperature > 0:
-        shares = _warpers(params)(None, logits).softmax(-1)  # type: ignore[arg-type]  # (S, vocab)
+    if settings.temperature > 0:
+        scores = logits / settings.temperature  # (S, vocab)
+        if settings.top_k is not None:
+            scores = TopKLogitsWarper(settings.top_k)(None, scores)
+        if settings.top_p is not None:
+            scores = TopPLogitsWarper(settings.top_p)(None, scores)
+        shares = scores.softmax(-1)  # (S, vocab)
         # How `torch.multinomial` draws one token, to the last bit; itself it waits for the device to check the shares.
         waits = torch.empty_like(shares)  # (S, vocab)
         for row, sequence in zip(waits, sequences, strict=True):
@@ -399,13 +375,3 @@ def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> torch.Tenso
     for number, own in enumerate(occurred):
         own.index_fill_(0, chosen[number : number + 1], True)
     return chosen
-
-
-@lru_cache
-def _warpers(params: SamplingParams) -> LogitsProcessorList:
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
-    if params.top_k is not None:
-        warpers.append(TopKLogitsWarper(params.top_k))
-    if params.top_p is not None:
-        warpers.append(TopPLogitsWarper(params.top_p))
-    return warpers

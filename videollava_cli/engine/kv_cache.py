@@ -1,21 +1,24 @@
-"""The KV cache: rows of keys and values in storage that grows in place; dynamic, or static as CUDA graphs need."""
+"""The KV cache, dynamic or static as CUDA graphs need, in storage that grows in place; and that of the last prompt."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from videollava_cli.engine.request import Key, num_shared
+
 BLOCK_TOKENS = 256  # capacity comes in blocks: of the 7B in fp16 128 MiB a row
+MIN_HIT_TOKENS = 16  # as vLLM's block size; fewer save nothing, and behind a prefix attention needs a mask
 
 
 class KVCacheLayer(DynamicLayer):
     """One layer's keys and values, views of storage of (rows, heads, capacity, head size).
 
-    transformers' own DynamicLayer copies all it holds for every token. In static mode `update` does what
-    transformers' StaticLayer does: it writes at cache positions that a tensor on the device holds, and returns the
-    whole capacity. Unlike StaticLayer this one grows, is cropped, and goes back to dynamic mode.
+    transformers' DynamicLayer copies all it holds for every token. In static mode `update` writes at cache positions on
+    the device and returns the whole capacity, as StaticLayer does, which neither grows nor goes back to dynamic mode.
     """
 
     def __init__(self) -> None:
@@ -27,9 +30,13 @@ class KVCacheLayer(DynamicLayer):
     @property
     def views(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, (B, heads, T, head size) each."""
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
+        return self.keys, self.values  # type: ignore[return-value]  # None before the first tokens only
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Start with empty storage."""
+        super().lazy_initialization(key_states, value_states)
+        self.storage = tuple(one.new_empty(0, one.shape[1], 0, one.shape[3]) for one in (key_states, value_states))
+        self.set_size(0, 0)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -42,83 +49,35 @@ class KVCacheLayer(DynamicLayer):
             for view, states in zip(self.views, new, strict=True):
                 view.index_copy_(-2, self.cache_position, states)
             return self.views
+        num_rows, _, num_new, _ = key_states.shape
         length = int(self.get_seq_length())
-        end = length + key_states.shape[-2]
-        self._grow(len(key_states), end, new)
-        for storage, states in zip(self.storage, new, strict=True):
-            storage[: len(states), :, length:end] = states
-        self._view(len(key_states), end)
+        self.grow(num_rows, length + num_new)
+        self.set_size(num_rows, length + num_new)
+        for view, states in zip(self.views, new, strict=True):
+            view[:, :, length:] = states
         return self.views
-
-    def reserve(self, num_rows: int, num_tokens: int) -> None:
-        """Provide capacity for so many rows and tokens, now or as soon as there is a first one."""
-        self.reserved = num_rows, num_tokens
-        if self.storage:
-            self._grow(num_rows, num_tokens, self.views)
-
-    def make_static(self, capacity: int, cache_position: torch.Tensor) -> None:
-        """Keep one shape until the next crop: `update` writes at cache positions, int64, (number of new tokens,)."""
-        num_rows, _, length, _ = self.views[0].shape
-        self._view(num_rows, capacity)
-        for view in self.views:
-            view[:, :, length:].zero_()  # a weight of 0 hides a number, but no NaN
-        self.cache_position = cache_position
 
     def crop(self, length: int) -> None:
         """Keep the first tokens only, in dynamic mode; capacity stays as it is."""
         held = [view.shape[-2] for view in self.views]
         assert min(held) >= length, f"{length} tokens are to be kept of {held}"
         self.cache_position = None
-        self._view(len(self.views[0]), length)
+        self.set_size(len(self.views[0]), length)
 
-    def select(self, rows: list[int]) -> None:
-        """Keep some rows, named in ascending order; each moves to the first free place."""
-        for place, row in enumerate(rows):
-            if place != row:
-                for view in self.views:
-                    view[place] = view[row]
-        self._view(len(rows), int(self.get_seq_length()))
-
-    def gather(self, slots: torch.Tensor) -> None:
-        """Keep some tokens of each row, int64, (B, T'): the rest of the capacity is free again."""
-        num_rows, num_heads, _, head_size = self.views[0].shape
-        index = slots.to(self.views[0].device)[:, None, :, None].expand(-1, num_heads, -1, head_size)
-        for storage, view in zip(self.storage, self.views, strict=True):
-            storage[:num_rows, :, : slots.shape[1]] = view.gather(2, index)  # (B, heads, T', head size)
-        self._view(num_rows, slots.shape[1])
-
-    def join(self, other: "KVCacheLayer") -> None:
-        """Append the rows of another layer; the shorter rows have zeros behind their tokens."""
-        num_rows, length = (len(self.views[0]), int(self.get_seq_length())) if self.storage else (0, 0)
-        num_others, other_length = len(other.views[0]), int(other.get_seq_length())
-        if not self.is_initialized:
-            self.lazy_initialization(*other.views)
-        longest = max(length, other_length)
-        self._grow(num_rows + num_others, longest, other.views)
-        for storage, states in zip(self.storage, other.views, strict=True):
-            storage[:num_rows, :, length:longest] = 0
-            storage[num_rows : num_rows + num_others, :, :other_length] = states
-            storage[num_rows : num_rows + num_others, :, other_length:longest] = 0
-        self._view(num_rows + num_others, longest)
-
-    def _view(self, num_rows: int, num_tokens: int) -> None:
+    def set_size(self, num_rows: int, num_tokens: int) -> None:
+        """Take so many rows and tokens of the storage as keys and values."""
         self.keys, self.values = (each[:num_rows, :, :num_tokens] for each in self.storage)
 
-    def _grow(self, num_rows: int, num_tokens: int, like: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Move to larger storage if so many rows and tokens do not fit; `like` has the other sizes."""
-        if self.storage and len(self.storage[0]) >= num_rows and self.storage[0].shape[2] >= num_tokens:
+    def grow(self, num_rows: int, num_tokens: int) -> None:
+        """Move to larger storage if so many rows and tokens do not fit."""
+        if len(self.storage[0]) >= num_rows and self.storage[0].shape[2] >= num_tokens:
             return
-        rows = max(num_rows, self.reserved[0])
-        capacity = rounded_up(max(num_tokens, self.reserved[1]))
-        larger = tuple(one.new_empty(rows, one.shape[1], capacity, one.shape[3]) for one in like)
-        if self.storage:
-            for storage, view in zip(larger, self.views, strict=True):
-                storage[: len(view), :, : view.shape[2]] = view
-            num_rows, _, num_tokens, _ = self.views[0].shape
-        else:
-            num_rows, num_tokens = 0, 0
-        self.storage = larger
-        self._view(num_rows, num_tokens)
+        rows, capacity = max(num_rows, self.reserved[0]), rounded_up(max(num_tokens, self.reserved[1]))
+        held = self.views
+        self.storage = tuple(each.new_empty(rows, each.shape[1], capacity, each.shape[3]) for each in held)
+        self.set_size(len(held[0]), held[0].shape[2])
+        for view, states in zip(self.views, held, strict=True):
+            view.copy_(states)
 
 
 class KVCache(DynamicCache):
@@ -130,7 +89,7 @@ class KVCache(DynamicCache):
 
     @property
     def storage(self) -> list[torch.Tensor]:
-        """The storage of keys and of values of each layer that has any, (rows, heads, capacity, head size) each."""
+        """The storage of keys and of values of each layer, (rows, heads, capacity, head size) each."""
         return [tensor for layer in self.layers for tensor in layer.storage]
 
     @property
@@ -138,44 +97,100 @@ class KVCache(DynamicCache):
         """Where the storage is and how large, which a captured CUDA graph depends on."""
         return [(tensor.data_ptr(), tensor.shape) for tensor in self.storage]
 
-    @property
-    def nbytes(self) -> int:
-        """How much memory the cache holds, in bytes, with unused capacity."""
-        return nbytes(self.storage)
-
     def reserve(self, num_rows: int, num_tokens: int) -> None:
-        """Provide capacity for so many rows and tokens in every layer."""
+        """Provide capacity for so many rows and tokens, now or as soon as there is a first one."""
         for layer in self.layers:
-            layer.reserve(num_rows, num_tokens)
+            layer.reserved = num_rows, num_tokens
+            if layer.storage:
+                layer.grow(num_rows, num_tokens)
 
     def make_static(self, capacity: int, cache_position: torch.Tensor) -> None:
-        """Keep one shape until the next crop, and write at cache positions on the device."""
+        """Keep one shape until the next crop: `update` writes at cache positions, int64, (number of new tokens,)."""
         for layer in self.layers:
-            layer.make_static(capacity, cache_position)
+            num_rows, _, length, _ = layer.views[0].shape
+            layer.set_size(num_rows, capacity)
+            for view in layer.views:
+                view[:, :, length:].zero_()  # a weight of 0 hides a number, but no NaN
+            layer.cache_position = cache_position
 
     def crop(self, length: int) -> None:
-        """Keep the first tokens only: exactly `length`, whatever transformers' version (5.23 changed the argument).
-
-        Each layer is cropped by itself: where a forward pass was interrupted they differ in length.
-        """
+        """Keep the first `length` tokens only; layers differ in length where a forward pass was interrupted."""
         for layer in self.layers:
             if layer.storage:
                 layer.crop(length)
 
     def select(self, rows: list[int]) -> None:
-        """Keep some rows, named in ascending order."""
+        """Keep some rows, named in ascending order; each moves to the first free place."""
+        moves = [(place, row) for place, row in enumerate(rows) if place != row]
         for layer in self.layers:
-            layer.select(rows)
+            for view in layer.views:
+                for place, row in moves:
+                    view[place] = view[row]
+            layer.set_size(len(rows), layer.views[0].shape[2])
 
     def gather(self, slots: torch.Tensor) -> None:
-        """Keep some tokens of each row, int64, (B, T')."""
+        """Keep some tokens of each row, int64, (B, T'): the rest of the capacity is free again."""
         for layer in self.layers:
-            layer.gather(slots)
+            num_rows, num_heads, _, head_size = layer.views[0].shape
+            index = slots.to(layer.views[0].device)[:, None, :, None].expand(-1, num_heads, -1, head_size)
+            for view in layer.views:
+                view[:, :, : slots.shape[1]] = view.gather(2, index)  # (B, heads, T', head size)
+            layer.set_size(num_rows, slots.shape[1])
 
     def join(self, other: "KVCache") -> None:
-        """Append the rows of another cache."""
+        """Append the rows of another cache; the shorter rows have zeros behind their tokens."""
         for layer, others in zip(self.layers, other.layers, strict=True):
-            layer.join(others)
+            if not layer.is_initialized:
+                layer.lazy_initialization(*others.views)
+            first, _, length, _ = layer.views[0].shape
+            num_others, _, other_length, _ = others.views[0].shape
+            end, longest = first + num_others, max(length, other_length)
+            layer.grow(end, longest)
+            layer.set_size(end, longest)
+            for view, states in zip(layer.views, others.views, strict=True):
+                view[:first, :, length:] = 0
+                view[first:, :, :other_length] = states
+                view[first:, :, other_length:] = 0
+
+
+@dataclass(slots=True, eq=False)
+class CachedPrefix:
+    """A KV cache of one row, and the keys of the tokens that were certainly run."""
+
+    cache: KVCache
+    keys: list[Key]
+
+
+class PrefixCache:
+    """The KV cache of the last prompt, matched by token ids and by the digests of media."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self._config = config
+        self._last: CachedPrefix | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory is held, in bytes."""
+        return nbytes(self._last.cache.storage) if self._last else 0
+
+    def acquire(self, keys: Sequence[Key]) -> CachedPrefix:
+        """Take out what is cached of the first keys of a prompt; without a hit the storage is reused, empty.
+
+        An answer that begins before this one is released runs on a cache of its own.
+        """
+        last, self._last = self._last, None
+        if last is None:
+            return CachedPrefix(KVCache(self._config), [])
+        length = num_shared(last.keys, keys)
+        if length < MIN_HIT_TOKENS:
+            length = 0
+        last.cache.crop(length)
+        return CachedPrefix(last.cache, last.keys[:length])
+
+    def release(self, prefix: CachedPrefix) -> None:
+        """Keep a cache for the next prompt, cropped to the tokens that were certainly run."""
+        prefix.cache.crop(len(prefix.keys))
+        self._last = prefix if prefix.keys else None
 
 
 def rounded_up(num_tokens: int) -> int:

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory, weight_files
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, Checkpoint, model_size, needed_memory, weight_files
 from videollava_cli.engine.model_access import is_out_of_memory
-from videollava_cli.engine.quantized_cache import QuantizedCache, identity_of, is_worth_caching
+from videollava_cli.engine.quantized_cache import QuantizedCache, identity_of
 from videollava_cli.engine.weights import PiecewiseQuantization, stored_tensors
 from videollava_cli.errors import CheckpointError, GenerationError, UsageError, first_line
-from videollava_cli.malloc import large_blocks_returned
+from videollava_cli.machine import large_blocks_returned
 from videollava_cli.settings import Settings
 
 FLASH_ATTENTION = "flash_attention_2"
@@ -34,11 +34,7 @@ MAX_SHARD_SIZE = "2GB"  # of kept weights: one shard at a time comes back from a
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """Load the tokenizer, with padding on the left, as generating needs.
-
-    Raises:
-        CheckpointError: If the checkpoint has none.
-    """
+    """Load the tokenizer, with padding on the left, as generating needs."""
     try:
         with quiet_libraries():
             tokenizer = AutoTokenizer.from_pretrained(
@@ -51,11 +47,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 
 
 def check_machine(settings: Settings) -> None:
-    """Refuse settings that this machine cannot do, before anything is fetched or loaded.
-
-    Raises:
-        UsageError: If the device is not there, or 8 bits or Flash-Attention 2 cannot run on it.
-    """
+    """Raise UsageError for settings that this machine cannot do, before anything is fetched or loaded."""
     device = choose_device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {settings.device!r} and torch finds no CUDA GPU: give --device cpu")
@@ -73,9 +65,8 @@ def check_machine(settings: Settings) -> None:
 
 def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
     if device.type != "cuda":
-        raise UsageError(
-            f"Flash-Attention 2 needs a CUDA GPU, and the device is {str(device)!r}: leave --flash-attn out"
-        )
+        problem = f"needs a CUDA GPU, and the device is {str(device)!r}"
+        raise UsageError(f"Flash-Attention 2 {problem}: leave --flash-attn out")
     if importlib.util.find_spec("flash_attn") is None:
         raise UsageError("Flash-Attention 2 needs the package flash-attn: pip install flash-attn")
     if torch.cuda.get_device_capability(device) < (8, 0):
@@ -90,89 +81,66 @@ def load_model(
 ) -> VideoLlavaForConditionalGeneration:
     """Load weights that are on this disk: safetensors only, no code from the checkpoint.
 
-    Args:
-        checkpoint: What to load.
-        settings: The device, the number format, the quantization.
-        cache: Where 4-bit weights are kept for the next time; None to quantize every time. 8-bit ones are not kept: a
-            GPU makes them about as fast as it would read them.
-
-    Raises:
-        UsageError: If the machine cannot do what the settings ask.
-        CheckpointError: If the weights cannot be read.
-        GenerationError: If they do not fit the memory.
+    With a cache, 4-bit weights are kept for the next time. 8-bit ones are not: a GPU makes them about as fast as it
+    would read them; neither are those of the bundled model, which is quantized faster than its copy is checked. Raises
+    UsageError, CheckpointError, or GenerationError if the weights do not fit the memory.
     """
     check_machine(settings)
-    if cache is not None and settings.load_4bit and is_worth_caching(checkpoint):
+    is_bundled = BUNDLED_FOLDER in checkpoint.folder.parents
+    if cache is not None and settings.load_4bit and not is_bundled:
         return _load_cached(checkpoint, settings, cache)
-    return _load_and_quantize(checkpoint, settings)
+    return _load_folder(checkpoint.folder, checkpoint, settings)
 
 
 def _load_cached(
     checkpoint: Checkpoint, settings: Settings, cache: QuantizedCache
 ) -> VideoLlavaForConditionalGeneration:
-    """Load 4-bit weights from the cache, or quantize them and keep them there."""
     device = choose_device(settings.device)
-    dtype, quantization = choose_dtype(settings.dtype, device), quantization_config(settings)
+    dtype, quantization = choose_dtype(settings.dtype, device), _quantization_config(settings)
     assert quantization is not None
     way = json.dumps(quantization.to_dict(), sort_keys=True, default=str)
     identity = identity_of(checkpoint, dtype=str(dtype), device=device.type, quantization=way)
     folder = cache.folder_of(checkpoint, identity)
     if cache.find(folder):
         try:
-            return _load_folder(folder, checkpoint, settings)
+            return _load_folder(folder, checkpoint, settings, is_quantized=True)
         except CheckpointError as error:  # made wrongly, a damaged header, or removed meanwhile
             cache.discard(folder, str(error))
-    model = _load_and_quantize(checkpoint, settings)
+    model = _load_folder(checkpoint.folder, checkpoint, settings)
+    what = f"4-bit {str(dtype).removeprefix('torch.')}"
+    manifest = {"model": checkpoint.hub_id or checkpoint.name, "what": what, "identity": identity}
     with quiet_libraries():
-        manifest = {
-            "model": checkpoint.hub_id or checkpoint.name,
-            "what": f"4-bit {str(dtype).removeprefix('torch.')}",
-            "identity": identity,
-        }
         cache.keep(folder, manifest, lambda draft: model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE))
     return model
 
 
-def _load_and_quantize(checkpoint: Checkpoint, settings: Settings) -> VideoLlavaForConditionalGeneration:
-    device, quantization = choose_device(settings.device), quantization_config(settings)
-    dtype = choose_dtype(settings.dtype, device)
-    if device.type != "cpu" or quantization is None:
-        return _load_folder(checkpoint.folder, checkpoint, settings, dtype=dtype, quantization=quantization)
-    with large_blocks_returned(), PiecewiseQuantization():  # type: ignore[no-untyped-call]
-        return _load_folder(checkpoint.folder, checkpoint, settings, dtype=dtype, quantization=quantization)
-
-
 def _load_folder(
-    folder: Path,
-    checkpoint: Checkpoint,
-    settings: Settings,
-    *,
-    dtype: torch.dtype | None = None,
-    quantization: BitsAndBytesConfig | None = None,
+    folder: Path, checkpoint: Checkpoint, settings: Settings, *, is_quantized: bool = False
 ) -> VideoLlavaForConditionalGeneration:
-    """Load the weights of a folder; without a dtype they are read as they are stored."""
+    """Load the weights of a folder; quantized ones are read as they are stored."""
     device = choose_device(settings.device)
-    model_dtype = choose_dtype(settings.dtype, device)
+    dtype = choose_dtype(settings.dtype, device)
+    quantization = None if is_quantized else _quantization_config(settings)
     options: dict[str, Any] = {
-        "dtype": model_dtype,
-        "device_map": _device_map(checkpoint, settings, device, model_dtype),
+        "dtype": dtype,
+        "device_map": _device_map(checkpoint, settings, device, dtype),
         "quantization_config": quantization,
         "attn_implementation": settings.attn_implementation,
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
     }
-    with _loading_errors(checkpoint, device), quiet_libraries():
-        loaded: Any
+    from_pretrained: Any = VideoLlavaForConditionalGeneration.from_pretrained
+    with _loading_errors(checkpoint, device), quiet_libraries(), ExitStack() as stack:
+        if device.type == "cpu" and quantization is not None:
+            stack.enter_context(large_blocks_returned())
+            stack.enter_context(PiecewiseQuantization())  # type: ignore[no-untyped-call]
         if options["device_map"] == "auto":  # accelerate reads the files itself
-            loaded = VideoLlavaForConditionalGeneration.from_pretrained(folder, **options)
+            model, report = from_pretrained(folder, **options)
         else:
             config = VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
-            with stored_tensors(weight_files(folder), device, dtype) as tensors:
-                loaded = VideoLlavaForConditionalGeneration.from_pretrained(
-                    None, config=config, state_dict=tensors, **options
-                )
-    model, report = loaded  # with output_loading_info
+            stored = stored_tensors(weight_files(folder), device, None if is_quantized else dtype)
+            model, report = from_pretrained(None, config=config, state_dict=stack.enter_context(stored), **options)
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"the weights of {checkpoint.name!r} are incomplete: {missing[0]} is missing")
     assert isinstance(model, VideoLlavaForConditionalGeneration)
@@ -184,39 +152,31 @@ def _load_folder(
 
 @contextmanager
 def _loading_errors(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
-    """Translate the exceptions of transformers, accelerate and bitsandbytes into one line that says what to do."""
+    name = checkpoint.name
     try:
         yield
     except ImportError as error:
         raise UsageError(f"a package that these settings need is missing or too old: {first_line(error)}") from error
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise GenerationError(
-                f"{checkpoint.name!r} does not fit into the memory of {device}: try --load-4bit"
-            ) from error
-        raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error
+            raise GenerationError(f"{name!r} does not fit into the memory of {device}: try --load-4bit") from error
+        raise CheckpointError(f"cannot load the weights of {name!r}: {first_line(error)}") from error
     except (OSError, ValueError, SafetensorError) as error:
         if "dispatched on the CPU" in str(error):  # bitsandbytes quantizes on the GPU only
-            raise GenerationError(f"{checkpoint.name!r} does not fit into the memory of {device}") from error
-        raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error
+            raise GenerationError(f"{name!r} does not fit into the memory of {device}") from error
+        raise CheckpointError(f"cannot load the weights of {name!r}: {first_line(error)}") from error
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is the first available of CUDA GPU, Apple GPU and CPU.
-
-    Raises:
-        UsageError: If there is no device of this name.
-    """
+    """Return the device of a name; `auto` is the first available of CUDA GPU, Apple GPU and CPU."""
     if name == "auto":
         is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         name = next(kind for kind, there in is_there.items() if there)
-    try:
+    with suppress(RuntimeError):
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps") from error
-    if device.type not in ("cuda", "mps", "cpu"):
-        raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps")
-    return device
+        if device.type in ("cuda", "mps", "cpu"):
+            return device
+    raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -228,8 +188,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def quantization_config(settings: Settings) -> BitsAndBytesConfig | None:
-    """Return how transformers is to quantize weights while it loads them; None for not at all."""
+def _quantization_config(settings: Settings) -> BitsAndBytesConfig | None:
     if settings.load_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     if settings.load_4bit:
@@ -242,11 +201,11 @@ def quantization_config(settings: Settings) -> BitsAndBytesConfig | None:
 def _device_map(
     checkpoint: Checkpoint, settings: Settings, device: torch.device, dtype: torch.dtype
 ) -> str | dict[str, torch.device]:
-    """Return one device, or `auto`: accelerate spreads the weights when one GPU is too small."""
     if device.type != "cuda" or settings.device.startswith("cuda:"):
         return {"": device}
     free, _ = torch.cuda.mem_get_info(device)
     needed = needed_memory(model_size(checkpoint), settings, torch.finfo(dtype).bits)
+    # accelerate spreads the weights when one GPU is too small
     return "auto" if needed.total > free else {"": device}
 
 

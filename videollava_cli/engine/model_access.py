@@ -1,35 +1,60 @@
-"""What the engine must know of a model beside `forward`: features, embeddings, end ids, what versions rename."""
+"""What the engine must know of a model beside `forward`: features, embeddings, masks, end ids, memory."""
 
-import inspect
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import VideoLlavaForConditionalGeneration
 
+from videollava_cli.engine.kv_cache import nbytes
+from videollava_cli.engine.request import PlacedMedium
 from videollava_cli.machine import free_memory
 from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import PixelSettings, pixel_values
 
-# These take any mask of (queries, keys); Flash-Attention 2 and its kin take padding only.
-MASKABLE_ATTENTION = frozenset({"sdpa", "eager"})
+ENCODER_CACHE_BYTES = 256 << 20  # sixteen clips of the 7B in fp16: 2,056 tokens x 4,096 numbers each
 
 
-def image_argument(model: VideoLlavaForConditionalGeneration) -> str:
-    """Return what `forward` calls an image's pixels: `pixel_values`, before transformers 5.23 `pixel_values_images`."""
-    names = inspect.signature(model.forward).parameters
-    return "pixel_values" if "pixel_values" in names else "pixel_values_images"
+class EncoderCache:
+    """Vision features of recent media by their digests; the least recently used go first."""
 
+    def __init__(
+        self, model: VideoLlavaForConditionalGeneration, pixels: PixelSettings, max_bytes: int = ENCODER_CACHE_BYTES
+    ) -> None:
+        self._model = model
+        self._pixels = pixels
+        self._max_bytes = max_bytes
+        self._features: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
-@torch.inference_mode()
-def encode_medium(model: VideoLlavaForConditionalGeneration, medium: Medium, pixels: PixelSettings) -> torch.Tensor:
-    """Run a medium's tower and the projector: what stands at its placeholders, (media tokens, hidden size)."""
-    values = pixel_values(medium.pixels, pixels).to(model.device, model.dtype)  # (T, 3, S, S)
-    if medium.kind is MediaKind.VIDEO:
-        features: torch.Tensor = model.model.get_video_features(values[None]).pooler_output
-    else:
-        features = model.model.get_image_features(values).pooler_output  # by position: 5.23 renamed the argument
-    return features.flatten(0, 1)
+    @property
+    def nbytes(self) -> int:
+        """How much memory is held, in bytes."""
+        return nbytes(self._features.values())
+
+    def get(self, media: Sequence[PlacedMedium]) -> list[torch.Tensor]:
+        """Return what stands at the placeholders of media, (media tokens, hidden size) each."""
+        found = []
+        for placed in media:
+            features = self._features.pop(placed.digest, None)
+            if features is None:
+                features = self._encode(placed.medium)
+            found.append(features)
+            self._features[placed.digest] = features
+            while self.nbytes > self._max_bytes:
+                self._features.popitem(last=False)
+        return found
+
+    @torch.inference_mode()
+    def _encode(self, medium: Medium) -> torch.Tensor:
+        """Run a medium's tower and the projector: alone, so that its features do not depend on others."""
+        model = self._model
+        values = pixel_values(medium.pixels, self._pixels).to(model.device, model.dtype)  # (T, 3, S, S)
+        if medium.kind is MediaKind.VIDEO:
+            features: torch.Tensor = model.model.get_video_features(values[None]).pooler_output
+        else:
+            features = model.model.get_image_features(values).pooler_output  # by position: 5.23 renamed the argument
+        return features.flatten(0, 1)
 
 
 def embed(
@@ -39,15 +64,15 @@ def embed(
     tokens = torch.tensor(token_ids, device=model.device)  # (T,)
     embedded: torch.Tensor = model.get_input_embeddings()(tokens)  # (T, hidden)
     if features:
-        is_media = (tokens == model.config.image_token_id) | (tokens == model.config.video_token_id)
+        is_media = (tokens == model.config.image_token_id) | (tokens == model.config.video_token_id)  # (T,)
         given = torch.cat([feature.to(embedded.device, embedded.dtype) for feature in features])
         embedded[is_media.to(embedded.device)] = given
     return embedded
 
 
 def takes_any_mask(model: VideoLlavaForConditionalGeneration) -> bool:
-    """Return whether the language model's attention takes any mask, as several sequences of a row need."""
-    return model.config.get_text_config()._attn_implementation in MASKABLE_ATTENTION
+    """Return whether attention takes any mask of (queries, keys); Flash-Attention 2 and its kin take padding only."""
+    return model.config.get_text_config()._attn_implementation in {"sdpa", "eager"}
 
 
 def can_capture(model: VideoLlavaForConditionalGeneration) -> bool:
@@ -84,6 +109,4 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def free_bytes(device: torch.device) -> int:
     """Return how much memory is free on a device, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return free_memory()
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()

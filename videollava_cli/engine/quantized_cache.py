@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from videollava_cli.console import bytes_in_words
-from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, Checkpoint, weight_files
+from videollava_cli.engine.checkpoint import Checkpoint, weight_files
 from videollava_cli.errors import first_line
 from videollava_cli.settings import xdg_folder
 
 FORMAT = 1  # of an entry; entries of another one are made again
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
-BLOCK_BYTES = 16 << 20  # of a file have a sum each, so that all processors can check one file
+BLOCK_BYTES = 16 << 20  # of a file have a CRC-32 each, so that all processors can check one file
 PIECE_BYTES = 1 << 20  # read at once
-LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +76,9 @@ def check_entry(folder: Path, *, reads_weights: bool = False) -> Entry:
 
 
 def find_damage(folder: Path, *, reads_weights: bool) -> str | None:
-    """Return the first problem of an entry, or None.
+    """Return the first problem of an entry by the sizes of its files and their sums, or None.
 
-    Sizes of all files are compared, and sums of the small ones; those of the weights, gigabytes, only on request.
-    The headers of weight files are checked when they are opened to be loaded.
+    Sums of the weights, gigabytes, are compared on request only. Loading checks the headers of weight files.
     """
     manifest = _read_manifest(folder)
     if manifest is None:
@@ -99,27 +97,16 @@ def find_damage(folder: Path, *, reads_weights: bool) -> str | None:
     return None
 
 
-def is_worth_caching(checkpoint: Checkpoint) -> bool:
-    """Return whether a quantized copy saves time: quantizing the bundled model is faster than that."""
-    return BUNDLED_FOLDER not in checkpoint.folder.parents
-
-
 def identity_of(checkpoint: Checkpoint, **how: str) -> dict[str, Any]:
-    """Return everything on which a quantized checkpoint depends: weights, way of quantizing, libraries.
-
-    Args:
-        checkpoint: Its weights are on this disk. A hub's snapshot folder is named after its commit.
-        how: The way of quantizing, and what else decides about the numbers.
-    """
-    folder = checkpoint.folder.resolve()
-    files = [folder / "config.json", *weight_files(folder)]
-    stats = [(path.name, path.stat()) for path in files]
+    """Return everything on which a quantized checkpoint depends: weights on this disk, `how` they are quantized."""
+    folder = checkpoint.folder.resolve()  # a hub's snapshot folder is named after its commit
+    stats = [(path.name, path.stat()) for path in (folder / "config.json", *weight_files(folder))]
     return {
         "format": FORMAT,
         "checkpoint": f"{checkpoint.hub_id}@{folder.name}" if checkpoint.hub_id else str(folder),
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
         "how": dict(sorted(how.items())),
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "bitsandbytes")},
     }
 
 
@@ -153,15 +140,10 @@ class QuantizedCache:
         shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, folder: Path, manifest: Mapping[str, Any], write: Callable[[Path], object]) -> None:
-        """Write an entry beside its place, and move it there when it is whole and on the disk.
+        """Have an entry written beside its place, and move it there when it is whole and on the disk.
 
-        Of two processes that write the same entry the first wins. A disk that does not take it is a notice, and
-        nothing is left behind.
-
-        Args:
-            folder: Its place.
-            manifest: A description with the keys `model`, `what` and `identity`.
-            write: Writes the checkpoint into an empty folder.
+        The manifest has the keys `model`, `what` and `identity`. Of two processes that write the same entry the first
+        wins. A disk that does not take it is a notice, and nothing is left behind.
         """
         draft = None
         try:
@@ -186,7 +168,6 @@ class QuantizedCache:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return an entry's manifest if its form is right."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         sums = [(file["bytes"] + 0, [number + 0 for number in file["sums"]]) for file in manifest["files"].values()]
@@ -198,7 +179,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _seal(draft: Path, manifest: Mapping[str, Any]) -> None:
-    """Have the files of an entry on the disk, then its manifest with their sums."""
+    """Flush the files of an entry to the disk, then its manifest with their sums."""
     files = {}
     for path in sorted(draft.iterdir()):
         files[path.name] = {"bytes": path.stat().st_size, "sums": _sums(path)}
@@ -211,8 +192,6 @@ def _seal(draft: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _sums(path: Path) -> list[int]:
-    """Return the CRC-32 of each block of a file."""
-
     def sum_of(start: int) -> int:
         total = 0
         with path.open("rb") as file:

@@ -2,18 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
-from videollava_cli.engine.caches import CachedPrefix
 from videollava_cli.engine.checkpoint import TEXT_TOKENS
-from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch
+from videollava_cli.engine.generate import STEPS_AHEAD, DecodeBatch, PrefilledRow
 from videollava_cli.engine.model_access import bytes_per_token, end_of_answer_ids, is_out_of_memory, takes_any_mask
-from videollava_cli.engine.request import Chunk, Request
-from videollava_cli.engine.sequence import Sequence, num_shared, num_shared_keys
+from videollava_cli.engine.request import Chunk, Request, Sequence, num_shared_keys
 from videollava_cli.errors import MemoryFullError, UsageError
 
 if TYPE_CHECKING:
@@ -29,42 +27,35 @@ class Scheduler:
     A request joins while others decode. Requests are taken in waves, when half of the seats are free: a join costs a
     new capture on a CUDA card, and neighbours about the same media can share a row. A source that says None, for
     "nothing waits now", is asked again before each step instead.
-
-    Args:
-        engine: The model and the caches.
-        requests: Where requests come from.
-        max_num_seqs: How many sequences run together at most; None for as many as the KV budget allows.
     """
 
     def __init__(self, engine: "Engine", requests: Iterable[Request | None], max_num_seqs: int | None) -> None:
         self.engine = engine
-        self.source: Iterator[Request | None] = iter(requests)
+        self.source = enumerate(requests)
         self.max_num_seqs = max_num_seqs and min(max_num_seqs, engine.seq_limit or max_num_seqs)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # admitted, in the order of the requests
         self.failed: list[tuple[int, Request, Chunk]] = []
         self.batch = DecodeBatch(engine.runner)
         self.end_ids = end_of_answer_ids(engine.model)
-        self._row: list[Sequence] = []  # the sequences of the row whose cache the batch adopted
-        self._num_taken = 0
         self._is_exhausted = False
         self._is_polled = False
 
     def run(self) -> Generator[tuple[Request, Chunk], None, None]:
         """Yield the chunks of all answers as their tokens come, those of one step in the order of the requests."""
+        tokens: list[tuple[Sequence, int]] | None
         try:
             while not self._is_exhausted or self.waiting or self.running:
                 groups = self._admit()
-                is_full = False
                 try:
                     self._prefill(groups)
                     tokens = self.batch.next_tokens() if self.running else []
                 except RuntimeError as error:
-                    is_full = is_out_of_memory(error)
-                    if not is_full:
+                    if not is_out_of_memory(error):
                         raise
+                    tokens = None
                 # Retry outside the except block: the traceback keeps the failed attempt's tensors alive.
-                yield from self._recover() if is_full else self._chunks(tokens)
+                yield from self._recover() if tokens is None else self._chunks(tokens)
         finally:
             self._release()
 
@@ -73,7 +64,8 @@ class Scheduler:
         groups: list[list[Sequence]] = []
         if self._is_exhausted and not self.waiting:
             return groups
-        if self.running and not self._is_polled and 2 * self._num_seats(groups) > self._limit:
+        num_taken = self.batch.num_rows if self.max_num_seqs is None else len(self.running)
+        if self.running and not self._is_polled and 2 * num_taken > self._limit:
             return groups
         while self.max_num_seqs is None or len(self.running) < self._limit:
             sequence = self._next_waiting()
@@ -82,6 +74,7 @@ class Scheduler:
             if groups and self._fits_row([*groups[-1], sequence]):
                 groups[-1].append(sequence)
             elif not (groups or self.running) or self._fits_batch(groups, sequence):
+                sequence.share_row(sequence)
                 groups.append([sequence])
             else:
                 break
@@ -92,34 +85,27 @@ class Scheduler:
         """Return the first request that waits, taking one from the source if there is none."""
         while not self.waiting and not self._is_exhausted:
             try:
-                request = next(self.source)
+                number, request = next(self.source)
             except StopIteration:
                 self._is_exhausted = True
                 break
             self._is_polled = request is None
             if request is None:
                 break
-            self._enqueue(request)
+            self._enqueue(number, request)
         return self.waiting[0] if self.waiting else None
 
-    def _enqueue(self, request: Request) -> None:
-        encoder, number = self.engine.encoder, self._num_taken
-        self._num_taken += 1
+    def _enqueue(self, number: int, request: Request) -> None:
+        encoder = self.engine.encoder
         try:
             prompt = encoder.encode(request.conversation)
         except UsageError as error:
-            chunk = Chunk("", "error", prompt=encoder.text(request.conversation), error=error)
+            chunk = Chunk("", "error", prompt=encoder.encoded(request.conversation).text, error=error)
             self.failed.append((number, request, chunk))
             return
         sequence = Sequence(number, request, prompt, encoder.context_length)
         sequence.place_media(encoder.media_tokens)
         self.waiting.append(sequence)
-
-    def _num_seats(self, groups: list[list[Sequence]]) -> int:
-        """Return how many seats are taken: by sequences, or by rows if only the KV budget counts."""
-        if self.max_num_seqs is None:
-            return len(groups) + (self.batch.num_rows if self.batch.sequences else 0)
-        return len(self.running)
 
     @cached_property
     def _limit(self) -> int:
@@ -137,18 +123,19 @@ class Scheduler:
         model = self.engine.model
         first, last = group[0], group[-1]
         end_of_media = max((placed.end for placed in (*first.media, *last.media)), default=0)
-        if not takes_any_mask(model) or num_shared(first.keys, last.keys) < end_of_media:
+        last.share_row(first)
+        if not takes_any_mask(model) or last.num_shared < end_of_media:
             return False
-        num_suffix = sum(len(each.ids) for each in group) - len(group) * num_shared_keys(group)
+        num_suffix = _num_prompt_slots(group) - num_shared_keys(group)
         num_added = num_suffix + sum(each.num_left for each in group)
         fits_context = num_suffix <= self.engine.encoder.context_length
         return fits_context and num_added <= SUFFIX_BYTES // bytes_per_token(model)
 
     def _fits_batch(self, groups: list[list[Sequence]], sequence: Sequence) -> bool:
         """Return whether one more row fits the KV budget; each row takes as many slots as the longest."""
-        rows = [*groups, [sequence]]
-        num_rows = len(rows) + (self.batch.num_rows if self.batch.sequences else 0)
-        longest = max(_num_slots(row) for row in (*rows, *([each] for each in self.running)))
+        num_rows = self.batch.num_rows + len(groups) + 1
+        rows = [*groups, [sequence], *([each] for each in self.running)]
+        longest = max(_num_prompt_slots(row) + sum(each.num_left for each in row) for row in rows)
         return num_rows <= self._limit and num_rows * longest <= self._kv_budget
 
     def _prefill(self, groups: list[list[Sequence]]) -> None:
@@ -161,14 +148,13 @@ class Scheduler:
         began, engine = time.perf_counter(), self.engine
         is_only = len(groups) == 1 and not self.batch.sequences
         if self.batch.adopted is not None:
-            prefix = self.batch.disown()
-            self._release_adopted(prefix)
+            self._release_adopted(self.batch.disown())
         if not is_only:
             num_tokens = max(self._num_reserved(group) for group in groups)
             self.batch.cache.reserve(self.batch.num_rows + len(groups), num_tokens)
         for group in groups:
             keys = group[0].keys[: num_shared_keys(group)]
-            prefix, is_adopted = engine.prefix_cache.acquire(keys), False
+            prefix = engine.prefix_cache.acquire(keys)
             for number, sequence in enumerate(group):
                 sequence.began = began
                 sequence.num_cached = len(keys) if number else len(prefix.keys)
@@ -178,17 +164,14 @@ class Scheduler:
                 media = [placed for placed in group[0].media if placed.start >= len(prefix.keys)]
                 row = engine.runner.prefill(prefix, group, engine.encoder_cache.get(media))
                 self.batch.join(row, adopt=is_only)
-                is_adopted, self._row = is_only, group
             finally:
-                if not is_adopted:
+                if self.batch.adopted is None:
                     engine.prefix_cache.release(prefix)
 
     def _num_reserved(self, group: list[Sequence]) -> int:
         """Return how many slots to reserve for a row, so that static decode starts without moving it."""
         num_steps = min(STEPS_AHEAD, max(each.num_left for each in group)) if self.engine.runner.is_static else 1
-        num_shared_tokens = num_shared_keys(group) if len(group) > 1 else 0
-        num_tokens = num_shared_tokens + sum(len(each.ids) - num_shared_tokens for each in group)
-        return num_tokens + len(group) * num_steps
+        return _num_prompt_slots(group) + len(group) * num_steps
 
     def _chunks(self, tokens: list[tuple[Sequence, int]]) -> list[tuple[Request, Chunk]]:
         """Turn the tokens of a step into chunks; sequences that end leave."""
@@ -202,8 +185,8 @@ class Scheduler:
         if ended:
             self.batch.leave(ended)
             self.running = [sequence for sequence in self.running if sequence not in ended]
-        if ended and not self.running:
-            self._release()
+            if not self.running:
+                self._release()
         return [(request, chunk) for _, request, chunk in sorted(chunks, key=lambda each: each[0])]
 
     def _recover(self) -> list[tuple[Request, Chunk]]:
@@ -219,7 +202,7 @@ class Scheduler:
             torch.cuda.empty_cache()
         if len(preempted) > 1:
             self.max_num_seqs = self._limit = len(preempted) // 2
-            self.engine.limit_num_seqs(self._limit)
+            self.engine.seq_limit = min(self.engine.seq_limit or self._limit, self._limit)
         first = preempted[0]
         if len(preempted) == 1 and (first.token_ids or first.is_retried):
             error = MemoryFullError(
@@ -236,13 +219,14 @@ class Scheduler:
             self._release_adopted(self.batch.adopted)
         self.batch = DecodeBatch(self.engine.runner)
 
-    def _release_adopted(self, prefix: CachedPrefix) -> None:
-        if len(self._row) == 1 and self._row[0].token_ids:  # of several sequences, only what they share is kept
-            prefix.keys = [*self._row[0].keys, *self._row[0].token_ids[:-1]]  # the last one may not have been run
-        self.engine.prefix_cache.release(prefix)
+    def _release_adopted(self, row: PrefilledRow) -> None:
+        first = row.sequences[0]
+        if len(row.sequences) == 1 and first.token_ids:  # of several sequences, only what they share is kept
+            row.prefix.keys = [*first.keys, *first.token_ids[:-1]]  # the last one may not have been run
+        self.engine.prefix_cache.release(row.prefix)
 
 
-def _num_slots(group: list[Sequence]) -> int:
-    """Return how many slots of the KV cache a row takes in the end."""
+def _num_prompt_slots(group: list[Sequence]) -> int:
+    """Return how many slots of the KV cache the prompts of a row take."""
     shared = num_shared_keys(group) if len(group) > 1 else 0
-    return shared + sum(len(each.ids) - shared + each.num_left for each in group)
+    return shared + sum(each.num_tokens - shared for each in group)

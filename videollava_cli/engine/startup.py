@@ -17,13 +17,10 @@ from videollava_cli.settings import Settings, presets_folder, resolve
 
 
 def load(model: str = "7b", **options: object) -> Engine:
-    """Load a checkpoint for use from Python; config file and environment do not count here.
+    """Load a checkpoint for use from Python: a preset, a hub id or a local folder.
 
-    4-bit weights are kept in `$XDG_CACHE_HOME/vllava` unless `cache=False`.
-
-    Args:
-        model: A preset, a hub id or a local folder.
-        options: Settings by the names they have in a config file, such as `load_4bit=True` or `device="cpu"`.
+    Options are settings by the names they have in a config file, such as `load_4bit=True` or `device="cpu"`; config
+    file and environment do not count here. 4-bit weights are kept in `$XDG_CACHE_HOME/vllava` unless `cache=False`.
 
     Raises:
         UsageError: If an option is unknown or wrong, or cannot be had on this machine.
@@ -45,21 +42,9 @@ def start_engine(
 ) -> tuple[Engine, float]:
     """Start an engine: check the machine, then the prompts, fetch the weights, load them.
 
-    Args:
-        settings: How to load; with `cache`, 4-bit weights are kept on disk for the next time.
-        checkpoint: What to load.
-        console: Shows progress and notices.
-        conversations: Their prompts have to fit the context; they are taken after the tokenizer is loaded.
-        media: Media being read meanwhile. A failure ends the start; before a download the last one is awaited.
-
-    Returns:
-        The engine, and the seconds that starting took without download and waiting.
-
-    Raises:
-        UsageError: If the machine cannot do what the settings ask, or a prompt does not fit the context.
-        MediaError: If a medium cannot be read.
-        CheckpointError: If the checkpoint cannot be had.
-        GenerationError: If it does not fit the memory.
+    The prompts of `conversations`, which are taken after the tokenizer is loaded, have to fit the context. `media` are
+    being read meanwhile: a failure ends the start, and before a download the last one is awaited. Returns the engine,
+    and the seconds that starting took without download and waiting. Raises VllavaError.
     """
     began = time.perf_counter()
     with console.status("Starting"):

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -30,22 +30,12 @@ PIECE_NUMBERS = 1 << 20  # a multiple of every block size of bitsandbytes (32 to
 def stored_tensors(
     files: Sequence[Path], device: torch.device, dtype: torch.dtype | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Open safetensors files; a tensor is read when it is indexed by `[...]`, safely from several threads.
+    """Open safetensors files as tensors by name, for `from_pretrained(state_dict=...)`.
 
-    On a CPU a tensor that needs no conversion is mapped from the file and shares its pages with the page cache. Any
-    other goes through one block of memory a thread.
-
-    Args:
-        files: The files, all of one checkpoint.
-        device: Where tensors are to be.
-        dtype: The format of numbers with a fraction; None leaves them as they are stored.
-
-    Yields:
-        The tensors by name, for `from_pretrained(state_dict=...)`; to be read before the files are closed.
-
-    Raises:
-        SafetensorError: If a file is damaged or cut short.
-        OSError: If a file cannot be read.
+    A tensor is read when it is indexed by `[...]`, safely from several threads, as long as this lasts. Numbers with a
+    fraction get `dtype`, unless it is None. On a CPU a tensor that needs no conversion is mapped from the file and
+    shares its pages with the page cache; any other goes through one block of memory a thread. Raises SafetensorError
+    or OSError if a file is damaged or cannot be read.
     """
     is_cpu = device.type == "cpu"
     blocks = _Blocks(CPU_BLOCK_BYTES if is_cpu else GPU_BLOCK_BYTES, is_pinned=device.type == "cuda")
@@ -55,7 +45,7 @@ def stored_tensors(
             mapped = stack.enter_context(safe_open(str(path), framework="pt"))  # it checks the header, too
             file = stack.enter_context(path.open("rb", buffering=0))
             for name, tensor in _read_header(file, device, dtype, blocks):
-                is_mapped = is_cpu and tensor.dtype == tensor.stored_dtype
+                is_mapped = is_cpu and tensor.dtype == DTYPES[tensor.format]
                 is_ours = hasattr(os, "preadv") and not is_mapped  # Windows has no preadv
                 tensors[name] = tensor if is_ours else mapped.get_slice(name)
         yield tensors
@@ -69,34 +59,27 @@ class _Blocks(threading.local):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredTensor:
+class _StoredTensor:
     """A tensor in an open file, with the three methods of safetensors' slices that transformers calls."""
 
     descriptor: int
     offset: int
-    format: str
+    format: str  # in the file, by safetensors' name
     shape: tuple[int, ...]
     device: torch.device
     dtype: torch.dtype
     blocks: _Blocks
 
-    @property
-    def stored_dtype(self) -> torch.dtype:
-        """The format in the file."""
-        return DTYPES[self.format]
-
     def get_dtype(self) -> str:
-        """Return the format in the file, by safetensors' name."""
         return self.format
 
     def get_shape(self) -> list[int]:
-        """Return the shape."""
         return list(self.shape)
 
     def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
         tensor = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         numbers = tensor.view(-1)
-        block = self.blocks.memory.view(self.stored_dtype)
+        block = self.blocks.memory.view(DTYPES[self.format])
         for first in range(0, numbers.numel(), block.numel()):
             piece = block[: numbers.numel() - first]
             self._read_into(piece.view(torch.uint8).numpy().data, first * block.itemsize)
@@ -114,7 +97,7 @@ class StoredTensor:
 
 def _read_header(
     file: FileIO, device: torch.device, dtype: torch.dtype | None, blocks: _Blocks
-) -> Iterator[tuple[str, StoredTensor]]:
+) -> Iterator[tuple[str, _StoredTensor]]:
     """Yield the tensors of a safetensors file: a length of 8 bytes, then JSON, then their bytes."""
     length = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(length))
@@ -123,7 +106,7 @@ def _read_header(
         stored = DTYPES[entry["dtype"]]
         wanted = dtype if dtype is not None and stored.is_floating_point else stored
         offset = 8 + length + entry["data_offsets"][0]
-        yield name, StoredTensor(file.fileno(), offset, entry["dtype"], tuple(entry["shape"]), device, wanted, blocks)
+        yield name, _StoredTensor(file.fileno(), offset, entry["dtype"], tuple(entry["shape"]), device, wanted, blocks)
 
 
 class PiecewiseQuantization(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -134,22 +117,12 @@ class PiecewiseQuantization(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run one operator of torch, in pieces if it is the one that quantizes."""
         if func.name() != QUANTIZE_OPERATOR:
             return func(*args, **(kwargs or {}))
         weight, *how = args
-        return _quantize(weight, lambda piece: func(piece, *how, **(kwargs or {})))
-
-
-def _quantize(
-    weight: torch.Tensor, quantize: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the packed numbers and the scale of each block."""
-    packed, scales = zip(*map(quantize, torch.split(weight.reshape(-1), PIECE_NUMBERS)), strict=True)
-    return torch.cat(packed), torch.cat(scales)
+        pieces = torch.split(weight.reshape(-1), PIECE_NUMBERS)
+        packed, scales = zip(*(func(piece, *how, **(kwargs or {})) for piece in pieces), strict=True)
+        return torch.cat(packed), torch.cat(scales)  # numbers, two a byte, and the scale of each block

@@ -1,24 +1,18 @@
 """Reading media: what the user names becomes a `Medium`. Opens files only when it is asked to find or read one."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Lock, Semaphore
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from videollava_cli.errors import MediaError
-from videollava_cli.machine import num_processors
-from videollava_cli.malloc import limit_arenas, return_large_blocks
-from videollava_cli.media import NUM_FRAMES, Medium
+from videollava_cli.machine import limit_arenas, num_processors, return_large_blocks
+from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
-from videollava_cli.reader.media_file import (
-    SIGNATURE_BYTES,
-    MediaFile,
-    Reading,
-    ReadingStopped,
-    looks_like_a_still,
-)
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
 from videollava_cli.reader.sources import to_file
 from videollava_cli.sampling import Sampling
@@ -26,13 +20,14 @@ from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
+    from av.container import InputContainer
     from numpy.typing import NDArray
 
     from videollava_cli.preprocessing import PixelSettings, Resize
 
     Transform = Callable[[NDArray[np.uint8], PixelSettings, Resize], NDArray[np.uint8]]
 
-__all__ = ["MediaFile", "ReadAhead", "ReadResult", "Reader", "ReadingStopped", "try_read"]
+__all__ = ["MediaFile", "ReadAhead", "ReadResult", "Reader", "ReadingStopped", "num_processors", "try_read"]
 
 ItemT = TypeVar("ItemT")
 
@@ -41,22 +36,102 @@ MAX_READERS = 32
 # video of 1080p beside a smaller one; since readers share the processors, a second large one would only take memory.
 PIXELS_A_PROCESSOR = 16_600_000
 MAX_OPEN = 16  # files that were found and not yet read: of more, the oldest are closed and opened again to be read
+SIGNATURE_BYTES = 4096  # enough for every brand that an ISO file says it is compatible with
+STILL_SIGNATURES = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",  # JPEG
+    b"GIF8",
+    b"BM",
+    b"II*\x00",  # TIFF, and MM below
+    b"MM\x00*",
+    b"\x00\x00\x01\x00",  # ICO
+    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
+    b"P4\n",
+    b"P5\n",
+    b"P6\n",
+)
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12; AVIF files bear some too
+MAX_ASPECT = 2000  # longer to shorter side: bringing the shorter one to 224 pixels makes the longer one 448,000
+
+
+class ReadingStopped(Exception):  # noqa: N818 (no error: somebody asked for it)
+    """Reading ended before its end, since `Reader.stop` was called."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaFile:
+    """A medium that was found and identified by its content, and not yet read.
+
+    `width` and `height` are those that the file's header claims, in pixels. `is_fetched` says that `path` is a copy
+    made by the reader; `close` removes it early. `containers` holds the video's container while it is open and unread.
+    """
+
+    name: str
+    path: Path
+    form: Literal["still", "animation", "video"]
+    width: int
+    height: int
+    is_fetched: bool = False
+    containers: "list[InputContainer]" = field(default_factory=list, repr=False)
+
+    @property
+    def kind(self) -> MediaKind:
+        """What a prompt calls it; an animation is a video."""
+        return MediaKind.IMAGE if self.form == "still" else MediaKind.VIDEO
+
+    def take_container(self) -> "InputContainer | None":
+        """Return the container that `Reader.find` opened, once; None if it is closed or was taken."""
+        with suppress(IndexError):  # the reader may close it in another thread
+            return self.containers.pop()
+        return None
+
+    def close(self) -> None:
+        """Close the container unless it was taken, and remove the file if it was fetched."""
+        if container := self.take_container():
+            container.close()
+        if self.is_fetched:
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One medium being read: the file, what becomes of a frame, and with what means.
+
+    `resize` brings uint8 RGB (H, W, 3) to its final form. With `processors`, which other readings use too, there is one
+    decoder for each of `num_threads`, and each acquires a processor for every GOP: FFmpeg's own threads would not.
+    """
+
+    file: MediaFile
+    resize: "Callable[[NDArray[np.uint8]], NDArray[np.uint8]]"
+    stopped: Event
+    num_threads: int
+    processors: Semaphore | None
+
+    def transform(self, rgb: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
+        """Bring a frame to its final form, unless the reader was stopped."""
+        self.check()
+        return self.resize(rgb)
+
+    def check(self) -> None:
+        """Raise `ReadingStopped` if the reader was stopped; for the work between two wanted frames."""
+        if self.stopped.is_set():
+            raise ReadingStopped
+
+    def processor(self) -> AbstractContextManager[object]:
+        """Hold one of the shared processors, if there are such."""
+        return self.processors or nullcontext()
 
 
 class Reader:
-    """Find media, then read them; fetched files live until it is closed.
+    """Find media, then read them, from any thread; files that it fetched live until it is closed.
 
-    Use it as a context manager. Its methods may be called from several threads.
-
-    Args:
-        settings: Whether to fetch, which frames of a clip to take, how many threads decode one.
-        num_threads: How many threads decode a video, in place of what the settings say; by default as many as this
-            process may use processors.
-        processors: Shared with other readings at the same time, if there are such.
+    `num_threads` threads decode a video; by default as many as the settings say, or this process may use processors.
+    `processors` are shared with other readings at the same time, if there are such.
     """
 
     def __init__(
-        self, settings: Settings, *, num_threads: int | None = None, processors: threading.Semaphore | None = None
+        self, settings: Settings, *, num_threads: int | None = None, processors: Semaphore | None = None
     ) -> None:
         self.num_threads = num_threads or settings.decode_threads or num_processors()
         self.processors = processors
@@ -64,8 +139,8 @@ class Reader:
         self.budget = PixelBudget(PIXELS_A_PROCESSOR * self.num_threads)
         self._is_offline = settings.offline
         self._sampling = settings.sampling
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
+        self._stopped = Event()
+        self._lock = Lock()
         self._scratch: TemporaryDirectory[str] | None = None
         self._open: deque[MediaFile] = deque()
 
@@ -82,8 +157,8 @@ class Reader:
         if settings.decode_threads:
             reader = cls(settings)
         else:
-            processors = threading.Semaphore(num_processors)
-            reader = cls(settings, num_threads=min(NUM_FRAMES, num_processors), processors=processors)
+            num_threads = min(NUM_FRAMES, num_processors)
+            reader = cls(settings, num_threads=num_threads, processors=Semaphore(num_processors))
         reader.num_readers = max(1, min(MAX_READERS, num_processors // (settings.decode_threads or 1)))
         reader.budget = PixelBudget(PIXELS_A_PROCESSOR * num_processors)
         return reader
@@ -109,13 +184,9 @@ class Reader:
         self._stopped.set()
 
     def find(self, name: str) -> MediaFile:
-        """Find a medium and identify it, without decoding a frame.
+        """Find a medium and identify it, without decoding a frame; see `to_file` for names.
 
-        Args:
-            name: A path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin.
-
-        Raises:
-            MediaError: If there is none, or it is neither a video nor an image.
+        Raises MediaError if there is none, or it is neither a video nor an image.
         """
         path = to_file(name, self._scratch_folder, offline=self._is_offline)
         is_fetched = self._scratch is not None and path.parent == Path(self._scratch.name)
@@ -126,7 +197,10 @@ class Reader:
                 path.unlink(missing_ok=True)
             raise
         if file.containers:
-            self._keep_open(file)
+            with self._lock:
+                self._open.append(file)
+                if len(self._open) > MAX_OPEN and (oldest := self._open.popleft().take_container()):
+                    oldest.close()
         return file
 
     def read(
@@ -139,24 +213,13 @@ class Reader:
     ) -> Medium:
         """Read a medium: eight frames of a clip, or one picture, each transformed as soon as it is there.
 
-        Args:
-            file: What to read.
-            pixels: The checkpoint's image processor settings, and how to fit pictures.
-            sampling: Which frames of a clip to take; by default what the reader's settings say.
-            transform: Brings a picture to its final form, by default the model's square. All must have the same
-                shape, and they come in no particular order.
-
-        Raises:
-            MediaError: If it is damaged beyond use, or has no frame where one is wanted.
-            ReadingStopped: If `stop` was called.
+        `sampling` is by default that of the reader's settings. Frames come to `transform` in no particular order, and
+        must all get the same shape. Raises MediaError if the file is damaged beyond use, or has no frame where one is
+        wanted; ReadingStopped if `stop` was called.
         """
         resize = resize_image if file.form == "still" else resize_frame
         reading = Reading(
-            file,
-            lambda rgb: transform(rgb, pixels, resize),
-            self._stopped,
-            num_threads=self.num_threads,
-            processors=self.processors,
+            file, lambda rgb: transform(rgb, pixels, resize), self._stopped, self.num_threads, self.processors
         )
         sampling = sampling or self._sampling
         if file.form == "video":
@@ -175,24 +238,14 @@ class Reader:
         source: Callable[[ItemT], str | MediaFile],
         is_ordered: bool = True,
     ) -> ReadAhead[ItemT]:
-        """Read the media of many items in threads, ahead of the loop over what comes of them.
+        """Read the media of many items in threads; `source` gives an item's name, or its file if it was found before.
 
-        Args:
-            items: Taken as they are needed, in the thread that loops.
-            pixels: As for `read`.
-            source: Gives the name of an item's medium, or its file if it was found before.
-            is_ordered: Whether results come in the order of the items, rather than as they are there.
+        Items are taken as they are needed, in the thread that loops. Results come in the order of the items, or as
+        they are there.
         """
         return ReadAhead(self, items, pixels, source=source, is_ordered=is_ordered)
 
-    def _keep_open(self, file: MediaFile) -> None:
-        with self._lock:
-            self._open.append(file)
-            if len(self._open) > MAX_OPEN and (container := self._open.popleft().take_container()):
-                container.close()
-
     def _scratch_folder(self) -> Path:
-        """Return the folder for what is fetched, made at the first call."""
         with self._lock:
             if not self._scratch:
                 try:
@@ -204,15 +257,20 @@ class Reader:
             return Path(self._scratch.name)
 
 
+def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture that would fill the memory: raises MediaError if it is too large, or a mere line."""
+    if width * height > max_pixels:
+        raise MediaError(f"{name!r} is too large: {width} x {height}, over {max_pixels:,} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise MediaError(f"{name!r} is too narrow: {width} x {height}, beyond {MAX_ASPECT:,} to 1")
+
+
 def _identify(path: Path, name: str, *, is_fetched: bool) -> MediaFile:
-    form: Literal["still", "animation", "video"]
     with path.open("rb") as content:
-        if looks_like_a_still(content.read(SIGNATURE_BYTES), name):
+        if _is_still(content.read(SIGNATURE_BYTES), name):
             from videollava_cli.reader.stills import probe_still
 
-            is_animation, width, height = probe_still(path, name)
-            form = "animation" if is_animation else "still"
-            return MediaFile(name, path, form, width=width, height=height, is_fetched=is_fetched)
+            return MediaFile(name, path, *probe_still(path, name), is_fetched=is_fetched)
         from videollava_cli.reader.container import check_boxes, open_container, video_stream
 
         check_boxes(content, name)
@@ -222,5 +280,16 @@ def _identify(path: Path, name: str, *, is_fetched: bool) -> MediaFile:
     except BaseException:
         container.close()
         raise
-    size = {"width": stream.width, "height": stream.height}
-    return MediaFile(name, path, "video", **size, is_fetched=is_fetched, containers=[container])
+    return MediaFile(name, path, "video", stream.width, stream.height, is_fetched=is_fetched, containers=[container])
+
+
+def _is_still(head: bytes, name: str) -> bool:
+    brands: set[bytes] = set()
+    if head[4:8] == b"ftyp":  # an ISO file
+        end = int.from_bytes(head[:4], "big")
+        compatible = head[16:end]  # behind size, "ftyp", major brand and its version
+        brands = {head[8:12], *(compatible[i : i + 4] for i in range(0, len(compatible), 4))}
+    if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:  # neither Pillow nor PyAV puts its tiles together
+        raise MediaError(f"{name!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG")
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return head.startswith(STILL_SIGNATURES) or is_webp or bool(brands & AVIF_BRANDS)

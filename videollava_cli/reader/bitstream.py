@@ -34,9 +34,7 @@ def is_shown(packet: "VideoPacket", codec: str) -> bool:
 def disposable_by(codec: str, extradata: bytes | None) -> "IsDisposable | None":
     """Return a check of a packet, whether no other picture builds on it; None where none is possible.
 
-    Args:
-        codec: FFmpeg's name of the codec.
-        extradata: What the container keeps for the decoder.
+    `codec` is FFmpeg's name, `extradata` what the container keeps for the decoder.
     """
     extradata = extradata or b""
     if codec == "h264":
@@ -53,10 +51,8 @@ def disposable_by(codec: str, extradata: bytes | None) -> "IsDisposable | None":
 
 
 def _by_units(length_size: int, is_reference: "Callable[[bytes], bool | None]") -> "IsDisposable":
-    """Return a check of a packet by all of its NAL units; those without a slice do not count."""
-
     def is_disposable(content: bytes) -> bool:
-        found = [is_reference(unit) for unit in _nal_units(content, length_size)]
+        found = [is_reference(unit) for unit in _nal_units(content, length_size)]  # None of one without a slice
         return False in found and True not in found
 
     return is_disposable
@@ -100,7 +96,6 @@ class _Bits:
         self._content, self._left = int.from_bytes(content, "big"), 8 * len(content)
 
     def read(self, number: int = 1) -> int:
-        """Return the number that the next so many bits make."""
         self._left -= number
         return (self._content >> self._left if self._left >= 0 else 0) & ((1 << number) - 1)
 

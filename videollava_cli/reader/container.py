@@ -11,21 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import av
 import av.error
-import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
+from videollava_cli.reader import MediaFile, check_size
 from videollava_cli.reader.bitstream import START_CODE
-from videollava_cli.reader.media_file import MediaFile, check_size
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
@@ -41,26 +37,33 @@ SOUND_SAMPLES_AN_ENTRY = 160  # FFmpeg enters uncompressed sound by pieces of at
 PARENTS = frozenset((b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov"))
 TOP_BOXES = frozenset((b"ftyp", b"mdat", b"moov", b"moof"))
 TABLES = frozenset((b"stsz", b"stz2", b"elst", b"stts", b"stco", b"co64", b"stsc", b"trun"))
-READ_BYTES = 64  # of a table: its head
 
 
 def open_container(path: Path, name: str, *, is_thorough: bool = False) -> InputContainer:
     """Open a container so that nothing but the named file is read, whatever its name or content says.
 
-    Args:
-        path: The file.
-        name: What the user calls it, for messages.
-        is_thorough: Whether FFmpeg may decode the first frames, to learn how many frames the stream's order of
-            decoding and that of presentation lie apart. To read packets, or frames by their timestamps, it need
-            not, and opens a 1080p clip in a fiftieth of the time.
-
-    Raises:
-        MediaError: If it is no container, or none of those that are allowed.
+    `is_thorough` lets FFmpeg decode the first frames, to learn how many frames the order of decoding and that of
+    presentation lie apart. To read packets, or frames by their timestamps, it need not, and opens a 1080p clip in a
+    fiftieth of the time. Raises MediaError if the file is no container, or none of those that are allowed.
     """
+    stream_options = None if is_thorough else [{"skip_frame": "all"}] * MAX_STREAMS
     try:
-        return _open(path, is_thorough=is_thorough)
+        return av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            stream_options=stream_options,  # type: ignore[arg-type]
+            metadata_errors="replace",
+            timeout=OPEN_SECONDS,
+        )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise MediaError(f"{name!r} is no video or image that can be read ({_reason(path, error)})") from error
+        # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
+        if stream_options and not isinstance(error, av.error.FFmpegError | OSError):
+            return open_container(path, name, is_thorough=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        with path.open("rb") as file:
+            if file.read(4).removeprefix(b"\0").startswith(START_CODE):
+                reason = "it is a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
+        raise MediaError(f"{name!r} is no video or image that can be read ({reason})") from error
 
 
 def opened(file: MediaFile) -> InputContainer:
@@ -68,42 +71,18 @@ def opened(file: MediaFile) -> InputContainer:
     return file.take_container() or open_container(file.path, file.name)
 
 
-def _reason(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        if file.read(4).removeprefix(b"\0").startswith(START_CODE):
-            return "it is a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _open(path: Path, *, is_thorough: bool) -> InputContainer:
-    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-    try:
-        return av.open(
-            f"file:{path}",
-            options=options,
-            stream_options=None if is_thorough else [{"skip_frame": "all"}] * MAX_STREAMS,  # type: ignore[list-item]
-            metadata_errors="replace",
-            timeout=OPEN_SECONDS,
-        )
-    except ValueError as error:
-        # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
-        if is_thorough or isinstance(error, av.error.FFmpegError):
-            raise
-        return _open(path, is_thorough=True)
-
-
 def video_stream(container: InputContainer, name: str) -> VideoStream:
     """Return the first of the video streams; no other stream will be read.
 
-    Raises:
-        MediaError: If there is none, or it cannot be decoded, or has a size beyond the limits.
+    Raises MediaError if there is none, or it cannot be decoded, or has a size beyond the limits.
     """
-    videos = video_streams(container)
-    if not videos:
-        raise MediaError(f"{name!r} holds no video{_held_instead(container)}")
-    if not videos[0].codec_context:
+    stream = next(iter(video_streams(container)), None)
+    if stream is None:
+        held = " and ".join(sorted({other.type for other in container.streams if other.type} - {"data"}))
+        held = "only cover art" if container.streams.video else held and f"only {held}"
+        raise MediaError(f"{name!r} holds no video{f', {held}' if held else ': it may be cut off or damaged'}")
+    if not stream.codec_context:
         raise MediaError(f"{name!r} holds a video in a format that cannot be decoded")
-    stream = videos[0]
     check_size(name, stream.width, stream.height, MAX_PIXELS)
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the stream's own header may lie
     for other in container.streams:
@@ -126,12 +105,6 @@ class Clock:
             return index / self.rate
         return round(pts * self.time_base - self.origin, 6)
 
-    def all_seconds(self, pts: "NDArray[np.int64]") -> list[float]:
-        """Return the times of many frames from their timestamps, (N,)."""
-        times = np.round(pts * self.time_base - self.origin, 6) if self.time_base else np.arange(len(pts)) / self.rate
-        seconds: list[float] = times.tolist()
-        return seconds
-
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
     """Return the video streams that are neither cover art nor mere additions to others."""
@@ -139,19 +112,8 @@ def video_streams(container: InputContainer) -> list[VideoStream]:
     return [stream for stream in container.streams.video if not stream.disposition & no_video]
 
 
-def _held_instead(container: InputContainer) -> str:
-    if container.streams.video:
-        return ", only cover art"
-    held = sorted({stream.type for stream in container.streams if stream.type} - {"data"})
-    return f", only {' and '.join(held)}" if held else ": it may be cut off or damaged"
-
-
 def check_boxes(file: BinaryIO, name: str) -> None:
-    """Make sure that an ISO media file has an index, whose tables claim no more samples than the memory should hold.
-
-    Raises:
-        MediaError: If it has none, or they claim more.
-    """
+    """Refuse an ISO media file without an index, or whose tables claim more samples than the memory should hold."""
     num_bytes = os.fstat(file.fileno()).st_size
     claims = _Claims(name, num_bytes)
     _walk(file, 0, num_bytes, claims, 0)
@@ -176,18 +138,16 @@ class _Claims:
     is_plain_sound: bool = False
 
     def add(self, num_samples: int) -> None:
-        """Count samples, and stop where there are too many; a sample that holds anything has a byte."""
         self.num_samples += num_samples
-        if self.num_samples > min(MAX_SAMPLES, self.num_bytes):
+        if self.num_samples > min(MAX_SAMPLES, self.num_bytes):  # a sample that holds anything has a byte
             self._refuse()
 
     def end_track(self) -> None:
-        """Add up the track that was walked: every edit may take all of it."""
         if self.is_plain_sound:
             self.add(self.num_chunks * (1 + self.chunk_samples // SOUND_SAMPLES_AN_ENTRY))
         else:
             self.add(self.in_table)
-            if self.in_table * self.num_edits > MAX_SAMPLES:
+            if self.in_table * self.num_edits > MAX_SAMPLES:  # every edit may take all of the track
                 self._refuse()
         self.in_table = self.num_edits = self.num_chunks = self.chunk_samples = 0
         self.is_plain_sound = False
@@ -243,8 +203,7 @@ def _walk_compressed(file: BinaryIO, body: int, end: int, claims: _Claims, depth
 
 
 def _add_table(claims: _Claims, kind: bytes, file: BinaryIO, size: int) -> None:
-    """Count what the table at the file's place claims."""
-    head = file.read(min(READ_BYTES, size))
+    head = file.read(min(16, size))
     if len(head) < 8:
         return
     count = int.from_bytes(head[4:8], "big")

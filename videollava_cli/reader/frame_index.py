@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from videollava_cli.reader.bitstream import VideoPacket
 
+    IndexedPackets = Iterator[tuple[VideoPacket, int | None]]  # None for a packet whose frame is not shown
+
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 # Demuxers whose timestamps are the file's own. Those of avi, mpeg and the rest are made up, wrongly with B-frames.
 TIMED_FORMATS = (MOV, "matroska,webm", "mpegts", "flv", "asf", "nut")
@@ -42,13 +44,10 @@ class IndexMismatch(Exception):  # noqa: N818 (no error of the user: a slower wa
 
 @dataclass(frozen=True, slots=True)
 class SeekPoint:
-    """A key packet, at which decoding can start: its timestamp, where to seek for it, its frame's display index.
-
-    `seek_to` is None for the first packet, which needs no seeking.
-    """
+    """A key packet, at which decoding can start: its timestamp, where to seek for it, its frame's display index."""
 
     timestamp: int
-    seek_to: int | None
+    seek_to: int | None  # None for the first packet, which needs no seeking
     index: int
 
 
@@ -64,20 +63,16 @@ class TableIndex:
 
     def gops(self, indices: Iterable[int]) -> dict[SeekPoint, list[int]]:
         """Return at which seek point to start for which of some display indices, in ascending order."""
-        gops: dict[int, list[int]] = {}
-        for index in indices:
-            gops.setdefault(bisect_right(self._keys, index) - 1, []).append(index)
-        return {self._seek_point(number): wanted for number, wanted in gops.items()}
+        gops: dict[SeekPoint, list[int]] = {}
+        for index in sorted(indices):
+            gops.setdefault(self._seek_point(index), []).append(index)
+        return gops
 
-    def with_index(
-        self, packets: "Iterator[VideoPacket]", start: SeekPoint
-    ) -> "Iterator[tuple[VideoPacket, int | None]]":
+    def with_index(self, packets: "Iterator[VideoPacket]", start: SeekPoint) -> "IndexedPackets":
         """Yield the packets from a seek point on, each with the display index of its frame.
 
-        The table has no presentation timestamps, so a packet is yielded once those of the next ones are known.
-
-        Raises:
-            IndexMismatch: If a packet is not where the table has it, or belongs in front of its key packet.
+        The table has no presentation timestamps, so a packet is yielded once those of the next ones are known. Raises
+        IndexMismatch if a packet is not where the table has it, or belongs in front of its key packet.
         """
         first = next((packet for packet in packets if packet.dts is None or packet.dts >= start.timestamp), None)
         if first is None or first.dts != start.timestamp or first.pts is None:
@@ -93,26 +88,24 @@ class TableIndex:
         while window:
             yield _indexed(window.popleft(), seen, start.index)
 
-    def _seek_point(self, number: int) -> SeekPoint:
+    def _seek_point(self, index: int) -> SeekPoint:
+        number = bisect_right(self._keys, index) - 1
         key = self._keys[number]
         timestamp = int(self._timestamps[key])
         if number == 0:
             return SeekPoint(timestamp, None, key)
         # FFmpeg looks for the last key packet whose presentation time is not later: ask shortly before the next one.
-        behind = self._keys[number + 1] if number + 1 < len(self._keys) else None
-        seek_to = int(self._timestamps[-1]) if behind is None else int(self._timestamps[behind]) - 1
-        return SeekPoint(timestamp, seek_to, key)
+        is_last = number + 1 == len(self._keys)
+        seek_to = self._timestamps[-1] if is_last else self._timestamps[self._keys[number + 1]] - 1
+        return SeekPoint(timestamp, int(seek_to), key)
 
 
 class PacketIndex:
     """A frame index from one pass over all packets, none of which was decoded.
 
-    `is_in_order` says whether the frames are shown in the order of their packets, if the timestamps are true.
-
-    Args:
-        pts: The timestamps of all frames, int64, (N,), in the order of their packets.
-        keys: The timestamps of the key packets, each with its place among the packets.
-        clock: What turns timestamps to seconds.
+    `pts` are the timestamps of all frames, int64, (N,), in the order of their packets; `keys` those of the key packets,
+    each with its place among the packets. `is_in_order` says whether the frames are shown in the order of their
+    packets, if the timestamps are true.
     """
 
     def __init__(self, pts: "NDArray[np.int64]", keys: Sequence[tuple[int, int]], clock: Clock) -> None:
@@ -125,7 +118,7 @@ class PacketIndex:
 
     def seconds(self) -> list[float]:
         """Return the time of every frame, ascending."""
-        return self._clock.all_seconds(self._pts)
+        return [self._clock.seconds(pts, index) for index, pts in enumerate(self._pts.tolist())]
 
     def gops(self, indices: Iterable[int]) -> dict[SeekPoint, list[int]]:
         """Return at which seek point to start for which of some display indices, in ascending order.
@@ -143,13 +136,10 @@ class PacketIndex:
             last_place = max(last_place, int(self._places[index]), place)
         return gops
 
-    def with_index(
-        self, packets: "Iterator[VideoPacket]", start: SeekPoint
-    ) -> "Iterator[tuple[VideoPacket, int | None]]":
+    def with_index(self, packets: "Iterator[VideoPacket]", start: SeekPoint) -> "IndexedPackets":
         """Yield the packets from a seek point on, each with the display index of its frame, None if it is not shown.
 
-        Raises:
-            IndexMismatch: If the seek point does not come.
+        Raises IndexMismatch if the seek point does not come.
         """
         is_found = False
         for packet in packets:
@@ -175,16 +165,10 @@ FrameIndex = TableIndex | PacketIndex
 
 
 def index_from_table(stream: VideoStream, format_name: str, num_bytes: int) -> tuple[TableIndex | None, bool]:
-    """Walk a file's sample table once.
+    """Return the index by a file's sample table, and whether a sample of an mp4 or mov file lies beyond its end.
 
-    Args:
-        stream: The video.
-        format_name: The demuxer's name.
-        num_bytes: The file's size.
-
-    Returns:
-        The index, None where the table does not say all, as with edits, fragments and cut-off files; and whether a
-        sample of an mp4 or mov file lies beyond its end.
+    There is none where the table does not say all, as with edits, fragments and cut-off files. `format_name` is the
+    demuxer's.
     """
     codec = stream.codec_context.codec.canonical_name
     is_intra = codec in INTRA_CODECS
@@ -198,7 +182,7 @@ def index_from_table(stream: VideoStream, format_name: str, num_bytes: int) -> t
         timestamps.append(entry.timestamp)
         if entry.is_keyframe:
             keys.append(number)
-    decoding_order = np.frombuffer(timestamps, np.int64) if timestamps else np.empty(0, np.int64)
+    decoding_order = np.asarray(timestamps, np.int64)
     is_whole = len(timestamps) == stream.frames and keys[:1] == array("q", [0])
     is_ascending = bool((np.diff(decoding_order) > 0).all())
     if is_cut_off or not (is_plain and is_whole and is_ascending) or (is_intra and len(keys) < len(timestamps)):
@@ -209,10 +193,7 @@ def index_from_table(stream: VideoStream, format_name: str, num_bytes: int) -> t
 def index_from_packets(container: InputContainer, stream: VideoStream, check: Callable[[], None]) -> PacketIndex | None:
     """Read all packets; return None where they do not give each frame's time, or are no frames.
 
-    Args:
-        container: Where to read from.
-        stream: Its video.
-        check: Called at every packet; what it raises ends the pass.
+    `check` is called at every packet; what it raises ends the pass.
     """
     codec = stream.codec_context.codec.canonical_name
     if codec not in (PLAIN_CODECS if container.format.name in TIMED_FORMATS else INTRA_CODECS):
@@ -232,7 +213,7 @@ def index_from_packets(container: InputContainer, stream: VideoStream, check: Ca
                 pts.append(packet.pts)
     except av.error.FFmpegError:
         return None  # the rest of the file is damaged: decoding shows how many frames there are
-    order = np.frombuffer(pts, np.int64) if pts else np.empty(0, np.int64)
+    order = np.asarray(pts, np.int64)
     if not keys or keys[0][1] != 0 or len(np.unique(order)) < max(len(order), 1):
         return None
     clock = Clock(container, stream)

@@ -20,10 +20,10 @@ from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
+from videollava_cli.reader import Reading
 from videollava_cli.reader.bitstream import disposable_by
 from videollava_cli.reader.container import Clock, open_container, opened, video_stream
 from videollava_cli.reader.frame_index import FrameIndex, IndexMismatch, SeekPoint
-from videollava_cli.reader.media_file import Reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,21 +45,10 @@ class Picture:
 def decode_gops(
     reading: Reading, index: FrameIndex, wanted: Iterable[int], *, seek: bool, fresh: InputContainer | None = None
 ) -> dict[int, Picture]:
-    """Decode wanted frames.
+    """Decode the frames of the wanted display indices; return the pictures by display index.
 
-    Args:
-        reading: What to decode.
-        index: Its frame index.
-        wanted: The display indices of the wanted frames.
-        seek: Whether to seek for a key frame, or to read all packets in front of it.
-        fresh: The file, opened already and not yet read from.
-
-    Returns:
-        The pictures by display index.
-
-    Raises:
-        IndexMismatch: If a frame did not come out whole, or not where the index said.
-        ReadingStopped: If the reader was stopped.
+    `seek` says whether to seek for a key frame, or to read all packets in front of it. `fresh` is the file, opened
+    already and not yet read from. Raises IndexMismatch if a frame did not come out whole, or not where the index said.
     """
     gops = index.gops(wanted)
     with fresh or opened(reading.file) as container:
@@ -68,25 +57,24 @@ def decode_gops(
         costs = [gop[-1] - start.index + 1 for start, gop in gops.items()]
         num_threads = min(reading.num_threads, in_memory)
         num_workers = min(num_threads, len(costs)) if reading.processors else _num_workers(costs, num_threads)
-        num_workers = num_workers if seek else 1
-        in_order = _longest_first(gops) if seek else deque(gops.items())
-        task = _Task(reading, index, in_order, seek=seek, num_workers=num_workers)
+        first, *others = gops.items()
+        if seek:  # the longest first, so that all decoders end soonest; but one that needs no seeking stays in front
+            others.sort(key=lambda gop: gop[0].index - gop[1][-1])
+        else:
+            num_workers = 1
+        task = _Task(reading, index, deque([first, *others]), seek=seek, num_workers=num_workers)
         with ThreadPoolExecutor(num_workers, thread_name_prefix="decoder") as pool:
-            others = [pool.submit(_work, task) for _ in range(num_workers - 1)]
+            futures = [pool.submit(_work, task) for _ in range(num_workers - 1)]
             pictures = _work(task, container)
-            for other in others:
-                pictures |= other.result()
+            for future in futures:
+                pictures |= future.result()
     return pictures
 
 
 def _num_workers(costs: list[int], num_threads: int) -> int:
-    """Return how many decoders are quickest when they share some threads.
+    """Return how many decoders are quickest when they share some threads; `costs` are each GOP's frames to decode.
 
     Decoders of one thread each lose nothing to each other, but GOPs may be too few or too unequal for them.
-
-    Args:
-        costs: Of each GOP, in frames to decode.
-        num_threads: At most so many, and as many decoders.
     """
 
     def duration(num_workers: int) -> float:  # in frames of one thread
@@ -96,12 +84,6 @@ def _num_workers(costs: list[int], num_threads: int) -> int:
         return max(busy) * (SERIAL_SHARE + (1 - SERIAL_SHARE) / (num_threads // num_workers))  # Amdahl's law
 
     return min(range(max(1, min(num_threads, len(costs))), 0, -1), key=duration)
-
-
-def _longest_first(gops: dict[SeekPoint, list[int]]) -> deque[tuple[SeekPoint, list[int]]]:
-    """Return GOPs in the order in which several decoders end soonest; one that needs no seeking stays first."""
-    first, *others = gops.items()
-    return deque([first, *sorted(others, key=lambda gop: gop[0].index - gop[1][-1])])
 
 
 def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
@@ -142,7 +124,6 @@ class _Task:
 
 
 def _work(task: _Task, container: InputContainer | None = None) -> dict[int, Picture]:
-    """Decode GOPs while there are any, in a container of this thread's own; return their pictures by display index."""
     decoder: _Decoder | None = None
     pictures: dict[int, Picture] = {}
     with ExitStack() as stack:
@@ -183,7 +164,6 @@ class _Decoder:
         self._between: Literal["DEFAULT", "NONREF"] = "DEFAULT" if context.codec.canonical_name == "hevc" else "NONREF"
 
     def decode_gop(self, start: SeekPoint, wanted: list[int]) -> dict[int, Picture]:
-        """Feed the packets from a seek point to the last wanted frame; return the pictures by display index."""
         context, left = self._stream.codec_context, set(wanted)
         if self._task.seek and start.seek_to is not None:
             self._container.seek(start.seek_to, stream=self._stream)
@@ -218,7 +198,6 @@ class _Decoder:
         return pictures
 
     def _wanted(self, frames: Iterable[VideoFrame], fed: dict[int, int]) -> dict[int, Picture]:
-        """Return the pictures of the wanted ones among some frames, by display index."""
         pictures = {}
         for frame in frames:
             # Intra-refresh streams call P pictures key frames; what comes next may build on frames never decoded.

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import Medium
-from videollava_cli.reader.media_file import MediaFile
 
 if TYPE_CHECKING:
     from videollava_cli.preprocessing import PixelSettings
-    from videollava_cli.reader import Reader
+    from videollava_cli.reader import MediaFile, Reader
 
 ItemT = TypeVar("ItemT")
 
@@ -53,7 +52,7 @@ class ReadAhead(Generic[ItemT]):
         items: Iterable[ItemT],
         pixels: "PixelSettings",
         *,
-        source: Callable[[ItemT], str | MediaFile],
+        source: "Callable[[ItemT], str | MediaFile]",
         is_ordered: bool,
     ) -> None:
         self.num_ahead = AHEAD_AT_FIRST
@@ -70,12 +69,18 @@ class ReadAhead(Generic[ItemT]):
 
     def __exit__(self, *error: object) -> None:
         if self._pending:
-            self.stop()
+            self._reader.stop()  # and its readings elsewhere
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[ItemT, ReadResult]]:
         while self._pending:
-            item, result = self._next()
+            first = self._pending[0]
+            if not self._is_ordered and not first[1].done():
+                done, _ = wait([future for _, future in self._pending], return_when=FIRST_COMPLETED)
+                first = next(entry for entry in self._pending if entry[1] in done)
+            item, future = first
+            result = future.result()
+            self._pending.remove(first)
             self.seconds += result.seconds
             self._submit()
             yield item, result
@@ -86,17 +91,13 @@ class ReadAhead(Generic[ItemT]):
         done, _ = wait(pending[:1] if self._is_ordered else pending, seconds, return_when=FIRST_COMPLETED)
         return bool(done)
 
-    def stop(self) -> None:
-        """End all readings within a frame; those of the reader elsewhere too."""
-        self._reader.stop()
-
     def result(self) -> list[Medium]:
-        """Wait for all media, in the order of their items.
-
-        Raises:
-            MediaError: If one of them cannot be read.
-        """
-        self._media += [_medium(result) for _, result in self]
+        """Wait for all media, in the order of their items; raises MediaError if one of them cannot be read."""
+        for _, result in self:
+            if result.error:
+                raise result.error
+            assert result.medium is not None
+            self._media.append(result.medium)
         return self._media
 
     def done(self) -> bool:
@@ -105,34 +106,21 @@ class ReadAhead(Generic[ItemT]):
         return len(results) == len(self._pending) or any(result.error for result in results)
 
     def _submit(self) -> None:
-        """Keep the readers busy as far as the bounds allow."""
         num_free = max(0, self._reader.num_readers + self.num_ahead - len(self._pending))
         for item in islice(self._items, num_free):
             future = self._pool.submit(try_read, self._reader, self._source(item), self._pixels)
             self._pending.append((item, future))
 
-    def _next(self) -> tuple[ItemT, ReadResult]:
-        first = self._pending[0]
-        if not self._is_ordered and not first[1].done():
-            done, _ = wait([future for _, future in self._pending], return_when=FIRST_COMPLETED)
-            first = next(entry for entry in self._pending if entry[1] in done)
-        result = first[1].result()
-        self._pending.remove(first)
-        return first[0], result
 
-
-def try_read(reader: "Reader", source: str | MediaFile, pixels: "PixelSettings") -> ReadResult:
+def try_read(reader: "Reader", source: "str | MediaFile", pixels: "PixelSettings") -> ReadResult:
     """Find a medium, unless that was done, and read it within the reader's bound on memory.
 
-    Raises:
-        ReadingStopped: If the reader was stopped.
+    Raises ReadingStopped if the reader was stopped.
     """
     began = time.perf_counter()
-    file = source if isinstance(source, MediaFile) else None
+    file: MediaFile | None = None
     try:
-        if isinstance(source, str):
-            file = _find(reader, source)
-        assert file is not None
+        file = _find(reader, source) if isinstance(source, str) else source
         with reader.budget.share(pixels_held(file, reader.num_threads)):
             medium = reader.read(file, pixels)
     except MediaError as error:
@@ -143,7 +131,7 @@ def try_read(reader: "Reader", source: str | MediaFile, pixels: "PixelSettings")
     return ReadResult(medium, None, time.perf_counter() - began)
 
 
-def _find(reader: "Reader", name: str) -> MediaFile:
+def _find(reader: "Reader", name: str) -> "MediaFile":
     with _importing:
         from videollava_cli.reader import stills, video  # noqa: F401
     file = reader.find(name)
@@ -152,9 +140,10 @@ def _find(reader: "Reader", name: str) -> MediaFile:
     return file
 
 
-def pixels_held(file: MediaFile, num_threads: int) -> int:
+def pixels_held(file: "MediaFile", num_threads: int) -> int:
     """Return how many pixels reading a medium holds at once, with so many threads for a video, by an estimate."""
-    return file.num_pixels * (PICTURES_A_DECODER * num_threads if file.form == "video" else 1)
+    num_pictures = PICTURES_A_DECODER * num_threads if file.form == "video" else 1
+    return num_pictures * file.width * file.height
 
 
 class PixelBudget:
@@ -182,10 +171,3 @@ class PixelBudget:
             with self._changed:
                 self._left += amount
                 self._changed.notify_all()
-
-
-def _medium(result: ReadResult) -> Medium:
-    if result.error:
-        raise result.error
-    assert result.medium is not None
-    return result.medium

@@ -6,18 +6,16 @@ import select
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from videollava_cli.errors import MediaError
 
 if TYPE_CHECKING:
     import urllib.request
 
-STDIN = "-"
 MAX_BYTES = 8 << 30  # of a download, a pipe or stdin
 COPY_BYTES = 1 << 20
 PIPE_SECONDS = 30.0  # without a byte
@@ -25,17 +23,12 @@ TIMEOUT_SECONDS = 30.0  # without a byte from a server
 
 
 def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) -> Path:
-    """Return the file that a source names, fetched when it is not on this disk.
+    """Return the file that a source names, fetched into the folder that `scratch` gives if it is not on this disk.
 
-    Args:
-        source: A path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin.
-        scratch: Gives a private folder for what is fetched.
-        offline: Refuse what would need the network; hf:// names are looked up in the local cache.
-
-    Raises:
-        MediaError: If there is no such file, or it cannot be fetched.
+    A source is a path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin. With `offline`,
+    what would need the network is refused, and hf:// names are looked up in the local cache. Raises MediaError.
     """
-    if source == STDIN:
+    if source == "-":
         return _from_stdin(scratch)
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     if scheme in ("http", "https"):
@@ -82,17 +75,14 @@ def _from_pipe(path: Path, name: str, scratch: Callable[[], Path]) -> Path:
     """Copy what comes through a named pipe, such as a shell's `<(command)`, as long as something comes."""
     try:
         # A pipe without a writer would otherwise keep us waiting for one, for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe, _copy(scratch()) as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
 
             def read(amount: int) -> bytes:
-                if not select.select([pipe], [], [], PIPE_SECONDS)[0]:
-                    message = f"nothing came through {name!r} for {PIPE_SECONDS:g} s: is anything writing to it?"
-                    raise MediaError(message)
-                return pipe.read(amount) or b""
+                if select.select([pipe], [], [], PIPE_SECONDS)[0]:
+                    return pipe.read(amount) or b""
+                raise MediaError(f"nothing came through {name!r} for {PIPE_SECONDS:g} s: is anything writing to it?")
 
-            if _copy_bounded(read, file, name) == 0:
-                raise MediaError(f"{name!r} is empty: 0 bytes came through the pipe")
-            return Path(file.name)
+            return _save(read, scratch(), name, if_empty=f"{name!r} is empty: 0 bytes came through the pipe")
     except OSError as error:
         raise MediaError(f"cannot read {name!r}: {error.strerror or error}") from error
 
@@ -110,10 +100,7 @@ def _from_stdin(scratch: Callable[[], Path]) -> Path:
 
     folder = scratch()
     try:
-        with _copy(folder) as file:
-            if _copy_bounded(read, file, "stdin") == 0:
-                raise MediaError("stdin is empty: 0 bytes")
-            return Path(file.name)
+        return _save(read, folder, "stdin", if_empty="stdin is empty: 0 bytes")
     except OSError as error:
         raise MediaError(f"cannot copy stdin to {str(folder)!r}: {error.strerror or error}") from error
 
@@ -127,14 +114,11 @@ def _from_web(url: str, scratch: Callable[[], Path]) -> Path:
     folder = scratch()
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "vllava"})  # noqa: S310 (http(s), see to_file)
-        with _web_opener().open(request, timeout=TIMEOUT_SECONDS) as response, _copy(folder) as file:
-            expected = response.headers.get("Content-Length")
-            num_bytes = _copy_bounded(response.read, file, url)
-            if expected is not None and expected.isdigit() and num_bytes < int(expected):
-                raise MediaError(f"cannot fetch {url}: the connection ended after {num_bytes} of {expected} bytes")
-            if num_bytes == 0:
-                raise MediaError(f"cannot fetch {url}: the server sent 0 bytes")
-            return Path(file.name)
+        with _web_opener().open(request, timeout=TIMEOUT_SECONDS) as response:
+            length = response.headers.get("Content-Length") or ""
+            expected = int(length) if length.isdigit() else 0
+            if_empty = f"cannot fetch {url}: the server sent 0 bytes"
+            return _save(response.read, folder, url, if_empty=if_empty, num_expected=expected)
     except urllib.error.HTTPError as error:
         raise MediaError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
@@ -157,29 +141,27 @@ def _web_opener() -> "urllib.request.OpenerDirector":
     return urllib.request.build_opener(WebRedirects)
 
 
-@contextmanager
-def _copy(scratch: Path) -> Iterator[BinaryIO]:
-    """Open a new file for what is fetched; it is removed if that fails."""
-    file = NamedTemporaryFile(dir=scratch, prefix="fetched-", delete=False)  # noqa: SIM115
+def _save(read: Callable[[int], bytes], folder: Path, name: str, *, if_empty: str, num_expected: int = 0) -> Path:
+    """Copy bytes to a new file until `read` gives none; the file is removed if that fails."""
+    total = 0
+    file = NamedTemporaryFile(dir=folder, prefix="fetched-", delete=False)  # noqa: SIM115
     try:
         with file:
-            yield file.file  # type: ignore[misc]
+            while block := read(COPY_BYTES):
+                total += len(block)
+                if total > MAX_BYTES:
+                    raise MediaError(f"{name} is larger than {MAX_BYTES >> 30} GiB: save it and name the file")
+                if shutil.disk_usage(folder).free < COPY_BYTES:
+                    raise MediaError(f"no disk space left in {str(folder)!r} for {name}")
+                file.write(block)
+        if total < num_expected:
+            raise MediaError(f"cannot fetch {name}: the connection ended after {total} of {num_expected} bytes")
+        if total == 0:
+            raise MediaError(if_empty)
     except BaseException:
         Path(file.name).unlink(missing_ok=True)
         raise
-
-
-def _copy_bounded(read: Callable[[int], bytes], file: BinaryIO, name: str) -> int:
-    """Copy bytes until `read` gives none; return their number."""
-    total = 0
-    while block := read(COPY_BYTES):
-        total += len(block)
-        if total > MAX_BYTES:
-            raise MediaError(f"{name} is larger than {MAX_BYTES >> 30} GiB: save it and name the file")
-        if shutil.disk_usage(os.path.dirname(file.name)).free < COPY_BYTES:
-            raise MediaError(f"no disk space left in {os.path.dirname(file.name)!r} for {name}")
-        file.write(block)
-    return total
+    return Path(file.name)
 
 
 def _from_hub(source: str, *, offline: bool) -> Path:
@@ -192,16 +174,10 @@ def _from_hub(source: str, *, offline: bool) -> Path:
     if len(parts) < 3 or not all(parts):
         raise MediaError(f"{source!r} is no file on the hub: write hf://[datasets/]owner/repo/path")
     repo, _, revision = parts[1].partition("@")
+    repo_id, filename = f"{parts[0]}/{repo}", "/".join(parts[2:])
     try:
         return Path(
-            hf_hub_download(
-                repo_id=f"{parts[0]}/{repo}",
-                filename="/".join(parts[2:]),
-                repo_type=repo_type,
-                revision=revision or None,
-                local_files_only=offline,
-            )
+            hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision or None, local_files_only=offline)
         )
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MediaError(f"cannot fetch {source}: {reason}") from error
+        raise MediaError(f"cannot fetch {source}: {str(error).strip().splitlines()[0]}") from error

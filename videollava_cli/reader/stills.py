@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image as Pillow
@@ -14,7 +14,7 @@ from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
-from videollava_cli.reader.media_file import Reading, check_size
+from videollava_cli.reader import Reading, check_size
 from videollava_cli.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -38,23 +38,15 @@ DAMAGE = (
 DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
 
 
-def probe_still(path: Path, name: str) -> tuple[bool, int, int]:
-    """Return whether the picture moves, its width and its height.
-
-    Raises:
-        MediaError: If Pillow cannot open it, or it is larger than Pillow's limit.
-    """
+def probe_still(path: Path, name: str) -> tuple[Literal["still", "animation"], int, int]:
+    """Return the form, width and height of a picture; raises MediaError if Pillow cannot open it or it is too large."""
     with _opened(path, name) as picture, _readable(name):
         is_animation = picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
-        return is_animation, picture.width, picture.height
+        return "animation" if is_animation else "still", picture.width, picture.height
 
 
 def read_image(reading: Reading) -> Medium:
-    """Read a still picture, upright and over white where it is transparent.
-
-    Raises:
-        MediaError: If it is damaged.
-    """
+    """Read a still picture, upright and over white where it is transparent; raises MediaError if it is damaged."""
     name = reading.file.name
     with _opened(reading.file.path, name) as picture:
         with _readable(name):
@@ -63,14 +55,10 @@ def read_image(reading: Reading) -> Medium:
 
 
 def read_animation(reading: Reading, sampling: Sampling) -> Medium:
-    """Read eight frames of a GIF, APNG, WebP or AVIF animation.
-
-    Raises:
-        MediaError: If it is damaged, or has no frame where one is wanted.
-    """
+    """Read eight frames of a GIF, APNG, WebP or AVIF animation; raises MediaError if damaged or without frames."""
     name = reading.file.name
     with _opened(reading.file.path, name) as picture:
-        seconds = list(_frame_times(picture, reading))
+        seconds = list(_frame_seconds(picture, reading))
         chosen = sampling.chosen(seconds)
         if not chosen:
             raise MediaError(sampling.error_message(name, seconds))
@@ -98,7 +86,6 @@ def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turn what Pillow raises over a damaged file into one line."""
     try:
         yield
     except UnidentifiedImageError as error:
@@ -122,8 +109,7 @@ def _shown_frames(picture: Pillow.Image, reading: Reading) -> Iterator[Pillow.Im
         yield frame
 
 
-def _frame_times(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
-    """Yield the time at which each frame appears, in seconds."""
+def _frame_seconds(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
     elapsed_ms = 0.0
     for frame in _shown_frames(picture, reading):
         yield elapsed_ms / 1000
@@ -133,15 +119,13 @@ def _frame_times(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
 
 
 def _rgb(picture: Pillow.Image) -> "NDArray[np.uint8]":
-    """Return a picture as uint8 RGB, (H, W, 3): EXIF orientation applied, transparency over white."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         upright = _to_8_bit(upright)
     if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        white = Pillow.new("RGBA", layer.size, "white")
-        upright = Pillow.alpha_composite(white, layer)
-    return np.array(upright.convert("RGB"))  # a copy, since torch wants writable arrays
+        white = Pillow.new("RGBA", upright.size, "white")
+        upright = Pillow.alpha_composite(white, upright.convert("RGBA"))
+    return np.array(upright.convert("RGB"))  # uint8, (H, W, 3): a copy, since torch wants writable arrays
 
 
 def _to_8_bit(picture: Pillow.Image) -> Pillow.Image:

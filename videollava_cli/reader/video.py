@@ -4,15 +4,20 @@ By the sample table of an mp4 file, by the timestamps of all packets, by decodin
 """
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+import av.error
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
-from videollava_cli.reader.container import opened, video_stream, video_streams
+from videollava_cli.reader import Reading
+from videollava_cli.reader.container import Clock, open_container, opened, video_stream, video_streams
 from videollava_cli.reader.frame_index import (
     SEEKABLE_FORMATS,
     IndexMismatch,
@@ -20,20 +25,18 @@ from videollava_cli.reader.frame_index import (
     index_from_packets,
     index_from_table,
 )
-from videollava_cli.reader.gop import Picture, decode_gops
-from videollava_cli.reader.media_file import Reading
-from videollava_cli.reader.sequential import decode_all, packet_seconds
+from videollava_cli.reader.gop import Picture, decode_gops, upright_rgb, use_threads
 from videollava_cli.sampling import Sampling, uniform_indices
+
+SYNTHESIZED_FORMATS = ("avi", "mxf")  # have no timestamps: FFmpeg counts packets, and adds the decoder's delay
+MAX_DAMAGED = 1000  # packets in a row of frames as many: nothing more will come
 
 
 def read_clip(reading: Reading, sampling: Sampling) -> Medium:
     """Read eight frames, each rotated upright and transformed on arrival.
 
-    Frames count in presentation order, and are those that decoding the whole file would give.
-
-    Raises:
-        MediaError: If no frame can be decoded, or there is none where one is wanted.
-        ReadingStopped: If the reader was stopped.
+    Frames count in presentation order, and are those that decoding the whole file would give. Raises MediaError if no
+    frame can be decoded, or there is none where one is wanted.
     """
     file, notices, details = reading.file, [], []
     with opened(file) as container:
@@ -43,12 +46,9 @@ def read_clip(reading: Reading, sampling: Sampling) -> Medium:
             notices.append(f"{file.name!r} is cut off: a part of its {stream.frames} frames is missing")
         if (number := len(video_streams(container))) > 1:
             details.append(f"{file.name!r} holds {number} videos: the first is taken")
-        by_table = index if sampling.is_whole else None  # the table does not have the times of frames
-        if by_table:
-            clip = _by_table(reading, sampling, by_table, container)
-        else:
-            clip = _by_packets(reading, sampling, container)
-    if by_table and not clip:
+        table = index if sampling.is_whole else None  # the table does not have the times of frames
+        clip = _by_table(reading, sampling, table, container) if table else _by_packets(reading, sampling, container)
+    if table and not clip:
         with opened(file) as container:
             clip = _by_packets(reading, sampling, container)
     clip = clip or _by_decoding(reading, sampling)
@@ -83,20 +83,25 @@ def _by_packets(reading: Reading, sampling: Sampling, container: InputContainer)
 
 def _by_decoding(reading: Reading, sampling: Sampling) -> Medium:
     name = reading.file.name
-    expected = sampling.chosen(packet_seconds(reading))
-    decoded = decode_all(reading, set(expected))
+    expected = sampling.chosen(_packet_seconds(reading))
+    decoded = _decode_all(reading, set(expected))
     if not decoded.seconds:
         raise MediaError(f"no frame of {name!r} can be decoded{_damage(decoded.num_damaged)}")
     indices = _chosen(reading, sampling, decoded.seconds)
     if indices != expected:
-        decoded = decode_all(reading, set(indices))
-    pictures = {index: Picture(decoded.seconds[index], pixels) for index, pixels in decoded.pixels.items()}
-    notices = sampling.notices(name, decoded.seconds)
+        decoded = _decode_all(reading, set(indices))
+    seconds = decoded.seconds
+    pictures = {index: Picture(seconds[index], pixels) for index, pixels in decoded.pixels.items()}
+    notices = sampling.notices(name, seconds)
     if decoded.num_damaged:
         notices.append(f"{name!r} is damaged{_damage(decoded.num_damaged)}: the frames come from the rest")
-    elif decoded.num_in_header not in (0, len(decoded.seconds)):
-        notices.append(f"{name!r} holds {len(decoded.seconds)} frames where its header says {decoded.num_in_header}")
+    elif decoded.num_in_header not in (0, len(seconds)):
+        notices.append(f"{name!r} holds {len(seconds)} frames where its header says {decoded.num_in_header}")
     return _clip(reading, indices, pictures, notices)
+
+
+def _damage(num_damaged: int) -> str:
+    return f" ({num_damaged} packet{'s' if num_damaged > 1 else ''} could not be decoded)" if num_damaged else ""
 
 
 def _chosen(reading: Reading, sampling: Sampling, seconds: Sequence[float]) -> list[int]:
@@ -107,14 +112,75 @@ def _chosen(reading: Reading, sampling: Sampling, seconds: Sequence[float]) -> l
 
 
 def _clip(reading: Reading, indices: list[int], pictures: dict[int, Picture], notices: Iterable[str]) -> Medium:
-    return Medium(
-        name=reading.file.name,
-        kind=MediaKind.VIDEO,
-        pixels=np.stack([pictures[index].pixels for index in indices]),
-        stamps=tuple(FrameStamp(index, pictures[index].seconds) for index in indices),
-        notices=tuple(notices),
-    )
+    pixels = np.stack([pictures[index].pixels for index in indices])
+    stamps = tuple(FrameStamp(index, pictures[index].seconds) for index in indices)
+    return Medium(reading.file.name, MediaKind.VIDEO, pixels, stamps, tuple(notices))
 
 
-def _damage(num_damaged: int) -> str:
-    return f" ({num_damaged} packet{'s' if num_damaged > 1 else ''} could not be decoded)" if num_damaged else ""
+def _packet_seconds(reading: Reading) -> list[float]:
+    """Return the times of the frames by their packets; damage and synthesized timestamps may make them wrong."""
+    seconds: list[float] = []
+    with opened(reading.file) as container:
+        stream = video_stream(container, reading.file.name)
+        clock = Clock(container, stream)
+        try:
+            for packet in container.demux(stream):
+                reading.check()
+                if packet.size and not packet.is_discard:
+                    seconds.append(clock.seconds(packet.pts, len(seconds)))
+        except av.error.FFmpegError:
+            pass  # the rest of the file is damaged: decoding shows how many frames there are
+        return _in_order(seconds, container)
+
+
+@dataclass(slots=True)
+class _Decoded:
+    """What one pass over a file gave: the time of every frame, the wanted ones transformed, the damage.
+
+    `num_in_header` is the number of frames that an AVI file claims, which may be wrong; 0 for other files.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    num_damaged: int = 0
+    num_in_header: int = 0
+
+
+def _decode_all(reading: Reading, wanted: set[int]) -> _Decoded:
+    """Decode all frames in order, tolerating damage: slow, and right for whatever file."""
+    decoded, file = _Decoded(), reading.file
+    with reading.processor(), open_container(file.path, file.name, is_thorough=True) as container:
+        stream = video_stream(container, file.name)
+        use_threads(stream, reading)
+        clock = Clock(container, stream)
+        decoded.num_in_header = stream.frames if container.format.name == "avi" else 0
+        for frame in _frames(container, stream, decoded):
+            reading.check()
+            index = len(decoded.seconds)
+            decoded.seconds.append(clock.seconds(frame.pts, index))
+            if index in wanted:
+                decoded.pixels[index] = reading.transform(upright_rgb(frame))
+        decoded.seconds = _in_order(decoded.seconds, container)
+    return decoded
+
+
+def _in_order(seconds: list[float], container: InputContainer) -> list[float]:
+    """Return the times of frames in presentation order, where synthesized ones may be in another and begin too late."""
+    ordered = sorted(seconds)
+    is_synthesized = container.format.name in SYNTHESIZED_FORMATS or container.start_time is None
+    return [round(moment - ordered[0], 6) for moment in ordered] if is_synthesized else ordered
+
+
+def _frames(container: InputContainer, stream: VideoStream, decoded: _Decoded) -> Iterator[VideoFrame]:
+    """Yield the frames in presentation order; damaged packets are counted and passed over."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            decoded.num_damaged += 1
+            if decoded.num_damaged > MAX_DAMAGED + len(decoded.seconds):
+                return
