@@ -320,9 +320,9 @@ def test_two_runs_on_one_file_refuse(batch, clips, small_checkpoint):
 
 
 @pytest.fixture
-def slow_run(clips, small_checkpoint):
+def slow_run(clips, endless_checkpoint):
     """Start answers of random words, one after another, of which each takes a while; wait for the first line."""
-    options = ("-m", small_checkpoint, "--batch-size", 1, "--max-new-tokens", 60)
+    options = ("-m", endless_checkpoint, "--batch-size", 1, "--max-new-tokens", 1000)
     process = start("clips", "-q", QUESTION, "-o", "out.jsonl", *options)
     while not (Path("out.jsonl").exists() and Path("out.jsonl").read_bytes()) and process.poll() is None:
         time.sleep(0.02)
@@ -342,14 +342,6 @@ def test_ctrl_c_finishes_the_line_in_hand_and_says_how_to_go_on(slow_run):
     assert num_lines in (1, 2, 3)
     assert f"interrupted at {num_lines} of 4; run the same command to go on: ".encode() in said
     assert b"Traceback" not in said
-
-
-@pytest.fixture
-def endless_checkpoint(small_checkpoint, tmp_path):
-    """Copy the random weights; their answers end when the context is full."""
-    folder = shutil.copytree(small_checkpoint, tmp_path / "endless")
-    (folder / "generation_config.json").write_text('{"eos_token_id": 1000000}')
-    return folder
 
 
 def test_second_ctrl_c_ends_at_once(clips, endless_checkpoint):

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from in_process import vllava
+from slow_server import slow_server
 
 from videollava_cli.batch.lines import BatchStats, Outcome
 from videollava_cli.batch.pipeline import answered
@@ -37,31 +36,6 @@ def clips(tmp_path, monkeypatch):
         shutil.copy(EXAMPLES / name, tmp_path / "clips")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "clips"
-
-
-@contextmanager
-def slow_server(path):
-    """Serve a file on the loopback, once `release` is set; give the URL and `release`."""
-    release = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            release.wait(60)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(path.read_bytes())
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/{path.name}", release
-    finally:
-        release.set()
-        server.shutdown()
-        server.server_close()
 
 
 def batch(*arguments):

@@ -15,7 +15,6 @@ from videollava_cli.batch.lines import digest, identity
 from videollava_cli.batch.output import Results, read_held
 from videollava_cli.batch.pipeline import Interrupts
 from videollava_cli.batch.work import (
-    FileStamp,
     Item,
     Shard,
     by_medium,
@@ -30,7 +29,7 @@ from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.settings import Settings
 
 QUESTION = "What happens?"
-ITEM = Item("a.mp4", "a.mp4", QUESTION, stamp=FileStamp(10, 20))
+ITEM = Item("a.mp4", "a.mp4", QUESTION, stamp=(10, 20))
 SETTINGS = Settings(model="tiny")
 
 
@@ -195,7 +194,7 @@ def test_items_get_the_size_and_time_of_their_files(tree):
 
     items = with_stamps([replace(ITEM, path=path) for path in ("tree/b.mp4", "tree", "hf://a/b/c")])
 
-    assert [item.stamp for item in items] == [FileStamp(0, 1_234_567), None, None]
+    assert [item.stamp for item in items] == [(0, 1_234_567), None, None]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -223,8 +222,8 @@ def test_shard_that_is_none_is_refused(text):
     [
         (replace(ITEM, id="b.mp4"), SETTINGS),
         (replace(ITEM, question="Why?"), SETTINGS),
-        (replace(ITEM, stamp=FileStamp(11, 20)), SETTINGS),
-        (replace(ITEM, stamp=FileStamp(10, 21)), SETTINGS),
+        (replace(ITEM, stamp=(11, 20)), SETTINGS),
+        (replace(ITEM, stamp=(10, 21)), SETTINGS),
         (replace(ITEM, stamp=None), SETTINGS),
         *(
             (ITEM, replace(SETTINGS, **change))

@@ -4,9 +4,9 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from videollava_cli.batch.work import Item
 from videollava_cli.console import duration
@@ -16,17 +16,12 @@ from videollava_cli.errors import VllavaError
 from videollava_cli.media import Medium
 from videollava_cli.settings import IDENTITY_KEYS, Settings
 
-FIRST_BYTES = b'{"id": '  # of every line
 LINE_KEYS = ("id", "question", "model", "settings", "file")  # on which an item and its line must agree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What became of an item: an answer, an error, or neither if its file is no medium.
-
-    `answer` is the last chunk of the answer with the whole text. `read_seconds` and `load_seconds` are those of its
-    medium and of the engine that answered.
-    """
+    """What became of an item: an answer (a chunk with the whole text), an error, or neither if it is no medium."""
 
     item: Item
     medium: Medium | None = None
@@ -40,20 +35,13 @@ class Outcome:
         """Whether the item is about a file in a folder that turned out to be neither video nor image."""
         return self.medium is None and self.error is None
 
-    def without_pixels(self) -> Self:
-        """Return the outcome with an empty picture for each frame: a line needs no more, and memory is short."""
-        if self.medium is None:
-            return self
-        return replace(self, medium=replace(self.medium, pixels=self.medium.pixels[:, :0, :0].copy()))
-
 
 @dataclass(slots=True)
 class BatchStats:
     """Counts and seconds of a run, for progress, the last words and --json-summary.
 
-    `num_there_before` and `num_failed_before` are items whose lines were there at the start. A clip, or image, counts
-    for the speed when one of its questions has an outcome. `batch_size` is how many questions are answered at once by
-    now, `wait_seconds` were spent waiting for media, `answer_seconds` answering; with Ray both are sums over engines.
+    `num_there_before` counts the lines at the start, failed ones too. `wait_seconds` (for media) and `answer_seconds`
+    are sums over engines with Ray.
     """
 
     num_items: int = 0
@@ -89,7 +77,7 @@ class BatchStats:
 
     @property
     def num_done_now(self) -> int:
-        """How many items this run is done with."""
+        """Items that this run is done with."""
         return self.num_answered + self.num_failed + self.num_no_media
 
     @property
@@ -110,10 +98,8 @@ class BatchStats:
     @property
     def seconds_left(self) -> float | None:
         """How long the remaining items will take at the speed so far; None when there is no speed yet."""
-        if not self.num_done_now:
-            return None
         seconds = time.perf_counter() - self.speed_began
-        return (self.num_items - self.num_done) * seconds / self.num_done_now
+        return (self.num_items - self.num_done) * seconds / self.num_done_now if self.num_done_now else None
 
     @property
     def progress(self) -> str:
@@ -125,14 +111,14 @@ class BatchStats:
     @property
     def others(self) -> str:
         """The items that were not answered now, in words."""
-        parts = [f"{self.num_failed:,} failed"] if self.num_failed else []
+        words = f", {self.num_failed:,} failed" if self.num_failed else ""
         if number := len(self.files_without_media):
-            parts.append(f"{number:,} file{'s' if number > 1 else ''} without video or image passed over")
+            words += f", {number:,} file{'s' if number > 1 else ''} without video or image passed over"
         if self.num_there_before:
-            parts.append(f"{self.num_there_before:,} there before")
+            words += f", {self.num_there_before:,} there before"
         if self.num_failed_before:
-            parts.append(f"{self.num_failed_before:,} of them failed (--redo-failed asks again)")
-        return "".join(f", {part}" for part in parts)
+            words += f", {self.num_failed_before:,} of them failed (--redo-failed asks again)"
+        return words
 
     def in_words(self, output: Path | None) -> str:
         """Return the run in one line, and what to do next if something is left."""
@@ -167,11 +153,7 @@ class BatchStats:
 
 
 def line_of(outcome: Outcome, settings: Settings) -> dict[str, Any]:
-    """Return an outcome's line: the record of its answer, and the keys by which a later run knows it.
-
-    Seconds of prefill and of generating are shared by answers that were given at the same time.
-    """
-    known_by = identity(outcome.item, settings)
+    """Return an outcome's line: the record of its answer or error, and the keys by which a later run knows it."""
     item, medium = outcome.item, outcome.medium
     if outcome.answer is None or medium is None:
         shown = medium.as_json() if medium else {"path": item.path, "kind": None, "frames": []}
@@ -181,35 +163,29 @@ def line_of(outcome: Outcome, settings: Settings) -> dict[str, Any]:
         seconds = {"read_s": outcome.read_seconds, "load_s": outcome.load_seconds}
         record = answer_line([medium], item.question, outcome.answer, model=settings.model, seconds=seconds)
         record["notices"] = list(medium.notices)
-    return {"id": item.id} | record | known_by
+    return {"id": item.id} | record | identity(item, settings)
 
 
 def identity(item: Item, settings: Settings) -> dict[str, Any]:
-    """Return the keys on which an item and its line must agree.
-
-    `file` has the size in bytes and the time of modification in microseconds since 1970; None for anything but a file
-    on this disk. `settings` has those that change answers, as far as they are set.
-    """
+    """Return the keys on which an item and its line must agree; `file` is None for anything but a file on this disk."""
     quantization = "4bit" if settings.load_4bit else "8bit" if settings.load_8bit else None
     values = {"quantization": quantization} | {key: getattr(settings, key) for key in IDENTITY_KEYS}
-    stamp = item.stamp
     return {
         "id": item.id,
         "question": item.question,
         "model": settings.model,
         "settings": {key: value for key, value in values.items() if value is not None},
-        "file": stamp and {"bytes": stamp.num_bytes, "modified_us": stamp.modified_us},
+        "file": item.stamp and dict(zip(("bytes", "modified_us"), item.stamp, strict=True)),
     }
 
 
 def digest(line: Mapping[str, Any]) -> bytes:
-    """Return 16 bytes that are equal for lines, and identities, which agree on what was asked."""
+    """Return 16 bytes that are equal for lines and identities with equal values of `LINE_KEYS`."""
     known_by = {key: _normal(line.get(key)) for key in LINE_KEYS}
     return hashlib.blake2b(json.dumps(known_by, sort_keys=True).encode(), digest_size=16).digest()
 
 
 def _normal(value: Any) -> Any:
-    """Return a value such that numbers written in two ways, 1 and 1.0, are equal."""
     if isinstance(value, dict):
         return {key: _normal(inner) for key, inner in value.items()}
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # 1.0 is 1

@@ -1,7 +1,6 @@
 """The file that lines are appended to: its lock, its repair, the lines it holds already.
 
-Each line is written by one call as soon as it is known, so a process that is killed leaves whole lines and at most one
-half, which the next run cuts off. The part of a line that a full disk took is cut off at once.
+A killed process leaves whole lines and at most one half, which the next run cuts off.
 """
 
 import json
@@ -11,17 +10,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from videollava_cli.batch.lines import FIRST_BYTES, digest
+from videollava_cli.batch.lines import digest
 from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
+
+FIRST_BYTES = b'{"id": '  # of every line
 
 
 @dataclass(slots=True)
 class Held:
-    """The content of a file: digests of answered and of failed items, and where its whole lines end, in bytes."""
+    """The content of a file: digests of answered and of failed items, and the bytes of its whole lines."""
 
     answered: set[bytes] = field(default_factory=set)
     failed: set[bytes] = field(default_factory=set)
@@ -38,21 +38,22 @@ class Held:
 
 
 def read_held(path: Path) -> Held:
-    """Return the content of a file without changing it; nothing if there is none.
-
-    Raises:
-        UsageError: If it is no file of ours.
-        OutputError: If it cannot be read.
-    """
+    """Return the content of a file, none if it is not there; raises UsageError if it is no file of ours."""
     held = Held()
     try:
         if not path.is_file():
             return held
         with path.open("rb") as file:
             for line in file:
-                if not line.endswith(b"\n") and _is_half(line, path):
+                try:
+                    entry = _parsed(line, path)
+                except UsageError:
+                    is_half = line.startswith(FIRST_BYTES) or FIRST_BYTES.startswith(line)
+                    # A machine that lost its power may leave zeros where the line should be.
+                    if line.endswith(b"\n") or not (is_half or not line.strip(b"\0")):
+                        raise
                     break
-                held.add(_parsed(line, path))
+                held.add(entry)
                 held.num_bytes += len(line)
     except OSError as error:
         raise OutputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
@@ -60,25 +61,27 @@ def read_held(path: Path) -> Held:
 
 
 class Results:
-    """An open file of lines that this process alone writes. Use it as a context manager.
+    """A file, open until the context's end, of lines that this process alone writes; a pipe is written and not read.
 
-    Args:
-        path: The file; made if it is not there. A pipe or a device is written and not read.
-        is_fresh: Empty it first.
-        redo_failed: Drop the lines of failed items, so that they can be asked again.
+    `is_fresh` empties it first, `redo_failed` drops the lines of failed items.
 
-    Raises:
-        UsageError: If another process writes it, or it is no file of ours.
-        OutputError: If it cannot be opened.
+    Raises UsageError if another process writes it or it is no file of ours, OutputError if it cannot be opened.
     """
 
     def __init__(self, path: Path, *, is_fresh: bool = False, redo_failed: bool = False) -> None:
         self.path = path
+        self.held = Held()
         with ExitStack() as stack:
             self._descriptor = _open(path, stack)
             self._is_regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
             try:
-                self.held = self._prepare(stack, is_fresh=is_fresh, redo_failed=redo_failed)
+                if self._is_regular and is_fresh:
+                    os.ftruncate(self._descriptor, 0)
+                elif self._is_regular:
+                    self._repair()
+                    if redo_failed and self.held.failed:
+                        self._drop_failed(stack)
+                        self.held = read_held(path)
             except OSError as error:
                 raise OutputError(f"cannot read or repair {str(path)!r}: {error.strerror or error}") from error
             self._open = stack.pop_all()
@@ -86,22 +89,11 @@ class Results:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file, which unlocks it."""
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line.
-
-        Raises:
-            OutputClosedError: If the file is a pipe whose reader went away.
-            OutputError: If it cannot be written, such as on a full disk; earlier lines stay.
-        """
+        """Append a line by one call; if the disk takes only a part of it, cut that off and raise OutputError."""
         content = memoryview(json_text(line).encode())
         size = len(content)
         try:
@@ -119,26 +111,13 @@ class Results:
         self.held.num_bytes += size
         self.held.add(line)
 
-    def _prepare(self, stack: ExitStack, *, is_fresh: bool, redo_failed: bool) -> Held:
-        if not self._is_regular:
-            return Held()
-        if is_fresh:
-            os.ftruncate(self._descriptor, 0)
-            return Held()
-        held = read_held(self.path)
-        os.ftruncate(self._descriptor, held.num_bytes)
-        self._end_last_line(held)
-        if redo_failed and held.failed:
-            self._drop_failed(stack)
-            return read_held(self.path)
-        return held
-
-    def _end_last_line(self, held: Held) -> None:
-        """End a last line that is whole but for its end, as an editor may leave it."""
+    def _repair(self) -> None:
+        self.held = read_held(self.path)
+        os.ftruncate(self._descriptor, self.held.num_bytes)
         with self.path.open("rb") as file:
-            file.seek(max(0, held.num_bytes - 1))
-            if file.read(1) not in (b"\n", b""):
-                held.num_bytes += os.write(self._descriptor, b"\n")
+            file.seek(max(0, self.held.num_bytes - 1))
+            if file.read(1) not in (b"\n", b""):  # an editor may leave a last line without its end
+                self.held.num_bytes += os.write(self._descriptor, b"\n")
 
     def _drop_failed(self, stack: ExitStack) -> None:
         """Put a file without the lines of failed items in the place of this one, at once and under a lock."""
@@ -159,7 +138,6 @@ class Results:
 
 
 def _open(path: Path, stack: ExitStack) -> int:
-    """Return a descriptor for appending to a file, locked if it is a regular one; the stack closes it."""
     try:
         while True:
             is_stream = path.exists() and not path.is_file()
@@ -181,9 +159,6 @@ def _lock(descriptor: int, path: Path, stack: ExitStack) -> None:
     """Lock an open file until it is closed, or this process ends in whatever way.
 
     Where the file system has no such locks, a file beside it, `NAME.lock`, stands for one until the stack is closed.
-
-    Raises:
-        UsageError: If another process writes it, or it cannot be locked.
     """
     import filelock
 
@@ -202,18 +177,6 @@ def _lock(descriptor: int, path: Path, stack: ExitStack) -> None:
         return
     if not is_locked:
         raise UsageError(f"another process is writing {str(path)!r}: wait for it, or give another -o")
-
-
-def _is_half(line: bytes, path: Path) -> bool:
-    """Return whether a line without an end is the beginning of one of ours, which a killed process left."""
-    try:
-        _parsed(line, path)
-    except UsageError:
-        # A machine that lost its power may leave zeros where the line should be.
-        if line.startswith(FIRST_BYTES) or FIRST_BYTES.startswith(line) or not line.strip(b"\0"):
-            return True
-        raise
-    return False
 
 
 def _parsed(line: bytes, path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""How `vllava batch` does its work: media are read ahead, the engine answers, and lines are written as answers end.
+"""How `vllava batch` does its work: items -> `Reader.read_ahead` -> `Engine.answer` -> outcomes -> lines.
 
-The road: items -> `Reader.read_ahead` -> `Request`s -> `Engine.answer` -> outcomes -> lines. Requests are made when the
-engine takes them. With --ray, the nodes of a Ray cluster read and answer, and only the lines are written here.
+With --ray, the nodes of a Ray cluster read and answer, and only the lines are written here.
 """
 
 import json
@@ -15,12 +14,12 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Self
 
 from videollava_cli.batch.lines import BatchStats, Outcome, digest, identity, line_of
 from videollava_cli.batch.output import Held, Results, read_held
-from videollava_cli.batch.work import Item, by_medium, has_media_suffix
+from videollava_cli.batch.work import Item, by_medium, may_be_no_medium
 from videollava_cli.console import Console, meter
 from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
@@ -44,7 +43,7 @@ class Job:
     """A batch: items, settings, and where the lines go.
 
     `common_questions` are asked about every medium: if one does not fit the context, nothing is loaded. `batch_size`
-    is how many questions are answered at once, None for as many as fit. `ray` is the address of a Ray cluster.
+    is None for as many questions at once as fit. `ray` is the address of a Ray cluster.
     """
 
     items: Sequence[Item]
@@ -60,10 +59,7 @@ class Job:
 
 
 def list_items(job: Job, console: Console) -> ExitStatus:
-    """Print the items that would be asked, as lines that --questions takes; the output stays as it is.
-
-    Media on this disk are opened; those that would have to be fetched are not.
-    """
+    """Print the items that would be asked, as lines that --questions takes; media on this disk are opened."""
     held = read_held(job.output) if job.output and not job.is_fresh else Held()
     if job.redo_failed:
         held.failed.clear()
@@ -73,53 +69,59 @@ def list_items(job: Job, console: Console) -> ExitStatus:
         for about_it in by_medium(left):
             error = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
             for item in about_it:
-                line: dict[str, Any] = {"id": item.id, "path": item.path, "question": item.question}
+                is_no_media = error is not None and may_be_no_medium(item)
                 if error is None:
                     num_asked += 1
                 else:
-                    outcome = Outcome(item, error=None if may_be_no_medium(item) else error)
-                    stats.add(outcome)
-                    if outcome.error is None:
-                        continue
-                    line["error"] = error_record(outcome.error)
-                console.answer(json_text(line))
+                    stats.add(Outcome(item, error=None if is_no_media else error))
+                if not is_no_media:
+                    line = {"id": item.id, "path": item.path, "question": item.question}
+                    console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
     console.notice(f"would ask {num_asked:,}{stats.others}")
     return _status(stats)
 
 
 def run(job: Job, console: Console) -> ExitStatus:
-    """Ask what has no line yet, and write the lines.
-
-    Raises:
-        UsageError: If another process writes the output, or the machine cannot do what the settings ask.
-        CheckpointError: If the checkpoint cannot be had.
-        GenerationError: If it does not fit the memory.
-        OutputError: If a line cannot be written.
-        KeyboardInterrupt: If Ctrl-C ended it.
-    """
+    """Ask what has no line yet, and write the lines; whatever ends it, say what it came to."""
     checkpoint = find_checkpoint(job.settings)
+    is_hidden = console.is_quiet or (job.output is None and sys.stdout is not None and sys.stdout.isatty())
     with ExitStack() as stack:
         results = None
         if job.output:
             results = stack.enter_context(Results(job.output, is_fresh=job.is_fresh, redo_failed=job.redo_failed))
+        write = results.write if results else lambda line: console.answer(json_text(line))
         left, stats = _left(job, results.held if results else Held())
         interrupts = stack.enter_context(Interrupts(lambda: console.notice(WAITING)))
+        shown = stack.enter_context(meter(is_hidden=is_hidden))
         if job.ray:
             from videollava_cli.batch.ray import answer_on_ray
 
             outcomes = answer_on_ray(job, left, checkpoint, stats, console)
         else:
             outcomes = Pipeline(job, checkpoint, stats, console, interrupts).run(left)
-        write = results.write if results else lambda line: console.answer(json_text(line))
-        _write_lines(outcomes, job, stats, write=write, console=console, interrupts=interrupts)
+        try:
+            with closing(outcomes):
+                for outcome in outcomes:
+                    with interrupts.held():
+                        _describe(outcome, console)
+                        if not outcome.is_no_media:
+                            write(line_of(outcome, job.settings))
+                        stats.add(outcome)
+                        shown.show(stats.num_done, stats.num_items, stats.progress)
+        except OutputClosedError:  # nobody reads on
+            raise
+        except (KeyboardInterrupt, VllavaError) as error:
+            stats.is_interrupted = isinstance(error, KeyboardInterrupt)
+            _summarize(job, stats, console, is_done=stats.is_interrupted or stats.num_done_now > 0)
+            raise
+        _summarize(job, stats, console, is_done=True)
     return _status(stats)
 
 
 class Interrupts:
-    """How Ctrl-C ends the program: at once, or after the work in hand. Use it as a context manager in the main thread.
+    """How Ctrl-C ends the program: at once, or after the work in hand, in which case `notify` is called.
 
-    Args:
-        notify: Called when Ctrl-C has to wait for work to be finished.
+    Use it as a context manager in the main thread.
     """
 
     def __init__(self, notify: Callable[[], None]) -> None:
@@ -132,18 +134,12 @@ class Interrupts:
         self._before = signal.signal(signal.SIGINT, self._on_signal)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._before)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let Ctrl-C wait for the end of this block, and of others around it; a second one does not wait.
-
-        Raises:
-            KeyboardInterrupt: If Ctrl-C was pressed meanwhile.
-        """
+        """Let Ctrl-C wait for the end of this block, and of others around it; a second one does not wait."""
         self._num_held += 1
         try:
             yield
@@ -185,16 +181,12 @@ class Pipeline:
     _early: dict[Item, Outcome] = field(default_factory=dict)  # to be yielded after one that is not there yet
 
     def run(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
-        """Yield outcomes in the order of the items, or as they come.
-
-        Closing the generator, or an error, stops the readers and waits for their end.
-        """
+        """Yield outcomes in the order of the items, or as they come; close it to stop the readers."""
         with closing(self._outcomes(items)) as outcomes:
+            if not self.job.is_ordered:
+                yield from outcomes
             awaited = deque(items)
             for outcome in outcomes:
-                if not self.job.is_ordered:
-                    yield outcome
-                    continue
                 self._early[outcome.item] = outcome
                 while awaited and awaited[0] in self._early:
                     yield self._early.pop(awaited.popleft())
@@ -214,7 +206,10 @@ class Pipeline:
                 if first.medium is None:
                     yield first
                     continue
-                engine = engine or self._load(read_ahead)
+                if engine is None:
+                    engine = load_engine(self.job, self.checkpoint, self.stats, self.console)
+                    read_ahead.num_ahead = BATCHES_AHEAD * self.stats.batch_size
+                    self.stats.start_clock()
                 began, waited = time.perf_counter(), self.stats.wait_seconds
                 with self.interrupts.held():
                     taken = chain([first], self._take_more(read_ahead))
@@ -222,12 +217,6 @@ class Pipeline:
                         self._num_in_hand -= outcome.medium is not None
                         yield outcome
                 self.stats.answer_seconds += time.perf_counter() - began - (self.stats.wait_seconds - waited)
-
-    def _load(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Engine:
-        engine = load_engine(self.job, self.checkpoint, self.stats, self.console)
-        read_ahead.num_ahead = BATCHES_AHEAD * self.stats.batch_size
-        self.stats.start_clock()
-        return engine
 
     def _take_more(self, read_ahead: ReadAhead[tuple[Item, ...]]) -> Iterator[Outcome | None]:
         """Yield items while answers are in hand, and None as long as the next medium is not read.
@@ -255,13 +244,7 @@ class Pipeline:
 
 
 def load_engine(job: Job, checkpoint: Checkpoint, stats: BatchStats, console: Console) -> Engine:
-    """Load the engine of a batch; note the seconds that took, and how many questions it answers at once.
-
-    Raises:
-        UsageError: If the machine cannot do what the settings ask, or a question does not fit the context.
-        CheckpointError: If the checkpoint cannot be had.
-        GenerationError: If it does not fit the memory.
-    """
+    """Load the engine of a batch; note the seconds that took, and how many questions it answers at once."""
     smallest = min(MediaKind, key=checkpoint.media_tokens)  # a question that does not fit with it fits with none
     conversations = [one_question([smallest], question, job.settings) for question in job.common_questions]
     engine, stats.load_seconds = start_engine(job.settings, checkpoint, console, conversations=conversations)
@@ -276,8 +259,7 @@ def answered(
 ) -> Generator[Outcome, None, None]:
     """Answer the items whose media were read; yield outcomes as they come, those without a medium too.
 
-    Neighbours about one medium are neighbours for the engine, so that they share the prefix of their prompts. None
-    among the outcomes means that the next one is not there yet.
+    Neighbours share the prefix of their prompts. None among the outcomes means that the next one is not there yet.
     """
     in_hand: dict[Request, Outcome] = {}
     texts: defaultdict[Request, str] = defaultdict(str)
@@ -302,9 +284,14 @@ def answered(
             if chunk.finish_reason is not None:
                 while unread:
                     yield unread.popleft()
-                answer = None if chunk.error else replace(chunk, text=texts.pop(request))
-                outcome = in_hand.pop(request).without_pixels()
-                yield replace(outcome, answer=answer, error=chunk.error, load_seconds=stats.load_seconds)
+                (medium,) = request.media
+                yield replace(
+                    in_hand.pop(request),
+                    medium=replace(medium, pixels=medium.pixels[:, :0, :0].copy()),  # a line needs no pixels
+                    answer=None if chunk.error else replace(chunk, text=texts.pop(request)),
+                    error=chunk.error,
+                    load_seconds=stats.load_seconds,
+                )
                 stats.batch_size = min(stats.batch_size, engine.seq_limit or stats.batch_size)
     yield from unread
 
@@ -316,11 +303,6 @@ def outcomes_of(items: Sequence[Item], result: ReadResult) -> Iterator[Outcome]:
         yield Outcome(item, result.medium, error=error, read_seconds=result.seconds)
 
 
-def may_be_no_medium(item: Item) -> bool:
-    """Return whether nobody says that an item is about a medium: a file in a folder, whose name is not like one."""
-    return not item.is_named and not has_media_suffix(item.path)
-
-
 def _find_error(reader: Reader, path: str) -> MediaError | None:
     try:
         reader.find(path).close()
@@ -330,7 +312,6 @@ def _find_error(reader: Reader, path: str) -> MediaError | None:
 
 
 def _left(job: Job, held: Held) -> tuple[list[Item], BatchStats]:
-    """Return the items without a line, and the counts to begin with."""
     left, stats = [], BatchStats(len(job.items))
     for item in job.items:
         key = digest(identity(item, job.settings))
@@ -340,36 +321,6 @@ def _left(job: Job, held: Held) -> tuple[list[Item], BatchStats]:
         else:
             left.append(item)
     return left, stats
-
-
-def _write_lines(
-    outcomes: Generator[Outcome, None, None],
-    job: Job,
-    stats: BatchStats,
-    *,
-    write: Callable[[dict[str, Any]], None],
-    console: Console,
-    interrupts: Interrupts,
-) -> None:
-    """Write the lines of outcomes; whatever ends it, say what it came to."""
-    is_hidden = console.is_quiet or (job.output is None and sys.stdout is not None and sys.stdout.isatty())
-    with meter(is_hidden=is_hidden) as shown:
-        try:
-            with closing(outcomes):
-                for outcome in outcomes:
-                    with interrupts.held():
-                        _describe(outcome, console)
-                        if not outcome.is_no_media:
-                            write(line_of(outcome, job.settings))
-                        stats.add(outcome)
-                        shown.show(stats.num_done, stats.num_items, stats.progress)
-        except OutputClosedError:  # nobody reads on
-            raise
-        except (KeyboardInterrupt, VllavaError) as error:
-            stats.is_interrupted = isinstance(error, KeyboardInterrupt)
-            _summarize(job, stats, console, is_done=stats.is_interrupted or stats.num_done_now > 0)
-            raise
-        _summarize(job, stats, console, is_done=True)
 
 
 def _summarize(job: Job, stats: BatchStats, console: Console, *, is_done: bool) -> None:

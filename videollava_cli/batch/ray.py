@@ -49,7 +49,7 @@ Answered = tuple[list[tuple[int, list[Outcome]]], int, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The knowledge of every node: a job without its items, its checkpoint, and where relative paths begin."""
+    """The knowledge of every node: a job without its items, its checkpoint, and the driver's folder."""
 
     job: Job
     checkpoint: Checkpoint
@@ -58,11 +58,7 @@ class Plan:
 
 
 def check_address(address: str) -> None:
-    """Refuse what is no address, and Ray where it is not installed, without importing it.
-
-    Raises:
-        UsageError: If it is so.
-    """
+    """Refuse what is no address, and Ray where it is not installed, without importing it."""
     if not ADDRESS.fullmatch(address):
         raise UsageError(f"--ray is {address!r}: give HOST:PORT of a `ray start --head`, auto, or nothing at all")
     if any(importlib.util.find_spec(package) is None for package in ("ray", "pyarrow")):
@@ -75,17 +71,12 @@ def answer_on_ray(
     """Yield the outcome of each item once, as the nodes come to them or in the order of the items.
 
     The work of a node that died is done again by others. An item that kills every process that works on it fails.
-
-    Raises:
-        UsageError: If there is no cluster to join, or its nodes cannot do what the settings ask.
-        CheckpointError: If a node cannot have the checkpoint.
-        GenerationError: If the weights do not fit the memory, or Ray gave up.
     """
     left = dict(enumerate(by_medium(items)))  # until their outcomes are there
     if not left:
         return
     assert job.ray is not None, "--ray was given"
-    with join_cluster(job.ray, num_processors()) as nodes:
+    with join_cluster(job.ray) as nodes:
         num_engines, resources = engines(nodes, job.settings, checkpoint)
         on_gpus = "num_gpus" in resources
         where = "GPUs" if on_gpus else "CPUs"
@@ -96,20 +87,28 @@ def answer_on_ray(
             if isinstance(done, VllavaError):
                 raise done
             groups, batch_size, wait_seconds, answer_seconds = done
-            if not stats.batch_size:
+            if not stats.batch_size:  # the first ones
                 stats.start_clock(seconds_ago=wait_seconds + answer_seconds)
             stats.batch_size = batch_size
             stats.wait_seconds += wait_seconds
             stats.answer_seconds += answer_seconds
             for number, outcomes in groups:
-                if left.pop(number, None):  # the work of a node that died may come twice
-                    yield from outcomes
+                if number not in left:  # the work of a node that died may come twice
+                    continue
+                while job.is_ordered and (first := next(iter(left))) < number:  # Ray left it out
+                    yield from _lost(left.pop(first))
+                del left[number]
+                yield from outcomes
     for about_it in left.values():
-        yield from (Outcome(item, error=GenerationError(LOST)) for item in about_it)
+        yield from _lost(about_it)
+
+
+def _lost(items: Iterable[Item]) -> Iterator[Outcome]:
+    return (Outcome(item, error=GenerationError(LOST)) for item in items)
 
 
 def plan_of(job: Job, checkpoint: Checkpoint, device: str) -> Plan:
-    """Return the knowledge of every node; a hub checkpoint's commit is fixed, so that all of them load the same."""
+    """Return the plan of a job; a hub checkpoint's commit is fixed, so that all nodes load the same."""
     settings = replace(job.settings, device=device)
     if checkpoint.hub_id:
         settings = replace(settings, revision=checkpoint.folder.name)
@@ -121,18 +120,9 @@ def plan_of(job: Job, checkpoint: Checkpoint, device: str) -> Plan:
 def engines(
     nodes: Sequence[Mapping[str, float]], settings: Settings, checkpoint: Checkpoint
 ) -> tuple[int, dict[str, int]]:
-    """Return how many engines nodes hold, and what each takes of its node, in Ray's words.
+    """Return how many engines nodes hold, and what each takes of its node's resources, in Ray's words.
 
     That is one a GPU; or without GPUs, one a CPU as far as the weights fit the memory.
-
-    Args:
-        nodes: The resources of each, as Ray has them.
-        settings: How to load.
-        checkpoint: What to load.
-
-    Raises:
-        UsageError: If the settings name a device that Ray does not give.
-        GenerationError: If the nodes hold none.
     """
     if settings.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device is {settings.device!r}, and Ray gives each engine its own: give cuda, cpu or auto")
@@ -150,19 +140,23 @@ def engines(
 
 
 def media_a_block(num_media: int, num_cpus: int) -> int:
-    """Return how many neighbours are read by one call: few enough that all CPUs are busy, and several, for speed."""
+    """Return how many neighbours are read by one call: several, for speed, but few enough that all CPUs are busy."""
     return max(1, min(16, num_media // (4 * max(1, num_cpus))))
 
 
 def _dataset(
     plan: Plan, groups: Sequence[tuple[int, Sequence[Item]]], num_engines: int, resources: dict[str, int]
 ) -> Any:
-    """Return a dataset of `Answered`, of which nothing is done yet."""
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
     from ray.util.annotations import RayDeprecationWarning
 
-    _configure_ray_data(is_ordered=plan.job.is_ordered)
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = plan.job.is_ordered
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    context.max_errored_blocks = MAX_LOST_BLOCKS
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     questions_a_medium = sum(len(items) for _, items in groups) / len(groups)
     at_once = plan.job.batch_size or (MAX_GPU_SEQS if "num_gpus" in resources else MAX_CPU_SEQS)
     media_an_engine = -(-len(groups) // num_engines)
@@ -198,7 +192,7 @@ def _read_block(table: Any, plan: Plan) -> Any:
 
 
 def read_media(plan: Plan, groups: Sequence[Sequence[Item]]) -> list[list[Outcome] | VllavaError]:
-    """Read the media of groups of items, on whatever node this is; return outcomes to answer, or why none can be."""
+    """Read the media of groups of items on this node; return outcomes to answer, or why none can be."""
     try:
         _check_node(plan)
     except VllavaError as error:
@@ -220,14 +214,18 @@ def _outcomes_here(items: Sequence[Item], result: ReadResult) -> list[Outcome]:
 
 
 class EngineActor:
-    """An engine on a node of Ray: loaded once, then it answers the questions about media that were read elsewhere."""
+    """An engine on a node of Ray, loaded once: it answers questions about media that were read elsewhere."""
 
     def __init__(self, plan: Plan) -> None:
         self._max_num_seqs, self._stats = plan.job.batch_size, BatchStats()
         self._error: VllavaError | None = None
         try:
             _check_node(plan)
-            self._engine = load_engine(plan.job, _checkpoint_here(plan), self._stats, Console(is_quiet=True))
+            settings = plan.job.settings
+            folder = settings.checkpoint or settings.model
+            if not plan.checkpoint.hub_id and not folder.startswith(BUNDLED_SCHEME) and not os.path.isdir(folder):
+                raise CheckpointError(f"there is no folder {folder!r}")
+            self._engine = load_engine(plan.job, find_checkpoint(settings), self._stats, Console(is_quiet=True))
         except VllavaError as error:
             self._error = type(error)(f"{error} (on {_here()})")
         self._ended = time.perf_counter()
@@ -258,20 +256,10 @@ class EngineActor:
 
 
 def _check_node(plan: Plan) -> None:
-    """Refuse another version of vllava than the driver's, and work where the driver does, if this node can."""
     if plan.version != __version__:
         raise UsageError(f"{_here()} has vllava {__version__}, not {plan.version}: install the same on every node")
     with suppress(OSError):
-        os.chdir(plan.folder)
-
-
-def _checkpoint_here(plan: Plan) -> Checkpoint:
-    """Find the checkpoint on this node; from the hub, the node's own cache has it or is filled."""
-    settings = plan.job.settings
-    folder = settings.checkpoint or settings.model
-    if not plan.checkpoint.hub_id and not folder.startswith(BUNDLED_SCHEME) and not os.path.isdir(folder):
-        raise CheckpointError(f"there is no folder {folder!r}")
-    return find_checkpoint(settings)
+        os.chdir(plan.folder)  # relative paths begin there
 
 
 def _here() -> str:
@@ -289,34 +277,22 @@ def _unpacked(table: Any) -> list[Any]:
 
 
 @contextmanager
-def join_cluster(address: str, num_processors: int) -> Iterator[list[dict[str, float]]]:
-    """Start a Ray cluster on this machine alone, or join the one at an address; give the resources of its nodes.
-
-    Args:
-        address: `local`, `auto` for one that runs here, or HOST:PORT.
-        num_processors: How many of this machine's processors a cluster of our own may use.
-
-    Raises:
-        UsageError: If there is none at the address, or it has another version.
-        GenerationError: If it broke down, or one of our own cannot be started.
-    """
+def join_cluster(address: str) -> Iterator[list[dict[str, float]]]:
+    """Start a Ray cluster on this machine alone, or join the one at an address; give the resources of its nodes."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a cluster of our own reports to nobody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it warns of what Ray Data does
     import ray
     from ray._private import worker
 
     worker._worker_logs_enabled = False  # the complaints of a node would come on stdout; as Ray's own debugger does it
-    of_our_own: dict[str, Any] = {
-        "num_cpus": num_processors,
-        "object_store_memory": LOCAL_OBJECT_BYTES,
-        "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",
-    }
-    if ":" in address:
+    options: dict[str, Any] = {}
+    if address == LOCAL:
+        options = {"num_cpus": num_processors(), "object_store_memory": LOCAL_OBJECT_BYTES}
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    elif ":" in address:
         _check_reachable(address)
     try:
         with _silent_stderr():  # of native code: the exception says what went wrong
-            options = of_our_own if address == LOCAL else {}
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address == LOCAL:
@@ -332,20 +308,8 @@ def join_cluster(address: str, num_processors: int) -> Iterator[list[dict[str, f
         ray.shutdown()
 
 
-def _configure_ray_data(*, is_ordered: bool) -> None:
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.execution_options.preserve_order = is_ordered
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
-    context.max_errored_blocks = MAX_LOST_BLOCKS
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-
-
 def _check_reachable(address: str) -> None:
-    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    # Where nobody listens Ray itself would try for minutes.
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN_SECONDS).close()
@@ -354,7 +318,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the last line of an error of Ray, where it has the traceback of another process."""
+    # The last line: before it may be the traceback of another process.
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines()
     return lines[-1].strip().rstrip(".") if lines else type(error).__name__
 

@@ -15,7 +15,6 @@ from typing import Any, Self
 from videollava_cli.errors import UsageError
 
 STDIN = "-"
-BYTE_ORDER_MARK = "\ufeff"
 # A file in a folder that bears one of these and is no medium is a broken one, and not passed over in silence.
 MEDIA_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -26,35 +25,18 @@ MEDIA_SUFFIXES = (
 
 
 @dataclass(frozen=True, slots=True)
-class FileStamp:
-    """Size in bytes and time of modification in microseconds: a file that changed has another stamp."""
-
-    num_bytes: int
-    modified_us: int
-
-    @classmethod
-    def of(cls, path: str) -> Self | None:
-        """Return a file's stamp; None for anything but a file on this disk."""
-        try:
-            found = os.stat(os.path.expanduser(path))
-        except (OSError, ValueError):
-            return None
-        # Microseconds: nanoseconds since 1970 are beyond the integers that every reader of JSON holds exactly.
-        return cls(found.st_size, found.st_mtime_ns // 1000) if stat.S_ISREG(found.st_mode) else None
-
-
-@dataclass(frozen=True, slots=True)
 class Item:
     """One question about one medium. `id` is the path unless the user gave one.
 
-    `is_named` is False for a file that a folder holds: it may be no medium at all.
+    `is_named` is False for a file that a folder holds: it may be no medium at all. `stamp` is a local file's size in
+    bytes and time of modification in microseconds.
     """
 
     id: str | int
     path: str
     question: str
     is_named: bool = True
-    stamp: FileStamp | None = None
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +52,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the shard that `2/8` names.
-
-        Raises:
-            UsageError: If it names none.
-        """
+        """Return the shard that `2/8` names; raises UsageError if it names none."""
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"shard is {text!r}: give I/N with I from 1 to N, such as 2/8")
@@ -89,14 +67,8 @@ class Shard:
 def find_items(paths: Iterable[str], questions: Sequence[str], patterns: Sequence[str] = ()) -> Iterator[Item]:
     """Yield an item for every question about every path, each folder replaced by the files below it, sorted by name.
 
-    Hidden files and folders are passed over unless they are named. Links are followed, and a folder that is
-    reached a second time, as through a link to one that holds it, is not entered again.
-
-    Args:
-        paths: Files, folders, or anything else, such as URLs.
-        questions: The questions.
-        patterns: Shell patterns of files in folders, all by default. One with a slash is matched against the path
-            from the folder on, another against the name alone.
+    Hidden files are passed over unless they are named. Links are followed, and each folder is entered once. `patterns`
+    are for files in folders: one with a slash is matched against the path from the folder on, another against the name.
     """
     entered: set[tuple[int, int]] = set()
     for path in paths:
@@ -105,22 +77,19 @@ def find_items(paths: Iterable[str], questions: Sequence[str], patterns: Sequenc
             yield from (Item(path, path, question) for question in questions)
             continue
         for name in _names_below(folder, entered):
-            if not patterns or any(_matches(name, pattern) for pattern in patterns):
+            base = os.path.basename(name)
+            if not patterns or any(fnmatchcase(name if "/" in each else base, each) for each in patterns):
                 below = os.path.join(path, name)
                 yield from (Item(below, below, question, is_named=False) for question in questions)
 
 
-def has_media_suffix(path: str) -> bool:
-    """Return whether a file's name ends like that of a video or an image."""
-    return path.lower().endswith(MEDIA_SUFFIXES)
+def may_be_no_medium(item: Item) -> bool:
+    """Return whether nobody says that an item is about a medium: a file in a folder, whose name is not like one."""
+    return not item.is_named and not item.path.lower().endswith(MEDIA_SUFFIXES)
 
 
 def without_repetitions(items: Iterable[Item]) -> tuple[list[Item], int]:
-    """Return each item once, and how many were repeated.
-
-    Raises:
-        UsageError: If two media share an id and a question, so that their lines could not be told apart.
-    """
+    """Return each item once, and how many were repeated; raises UsageError if two media share an id and a question."""
     kept: dict[tuple[str | int, str], Item] = {}
     num_items = 0
     for item in items:
@@ -134,8 +103,17 @@ def without_repetitions(items: Iterable[Item]) -> tuple[list[Item], int]:
 
 def with_stamps(items: Sequence[Item]) -> list[Item]:
     """Return the items with their files' sizes and times, looked up once a medium."""
-    stamps = {path: FileStamp.of(path) for path in dict.fromkeys(item.path for item in items)}
+    stamps = {path: _stamp(path) for path in dict.fromkeys(item.path for item in items)}
     return [replace(item, stamp=stamps[item.path]) for item in items]
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(os.path.expanduser(path))
+    except (OSError, ValueError):
+        return None
+    # Microseconds: nanoseconds since 1970 are beyond the integers that every reader of JSON holds exactly.
+    return (found.st_size, found.st_mtime_ns // 1000) if stat.S_ISREG(found.st_mode) else None
 
 
 def by_medium(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
@@ -145,15 +123,7 @@ def by_medium(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
 
 
 def read_list(name: str, *, is_null_separated: bool) -> list[str]:
-    """Return the paths that a file or stdin lists, empty ones left out.
-
-    Args:
-        name: The file, or `-`.
-        is_null_separated: Whether NUL ends a path, as with `find -print0`, and not the end of a line.
-
-    Raises:
-        UsageError: If it cannot be read, or is NUL-separated and is not to be read so.
-    """
+    """Return the paths that a file, or stdin for `-`, lists one a line, or NUL-separated as with `find -print0`."""
     content = _content(name)
     if is_null_separated:
         return [os.fsdecode(path) for path in content.split(b"\0") if path]
@@ -167,12 +137,9 @@ def read_questions(name: str) -> list[str] | list[Item]:
 
     A line is `{"path": "a.mp4", "question": "What happens?", "id": 7}`; without an id the path is it, and other keys
     are ignored, so that the lines of --dry-run can be asked.
-
-    Raises:
-        UsageError: If it cannot be read, has no question, or a line lacks a key.
     """
     try:
-        text = _content(name).decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        text = _content(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"the questions in {name!r} are not UTF-8: {error.reason} at byte {error.start}") from error
     numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -217,7 +184,6 @@ def _content(name: str) -> bytes:
 
 
 def _names_below(folder: str, entered: set[tuple[int, int]], prefix: str = "") -> Iterator[str]:
-    """Yield the regular files in a folder and below, as paths from the folder on."""
     try:
         found = os.stat(folder)
         if (found.st_dev, found.st_ino) in entered:
@@ -228,18 +194,8 @@ def _names_below(folder: str, entered: set[tuple[int, int]], prefix: str = "") -
     except OSError:  # it is gone, or may not be read
         return
     for entry in visible:
-        if _is_folder(entry):
+        # `isdir` takes a link to itself for none, where `is_dir` fails.
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             yield from _names_below(entry.path, entered, f"{prefix}{entry.name}/")
         elif entry.is_symlink() or entry.is_file():  # a link to nowhere fails when it is read
             yield prefix + entry.name
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name if "/" in pattern else os.path.basename(name), pattern)

@@ -144,15 +144,12 @@ class RayCommand(TyperCommand):
     """A command with `--ray [ADDRESS]`: Typer has no options whose value may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse arguments after filling in the address."""
+        """Fill in the address of a bare `--ray`, and parse."""
         return super().parse_args(ctx, with_address(args))
 
 
 def with_address(arguments: list[str]) -> list[str]:
-    """Return arguments whose bare `--ray` has the address of a cluster of our own, unless an address follows.
-
-    A word without the form of an address follows on its own: in `--ray clips/` it is a folder.
-    """
+    """Return arguments whose `--ray`, unless an address follows, has that of a cluster of our own."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return [
         f"--ray={LOCAL}"
@@ -171,11 +168,7 @@ def asked_items(
     is_null_separated: bool,
     patterns: Sequence[str],
 ) -> tuple[list[Item], tuple[str, ...]]:
-    """Return the items that a command line names, and the questions that it asks about every medium.
-
-    Raises:
-        UsageError: If media or questions are missing, or come in ways that exclude each other.
-    """
+    """Return the items that a command line names, and the questions that it asks about every medium."""
     if STDIN in paths:
         raise UsageError("'-' is no medium here: --from-file - reads a list of media from stdin")
     if from_file == questions_file == STDIN:
@@ -202,11 +195,7 @@ def asked_items(
 
 
 def parse_batch_size(text: str | None) -> int | None:
-    """Return how many questions to answer at once; None to find out.
-
-    Raises:
-        UsageError: If it is neither a number above 0 nor `auto`.
-    """
+    """Return how many questions to answer at once, None to find out; raises UsageError."""
     if text is None or text == "auto":
         return None
     if not text.isdecimal() or not 0 < int(text) <= 1 << 16:
@@ -215,11 +204,7 @@ def parse_batch_size(text: str | None) -> int | None:
 
 
 def check_output(output: Path | None, summary: Path | None, *, redo_failed: bool, is_fresh: bool) -> None:
-    """Refuse, before anything is searched, what cannot be written, and options that mean nothing without a file.
-
-    Raises:
-        UsageError: If a folder is missing, a name is a folder's, or -o is missing.
-    """
+    """Refuse, before anything is searched, what cannot be written, and options that mean nothing without a file."""
     if output is None and (redo_failed or is_fresh):
         raise UsageError(f"{'--redo-failed' if redo_failed else '--overwrite'} is about a file: add -o OUT.jsonl")
     if redo_failed and is_fresh:
