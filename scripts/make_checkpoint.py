@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
 """Write a Video-LLaVA checkpoint with random weights, for tests and measurements without a download.
 
-`small` has the 7B's token geometry (224 px, patch 14, 257 tokens a frame, 2,056 a clip, 4,096 positions) with
-narrow layers; `wide` has it too, and layers wide enough that their arithmetic takes the time, as in the 7B; `mini` is
-narrow and has frames of 28 px, 40 tokens a clip, 4 an image. `7b` is the published checkpoint's own geometry, in fp16
-and as many shards (14.7 GB, and little more memory while it is made), and `1b` a seventh of it in the same shape
-(2 GB). The tokenizer is trained on the spot.
+`small` has the 7B's token geometry (224 px, patch 14, 257 tokens a frame, 2,056 a clip, 4,096 positions) and narrow
+layers; `wide` has layers whose arithmetic takes the time, as in the 7B; `mini` is narrow and has frames of 28 px, 40
+tokens a clip, 4 an image. `7b` is the published checkpoint's geometry, fp16 and shards (14.7 GB), `1b` a seventh.
 
     python scripts/make_checkpoint.py small /tmp/small
 """
@@ -16,15 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_world.architecture import NUM_FRAMES, train_tokenizer
-from transformers import (
-    AutoModelForImageTextToText,
-    CLIPVisionConfig,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    VideoLlavaConfig,
-    VideoLlavaImageProcessor,
-)
+from tiny_world.architecture import assemble_config, make_image_processor, train_tokenizer
+from transformers import AutoModelForImageTextToText, CLIPVisionConfig, PreTrainedTokenizerFast, VideoLlavaConfig
 
 from videollava_cli.engine.loading import quiet_libraries
 
@@ -39,15 +30,14 @@ NUM_IDS, NUM_ROWS = 32003, 32064
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Sizes of a stack of layers; `inner` is the width between the two halves of a layer's MLP."""
+    """Sizes of a stack of layers."""
 
     width: int
     count: int
     head_size: int
-    inner: int
+    inner: int  # width between the two halves of a layer's MLP
 
     def as_config(self) -> dict[str, Any]:
-        """Return the sizes as transformers' configurations name them."""
         return {
             "hidden_size": self.width,
             "intermediate_size": self.inner,
@@ -60,15 +50,12 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes of a checkpoint: the language model, each of the two towers, a frame's side in pixels, the files.
-
-    `num_rows` is that of the embeddings; without it there is one for each token of the tokenizer.
-    """
+    """Sizes of a checkpoint: the language model, each of the two towers, a frame's side in pixels, the files."""
 
     text: Layers = Layers(width=64, count=2, head_size=32, inner=128)
     tower: Layers = Layers(width=64, count=2, head_size=32, inner=128)
     image_side: int = IMAGE_SIDE
-    num_rows: int | None = None
+    num_rows: int | None = None  # of the embeddings; else one for each token of the tokenizer
     dtype: torch.dtype = torch.float32
     shards: str = "50GB"  # how large they may be
 
@@ -101,10 +88,7 @@ def main() -> None:
 
 
 def make_checkpoint(folder: Path, *, geometry: str = "small", seed: int = 0) -> None:
-    """Write config, random weights of a seed, tokenizer and image processor settings of a named geometry into a folder.
-
-    The weights are in memory once, in the format that they have on disk.
-    """
+    """Write config, random weights, tokenizer and image processor settings of a named geometry into a folder."""
     shape = GEOMETRIES[geometry]
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(geometry)
@@ -114,42 +98,23 @@ def make_checkpoint(folder: Path, *, geometry: str = "small", seed: int = 0) -> 
     with quiet_libraries():
         model.save_pretrained(folder, max_shard_size=shape.shards)
     tokenizer.save_pretrained(folder)
-    size, crop_size = {"shortest_edge": shape.image_side}, {"height": shape.image_side, "width": shape.image_side}
-    VideoLlavaImageProcessor(size=size, crop_size=crop_size).save_pretrained(folder)
+    make_image_processor(shape.image_side).save_pretrained(folder)
 
 
 def make_tokenizer(geometry: str) -> PreTrainedTokenizerFast:
     """Train the tokenizer of a named geometry, in well under a second; large ones have the 7B's ids."""
     is_filled = GEOMETRIES[geometry].num_rows is not None
-    return train_tokenizer(
-        CORPUS, vocab_size=NUM_IDS if is_filled else 512, context_length=CONTEXT_LENGTH, is_filled=is_filled
-    )
+    size = NUM_IDS if is_filled else 512
+    return train_tokenizer(CORPUS, vocab_size=size, context_length=CONTEXT_LENGTH, is_filled=is_filled)
 
 
 def make_config(geometry: str) -> VideoLlavaConfig:
-    """Return the configuration of a named geometry; nothing is written, and no weights are made."""
+    """Return the configuration of a named geometry."""
     shape, tokenizer = GEOMETRIES[geometry], make_tokenizer(geometry)
-    num_patches = (shape.image_side // PATCH_SIDE) ** 2
-    text = LlamaConfig(
-        vocab_size=shape.num_rows or len(tokenizer),
-        max_position_embeddings=CONTEXT_LENGTH,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **shape.text.as_config(),
-    )
-    return VideoLlavaConfig(  # type: ignore[call-arg]  # its attribute map takes the newer names
-        vision_config=CLIPVisionConfig(image_size=shape.image_side, patch_size=PATCH_SIDE, **shape.tower.as_config()),
-        text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-2,
-        image_seq_length=num_patches,
-        video_seq_length=(num_patches + 1) * NUM_FRAMES,
-        initializer_range=INITIALIZER_RANGE,
-        tie_word_embeddings=False,
-    )
+    vision = CLIPVisionConfig(image_size=shape.image_side, patch_size=PATCH_SIDE, **shape.tower.as_config())
+    text = {"vocab_size": shape.num_rows or len(tokenizer), "max_position_embeddings": CONTEXT_LENGTH}
+    more = {"vision_feature_layer": -2, "initializer_range": INITIALIZER_RANGE}
+    return assemble_config(tokenizer, vision, text | shape.text.as_config(), **more)
 
 
 if __name__ == "__main__":

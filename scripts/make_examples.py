@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Write `examples/`: small clips and stills of the drawn world in the usual formats, and the table that lists them.
 
-The same bytes come out every time with the same libraries. No colour is shifted and nothing is drawn at random;
-radii, places and speeds lie where `tiny_world.scenes` draws them, so the bundled model knows such scenes.
+The same libraries give the same bytes. Radii, places and speeds are those of `tiny_world.scenes`, which `tiny` knows.
 
     python scripts/make_examples.py
 """
 
 import argparse
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -22,7 +22,6 @@ from tiny_world.scenes import Actor, Motion, Point, Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL, LARGE = 0.11, 0.20  # radii in the middle of SMALL_RADIUS and LARGE_RADIUS
-SPAN = (0.05, 0.95)
 NUM_DRAWS = 3000  # enough to see every question about a scene
 
 H264, TURNED_H264, VP9 = "H.264 in MP4", "H.264 in MP4, turned by its metadata", "VP9 in WebM"
@@ -45,12 +44,12 @@ Clips and stills that `scripts/make_examples.py` draws, with a question to try o
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A file, what it shows, and a question to try. Height and width are in pixels, as shown by a player."""
+    """A file, what it shows, and a question to try."""
 
     name: str
     form: str
     scene: Scene
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width in pixels, as a player shows them
     question: str
     answer: str
     num_frames: int = 1
@@ -59,13 +58,6 @@ class Example:
     def render(self) -> Frames:
         """Render the frames: uint8 RGB, (T, H, W, 3)."""
         return render_clip(self.scene, np.arange(self.num_frames) / self.num_frames, self.size)
-
-    @property
-    def row(self) -> str:
-        """The file's columns of the table, without its size on disk."""
-        height, width = self.size
-        seconds = f", {self.num_frames / self.frames_per_second:g} s" if self.scene.is_video else ""
-        return f"{describe(self.scene)} | {self.form}, {width} x {height}{seconds}"
 
 
 def main() -> None:
@@ -78,15 +70,17 @@ def main() -> None:
     for example in EXAMPLES:
         assert _is_true(example), f"{example.name}: {example.question} {example.answer}"
         path = folder / example.name
-        write(path, example)
-        kilobytes = f"{path.stat().st_size / 1000:.1f} kB"
-        rows.append(f"| `{example.name}` | {example.row} | {kilobytes} | {example.question} | {example.answer} |")
+        _write(path, example)
+        height, width = example.size
+        seconds = f", {example.num_frames / example.frames_per_second:g} s" if example.scene.is_video else ""
+        cells = [f"`{example.name}`", describe(example.scene), f"{example.form}, {width} x {height}{seconds}"]
+        cells += [f"{path.stat().st_size / 1000:.1f} kB", example.question, example.answer]
+        rows.append(f"| {' | '.join(cells)} |")
         print(rows[-1])
     (folder / "README.md").write_text(TABLE.format(rows="\n".join(rows)), encoding="utf-8")
 
 
-def write(path: Path, example: Example) -> None:
-    """Write one example."""
+def _write(path: Path, example: Example) -> None:
     if example.form == "GIF":
         _write_gif(path, example)
     elif example.num_frames > 1:
@@ -97,7 +91,6 @@ def write(path: Path, example: Example) -> None:
 
 
 def _is_true(example: Example) -> bool:
-    """Return whether the question is one the drawn world knows, with this answer."""
     word = "video" if example.scene.is_video else "image"
     drawn = draw_questions(example.scene, np.random.default_rng(0), NUM_DRAWS, media_word=word)
     return (example.question, example.answer) in {(question, answer) for _, question, answer in drawn}
@@ -138,12 +131,11 @@ def _small(shape: str, color: str, center: Point) -> Actor:
     return replace(_large(shape, color, Motion.STILL, center), size="small", radius=(SMALL, SMALL))
 
 
-def _clip(background: str, *actors: Actor) -> Scene:
-    return Scene(actors, background, is_video=True, pattern_seed=2, motion_span=SPAN)
+def _clip(background: str, *actors: Actor, is_video: bool = True) -> Scene:
+    return Scene(actors, background, is_video, pattern_seed=2, motion_span=(0.05, 0.95))
 
 
-def _still(background: str, *actors: Actor) -> Scene:
-    return Scene(actors, background, is_video=False, pattern_seed=2)
+_still = partial(_clip, is_video=False)
 
 
 RED_CIRCLE = _large("circle", "red", Motion.RIGHT, (0.2, 0.5), (0.8, 0.5))

@@ -1,18 +1,11 @@
 #!/usr/bin/env python3
 """Compare our token loop with `model.generate`, and our pixels with `VideoLlavaImageProcessor`.
 
-The reference gets the same prompt texts and resized pictures; its prompts then spell out every placeholder word, its
-pixel values come from transformers' image processor, its loop is `model.generate`. Resizing is compared by itself, on
-whole pictures. Random weights in the 7B's token geometry, fp32, on the CPU; nf4 weights for the mode of that name.
+Both sides get the same prompt texts and resized pictures: random weights in the 7B's token geometry, fp32 (and nf4),
+on the CPU. Cases are asked alone and in batches; turn by turn, with and without a cache; with others about the same
+media; and with static decode, as a CUDA card captures it. Resizing is compared by itself.
 
-Then every case is asked turn by turn of an engine that keeps what it ran, of the engine made to forget it, and of
-`model.generate` over the whole prompt; and conversations about the same media are answered together and alone.
-
-Static decode, as a CUDA card captures it, is held against `model.generate` as well, batched, in every mode, and
-answers conversations together.
-
-In a batch the same numbers are summed in another order, so that 16 bits round them otherwise, and where two tokens are
-about as likely the other one may win. How often that happens is printed, and decides nothing.
+How many answers of `tiny` in 16 bits change in a batch, where sums are rounded in another order, decides nothing.
 
     python scripts/parity.py            # exit status 1 if anything differs
 """
@@ -23,21 +16,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import internals
 import numpy as np
 import torch
 from benchmarks import documented
-from internals import Conversation, Turn
 from make_checkpoint import make_checkpoint
 from numpy.typing import NDArray
 from transformers import VideoLlavaImageProcessor
 
 from videollava_cli import Engine, load
 from videollava_cli.engine.loading import quiet_libraries
-from videollava_cli.media import Medium
+from videollava_cli.engine.model_access import end_of_answer_ids
+from videollava_cli.engine.request import Detokenizer
+from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import pixel_values
+from videollava_cli.prompt import Conversation, Turn
 from videollava_cli.sampling import Window
 
 NUM_NEW_TOKENS = 24
@@ -45,20 +40,22 @@ MAX_FRAME_LEVELS = 2  # of 255, between our video frames and the image processor
 PICTURE_SIZES = ((240, 320), (320, 240), (224, 224), (97, 131), (720, 1280), (600, 61), (31, 40))  # height, width
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "nf4": {"load_4bit": True},
+    "nf4": {},
     "repetition penalty": {"repetition_penalty": 1.3},
     "sampled": {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 7},
 }
+BATCH_MODES = ("greedy", "repetition penalty", "sampled")
 SYSTEM = "You watch closely."
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SUFFIXES = {".mp4", ".webm", ".gif", ".png", ".jpg"}
 QUESTIONS = ("What happens?", "What color is it?", "Which way does it move?", "How many shapes are there?")
+Item = TypeVar("Item")
 BATCH_SIZE = 8  # as `vllava batch` takes at most on a CPU
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One prompt: what it is about and what was said."""
+    """One prompt."""
 
     name: str
     media: tuple[Medium, ...]
@@ -75,7 +72,6 @@ class Outcome:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both sides gave the same."""
         return self.ours == self.reference
 
 
@@ -86,12 +82,13 @@ def main() -> int:
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         make_checkpoint(Path(folder))
-        kinds = {
-            "equal to model.generate": list(compare_all(Path(folder))),
-            "cached equal to uncached and to model.generate": list(compare_cached(Path(folder))),
-            "together equal to alone": list(compare_together(Path(folder))),
-            "static decode equal to dynamic and to model.generate": list(compare_static(Path(folder))),
-        }
+        plain, quantized = (load(folder, device="cpu", load_4bit=is_4bit) for is_4bit in (False, True))
+    kinds = {
+        "equal to model.generate": list(compare_all(plain, quantized)),
+        "cached equal to uncached and to model.generate": list(compare_cached(plain)),
+        "together equal to alone": list(compare_together(plain)),
+        "static decode equal to dynamic and to model.generate": list(compare_static(plain)),
+    }
     for title, outcomes in kinds.items():
         for outcome in outcomes:
             if options.verbose or not outcome.is_equal:
@@ -123,19 +120,20 @@ def make_cases(engine: Engine) -> list[Case]:
         "three turns": (Turn("What moves?", "A red circle."), Turn("Where to?", "Right."), Turn("And then?")),
         "other scripts": (Turn("größer als 世界 🎬? <video>"),),
     }
-    cases = [
-        Case(f"{talk}, {kind}", shown, Conversation.about([m.kind for m in shown], turns, system=system))
-        for kind, shown in media.items()
-        for talk, turns in talks.items()
-        for system in ((SYSTEM,) if talk == "one question" and kind == "video" else (None,))
-    ]
+    cases = []
+    for kind, shown in media.items():
+        for talk, turns in talks.items():
+            system = SYSTEM if (kind, talk) == ("video", "one question") else None
+            about = Conversation.about([medium.kind for medium in shown], turns, system=system)
+            cases.append(Case(f"{talk}, {kind}", shown, about))
     later = (Turn("What moves?", "A circle.", (clip.kind,)), Turn("And here?", None, (image.kind, second.kind)))
     return [*cases, Case("images at the second turn", (clip, image, second), Conversation(later))]
 
 
 def random_image(engine: Engine, rng: np.random.Generator) -> Medium:
     """Return an image of smooth random colours, as the reader would shrink it."""
-    return internals.make_image(internals.image_to_model(random_picture(rng, (300, 400)), engine.checkpoint.pixels))
+    pixels = internals.image_to_model(random_picture(rng, (300, 400)), engine.checkpoint.pixels)
+    return Medium("image", MediaKind.IMAGE, pixels[None])
 
 
 def random_clip(engine: Engine, rng: np.random.Generator) -> Medium:
@@ -163,63 +161,61 @@ def turn_by_turn(case: Case) -> Iterator[Case]:
         yield Case(f"{case.name}, turn {number + 1}", case.media[: len(talk.media)], talk)
 
 
-def compare_all(checkpoint: Path) -> Iterator[Outcome]:
+def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cut a sequence into batches; the last one may be shorter."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def compare_all(plain: Engine, quantized: Engine) -> Iterator[Outcome]:
     """Compare every case in every mode: alone, and in left-padded batches of different lengths."""
-    engines = {is_4bit: load(str(checkpoint), device="cpu", load_4bit=is_4bit) for is_4bit in (False, True)}
-    cases = make_cases(engines[False])
+    cases = make_cases(plain)
     for mode, options in MODES.items():
-        engine = engines[mode == "nf4"]
+        engine = quantized if mode == "nf4" else plain
         for case in cases:
             yield compare(engine, [case], mode, options)[0]
         if mode == "sampled":
             continue  # for a batch `model.generate` draws all rows' random numbers in turn from one generator
-        for first in range(0, len(cases), 4):
-            yield from compare(engine, cases[first : first + 4], f"{mode}, batch", options)
+        for several in in_batches(cases, 4):
+            yield from compare(engine, several, f"{mode}, batch", options)
 
 
-def compare_cached(checkpoint: Path) -> Iterator[Outcome]:
-    """Ask every case turn by turn of an engine that keeps what it ran, and of what knows nothing of earlier turns."""
-    keeping, forgetful = (load(str(checkpoint), device="cpu") for _ in range(2))
-    asked = [turn for case in make_cases(keeping) for turn in turn_by_turn(case)]
+def compare_cached(engine: Engine) -> Iterator[Outcome]:
+    """Ask every case turn by turn with a cache, with an empty one, and of `model.generate`."""
+    caching = replace(engine)  # its caches are its own
+    asked = [turn for case in make_cases(engine) for turn in turn_by_turn(case)]
     for case in [*asked, *reversed(asked)]:
-        cached = engine_text(keeping, case)
-        forgetful.clear_cache()
-        yield Outcome(f"cached against uncached: {case.name}", cached, engine_text(forgetful, case))
-        yield Outcome(f"cached against generate: {case.name}", cached, reference_text(forgetful, case))
+        cached = engine_text(caching, case)
+        engine.clear_cache()
+        yield Outcome(f"cached against uncached: {case.name}", cached, engine_text(engine, case))
+        yield Outcome(f"cached against generate: {case.name}", cached, reference_text(engine, case))
 
 
-def compare_together(checkpoint: Path) -> Iterator[Outcome]:
-    """Answer all conversations about the same media together, with nothing kept and again; and each alone."""
-    engine = load(str(checkpoint), device="cpu")
+def compare_together(engine: Engine) -> Iterator[Outcome]:
+    """Answer all conversations about the same media together, with an empty cache and again; and each alone."""
     about: dict[tuple[int, ...], list[Case]] = {}
     for case in [turn for each in make_cases(engine) for turn in turn_by_turn(each)]:
         about.setdefault(tuple(id(medium) for medium in case.media), []).append(case)
-    for mode, options in MODES.items():
-        if mode == "nf4":
-            continue
+    for mode in BATCH_MODES:
+        options = MODES[mode]
         for cases in about.values():
             alone = []
             for case in cases:
                 engine.clear_cache()
                 alone.append(engine_text(engine, case, options))
             engine.clear_cache()
-            for state in ("nothing kept", "kept"):
+            for state in ("uncached", "cached"):
                 together = engine_texts(engine, cases, options)
                 yield from _outcomes(f"together, {mode}, {state}", cases, together, alone)
 
 
-def compare_static(checkpoint: Path) -> Iterator[Outcome]:
+def compare_static(engine: Engine) -> Iterator[Outcome]:
     """Answer with static decode: batches of different lengths, and conversations about the same media."""
-    engine = load(str(checkpoint), device="cpu")
-    static = internals.with_static_decode(engine)
+    static = replace(engine, static_decode=True)
     cases = make_cases(engine)
-    for mode, options in MODES.items():
-        if mode == "nf4":
-            continue
-        for first in range(0, len(cases), 4):
-            several = cases[first : first + 4]
-            others = our_ids if mode == "sampled" else reference_ids  # as above
-            pairs = our_ids(static, several, options), others(engine, several, options)
+    for mode in BATCH_MODES:
+        others = our_ids if mode == "sampled" else reference_ids  # as above
+        for several in in_batches(cases, 4):
+            pairs = our_ids(static, several, MODES[mode]), others(engine, several, MODES[mode])
             yield from _outcomes(f"static, {mode}, batch", several, *pairs)
     asked = [turn for case in (cases[4], cases[12]) for turn in turn_by_turn(case)]
     alone = [engine_text(engine, case) for case in asked]
@@ -233,9 +229,8 @@ def engine_text(engine: Engine, case: Case, options: dict[str, Any] | None = Non
 
 def engine_texts(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[str]:
     """Return the texts that an engine streams when it is asked cases about the same media together."""
-    return internals.answer_texts(
-        engine, [(case.conversation, case.media) for case in cases], NUM_NEW_TOKENS, **options
-    )
+    asked = [(case.conversation, case.media) for case in cases]
+    return internals.answer_texts(engine, asked, NUM_NEW_TOKENS, **options)
 
 
 def compare(engine: Engine, cases: Sequence[Case], mode: str, options: dict[str, Any]) -> list[Outcome]:
@@ -250,88 +245,74 @@ def _outcomes(title: str, cases: Sequence[Case], ours: Sequence[Any], others: Se
 
 def our_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
     """Return the ids that the engine generates for a batch of cases, end-of-answer ids included."""
-    sampling = {key: value for key, value in options.items() if key != "load_4bit"}
-    return internals.answer_ids(engine, [(case.conversation, case.media) for case in cases], NUM_NEW_TOKENS, **sampling)
+    return internals.answer_ids(engine, [(case.conversation, case.media) for case in cases], NUM_NEW_TOKENS, **options)
 
 
 def reference_ids(engine: Engine, cases: Sequence[Case], options: dict[str, Any]) -> list[list[int]]:
     """Return the ids that transformers generates, from prompts whose placeholders are written out."""
-    texts = [internals.prompt_text(engine, case.conversation) for case in cases]
-    images, clips = internals.images_and_clips([medium for case in cases for medium in case.media])
+    texts = [engine.encoder.encoded(case.conversation).text for case in cases]
+    media = [medium for case in cases for medium in case.media]
+    images = [medium.pixels[0] for medium in media if medium.kind is MediaKind.IMAGE]
+    clips = [medium.pixels for medium in media if medium.kind is MediaKind.VIDEO]
     inputs = documented.text_inputs(engine.model, engine.tokenizer, texts)
-    chosen = {key: value for key, value in options.items() if key not in ("load_4bit", "seed")}
+    chosen = {key: value for key, value in options.items() if key != "seed"}
     with quiet_libraries():
         inputs |= documented.pixel_inputs(engine.model, VideoLlavaImageProcessor(), images, clips)
         torch.manual_seed(options.get("seed", 0))
         output = engine.model.generate(  # type: ignore[misc]
             **inputs, **chosen, do_sample="temperature" in options, max_new_tokens=NUM_NEW_TOKENS
         )
-    new = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_until_end(row, engine) for row in new]
+    end_ids = end_of_answer_ids(engine.model)
+    rows = []
+    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+        ends = [position for position, token in enumerate(row, 1) if token in end_ids]
+        rows.append(row[: ends[0]] if ends else row)  # `model.generate` pads rows that end early
+    return rows
 
 
 def reference_text(engine: Engine, case: Case) -> str:
     """Return the text of what transformers generates, detokenized as ours is."""
-    end_ids = internals.end_of_answer_ids(engine.model)
+    end_ids, detokenizer = end_of_answer_ids(engine.model), Detokenizer(engine.tokenizer)
     ids = [token for token in reference_ids(engine, [case], {})[0] if token not in end_ids]
-    return internals.text_of(engine, ids)
+    return "".join([*(detokenizer.add(token) for token in ids), detokenizer.finish()])
 
 
 def count_equal_in_batch(dtype: str) -> tuple[int, int]:
-    """Ask `tiny` every question about every example, in batches and alone.
-
-    Returns:
-        How many answers are the same, and how many there are.
-    """
+    """Ask `tiny` every question about every example, in batches and alone; return how many are equal, of how many."""
     engine = load("tiny", device="cpu", dtype=dtype, offline=True)
     assert engine.read is not None
     paths = sorted(path for path in EXAMPLES.iterdir() if path.suffix in SUFFIXES)
     media = [engine.read(str(path), Window()) for path in paths]
-    # Neighbours are about different examples.
-    asked = [
-        (Conversation.about([medium.kind], (Turn(question),)), (medium,)) for question in QUESTIONS for medium in media
-    ]
-    batches = [asked[first : first + BATCH_SIZE] for first in range(0, len(asked), BATCH_SIZE)]
+    asked = []
+    for question in QUESTIONS:
+        asked += [(Conversation.about([medium.kind], (Turn(question),)), (medium,)) for medium in media]
     max_new_tokens = engine.settings.max_new_tokens
-    batched = [ids for batch in batches for ids in internals.answer_ids(engine, batch, max_new_tokens)]
+    together = []
+    for batch in in_batches(asked, BATCH_SIZE):
+        together += internals.answer_ids(engine, batch, max_new_tokens)
     alone = [internals.answer_ids(engine, [each], max_new_tokens)[0] for each in asked]
-    return sum(one == other for one, other in zip(batched, alone, strict=True)), len(asked)
+    return sum(one == other for one, other in zip(together, alone, strict=True)), len(asked)
 
 
 def pixel_differences() -> tuple[int, float, int]:
-    """Return the largest differences from `VideoLlavaImageProcessor` over sizes and contents.
-
-    Returns:
-        Images in uint8 levels, images in pixel values, video frames in uint8 levels.
-    """
+    """Return the largest differences of images in uint8 levels and pixel values, and of video frames in levels."""
     rng = np.random.default_rng(1)
-    with TemporaryDirectory() as folder:
-        make_checkpoint(Path(folder))
-        pixels = load(folder, device="cpu").checkpoint.pixels
     image_levels, image_values, frame_levels = 0, 0.0, 0
     for size in PICTURE_SIZES:
         picture = random_picture(rng, size)
-        ours, frame = internals.image_to_model(picture, pixels), internals.frame_to_model(picture, pixels)
+        ours, frame = internals.image_to_model(picture), internals.frame_to_model(picture)
         levels = _processed(picture, do_rescale=False, do_normalize=False).permute(1, 2, 0).numpy()
         values = _processed(picture)
         image_levels = max(image_levels, int(np.abs(ours.astype(int) - levels).max()))
-        image_values = max(image_values, float((pixel_values(ours, pixels) - values).abs().max()))
+        image_values = max(image_values, float((pixel_values(ours, internals.PIXELS) - values).abs().max()))
         frame_levels = max(frame_levels, int(np.abs(frame.astype(int) - levels).max()))
     return image_levels, image_values, frame_levels
 
 
-def _processed(picture: NDArray[np.uint8], **options: bool) -> torch.Tensor:
+def _processed(picture: NDArray[np.uint8], **options: bool) -> Any:
     with quiet_libraries():
         processed = VideoLlavaImageProcessor()([picture], return_tensors="pt", **options)  # type: ignore[arg-type]
-    pixels: torch.Tensor = next(iter(processed.values()))[0]
-    return pixels
-
-
-def _until_end(ids: list[int], engine: Engine) -> list[int]:
-    """Cut a row behind its first end-of-answer id; `model.generate` pads rows that end early."""
-    end_ids = internals.end_of_answer_ids(engine.model)
-    ends = [position for position, token in enumerate(ids) if token in end_ids]
-    return ids[: ends[0] + 1] if ends else ids
+    return next(iter(processed.values()))[0]
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 
 The first stage teaches one vision tower to read attributes. The others train everything on questions and answers:
 about images, then about finding in an image what a question names, then about two shapes in a clip, then about all
-there is; the end partly with weights rounded to 4 bits. Whenever it looks at clips, the language model's first half is
-also taught what each shape did. Both towers share their weights while training and are written as two. Every batch
-depends on the seed and its step alone, so a run that was stopped goes on from its last checkpoint with the batches it
-would have seen.
+there is; the end partly with weights rounded to 4 bits. With clips, the language model's first half is also taught
+what each shape did. Both towers share their weights while training. A stopped run goes on from its last checkpoint.
 
     python scripts/collect_photos.py --split train
     python scripts/train_tiny.py
@@ -17,7 +15,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,17 @@ from PIL import Image
 from tiny_world.architecture import TEXT_WIDTH, TOWER_WIDTH, make_config, make_image_processor, train_tokenizer
 from tiny_world.batches import EVERYTHING, IMAGES, MATCHING, PAIRS, SYSTEM_TEXTS, Diet, make_attribute_batch, make_batch
 from tiny_world.negatives import load_photos
-from tiny_world.optimizer import MuonAndAdamW
 from tiny_world.questions import OFF_TOPIC, REFUSAL, draw_questions
 from tiny_world.scenes import draw_scene
 from tiny_world.stages import AttributeHeads, DeedHeads, Normalizer, answer_loss, attribute_loss, rounded_to_nf4
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast, VideoLlavaForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT_EVERY = 200  # steps
 LOG_EVERY = 50  # steps
+WEIGHT_DECAY = 0.02
 STEPS = (2000, 800, 600, 1200, 2800)
 ROUNDED_FROM = 0.5  # share of the last stage's steps after which every other one rounds weights to 4 bits
 
@@ -67,7 +67,6 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         if self.stage.diet is None:
             return make_attribute_batch(step, self.seed, self.photos)
-        assert self.stage.diet is not None
         return make_batch((self.seed, step), self.tokenizer, self.photos, self.stage.diet)
 
 
@@ -94,6 +93,43 @@ def main() -> None:
         trainer.run(Stage("pairs", options.steps[3], 1e-3, 3e-4, PAIRS))
         trainer.run(Stage("answers", options.steps[4], 8e-4, 3e-4, EVERYTHING))
     trainer.export(options.out)
+
+
+class MuonAndAdamW:
+    """One optimizer in two parts, with a learning rate for each group of parameters.
+
+    Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/) steps along the orthogonalized momentum
+    of a matrix; its steps are scaled to the size of AdamW's, so that both take the same rate.
+    """
+
+    def __init__(self, groups: Iterable[list[tuple[str, nn.Parameter]]]) -> None:
+        kept = [list(group) for group in groups]
+        matrices = [{"params": [p for n, p in group if _is_layer_matrix(n, p)]} for group in kept]
+        others = [{"params": [p for n, p in group if not _is_layer_matrix(n, p)]} for group in kept]
+        self.muon = torch.optim.Muon(matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+        self.adamw = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True)
+
+    def step(self, *learning_rates: float) -> None:
+        """Clip the gradients to norm 1, update all groups, each at its own rate, and clear the gradients."""
+        for part in (self.muon, self.adamw):
+            for group, rate in zip(part.param_groups, learning_rates, strict=True):
+                group["lr"] = rate
+        parts = (*self.muon.param_groups, *self.adamw.param_groups)
+        torch.nn.utils.clip_grad_norm_([p for group in parts for p in group["params"]], 1.0)
+        for part in (self.muon, self.adamw):
+            part.step()  # type: ignore[no-untyped-call]
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+
+
+def _is_layer_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name and not name.startswith("heads.")
 
 
 class Trainer:
@@ -155,18 +191,13 @@ class Trainer:
 
     def _backward(self, stage: Stage, step: int, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, float]]:
         is_rounded = stage.name == "answers" and step >= ROUNDED_FROM * stage.num_steps and step % 2 == 0
-        if is_rounded:
-            with rounded_to_nf4(self.model, self.codebook):
-                return self._forward_backward(stage, batch)
-        return self._forward_backward(stage, batch)
-
-    def _forward_backward(self, stage: Stage, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, float]]:
-        with torch.autocast("cpu", torch.bfloat16):
-            if stage.diet is None:
-                loss, shares = attribute_loss(self.model.model.video_tower, self.heads, batch, self.normalize)
-            else:
-                loss, shares = answer_loss(self.model, self.deed_heads, batch, self.normalize)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with rounded_to_nf4(self.model, self.codebook) if is_rounded else nullcontext():
+            with torch.autocast("cpu", torch.bfloat16):
+                if stage.diet is None:
+                    loss, shares = attribute_loss(self.model.model.video_tower, self.heads, batch, self.normalize)
+                else:
+                    loss, shares = answer_loss(self.model, self.deed_heads, batch, self.normalize)
+            loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach()), shares
 
     def _batches(self, stage: Stage) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
@@ -211,14 +242,14 @@ class Trainer:
         self.optimizer_state, self.done = state["optimizer"], state["done"]
 
     def _start_from(self, folder: Path) -> None:
-        """Take the weights of an exported checkpoint; the attribute heads, which are not exported, start anew."""
+        # The attribute heads are not exported and start anew.
         exported = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         exported.model.image_tower = exported.model.video_tower
         self.model.load_state_dict(exported.state_dict())
 
 
 def _schedule(step: int, stage: Stage) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then a cosine to 2 %."""
+    # Linear warm-up, then a cosine to 2 % of the peak.
     if step < stage.warmup:
         return (step + 1) / stage.warmup
     progress = (step - stage.warmup) / max(stage.num_steps - stage.warmup, 1)
@@ -226,7 +257,7 @@ def _schedule(step: int, stage: Stage) -> float:
 
 
 def _tokenizer(folder: Path, options: argparse.Namespace) -> PreTrainedTokenizerFast:
-    """Return the tokenizer that a run began with, training it when there is none: ids must not change on the way."""
+    # Trained once: ids must not change during a run.
     if not folder.exists() and options.start_from:
         PreTrainedTokenizerFast.from_pretrained(options.start_from).save_pretrained(folder)
     elif not folder.exists():
@@ -236,13 +267,12 @@ def _tokenizer(folder: Path, options: argparse.Namespace) -> PreTrainedTokenizer
 
 
 def _forget_origin(path: Path) -> None:
-    """Leave out how a tokenizer was loaded, which transformers writes into its settings."""
+    # transformers writes how a tokenizer was loaded into its settings.
     kept = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("is_local", "local_files_only")}
     path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _corpus(seed: int) -> Iterator[str]:
-    """Yield the world's sentences, for the tokenizer."""
     rng = np.random.default_rng((seed, 0))
     for _ in range(4000):
         scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))

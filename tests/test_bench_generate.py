@@ -6,9 +6,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import bench
 import pytest
 import torch
-from benchmarks import card, generate, gpu, nf4
+from benchmarks import card, generate, gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = Namespace(geometry="mini", runs=1, batches=[1, 2], new_tokens=4)
@@ -20,14 +21,13 @@ def model():
     return generate.make_model("mini", CPU, torch.float32)
 
 
-def test_generate_tells_every_side_at_every_number_of_answers():
-    command = [sys.executable, "scripts/bench.py", "generate", "--device", "cpu", "--geometry", "mini", "--json"]
-    command += ["--runs", "1", "--batches", "1", "2", "--new-tokens", "4"]
+def test_generate_tells_every_side_at_every_number_of_answers(capsys):
+    options = ["--device", "cpu", "--geometry", "mini", "--runs", "1", "--batches", "1", "2", "--new-tokens", "4"]
 
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    bench.main(["generate", *options, "--json"])
 
-    rows = [json.loads(line) for line in said.splitlines()]
-    sides = ["dynamic", "static", "model.generate"]
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    sides = ["dynamic decode", "static decode", "model.generate"]
     assert [(row["batch"], row["side"]) for row in rows] == [(batch, side) for batch in (1, 2) for side in sides]
     for row in rows:
         (rate,), (first,) = row["tokens_per_second"], row["first_seconds"]
@@ -55,9 +55,9 @@ def test_gpu_tells_limits_rates_shares_and_equality():
 
 
 def test_gpu_without_bitsandbytes_says_so(monkeypatch):
-    monkeypatch.setattr(nf4, "is_there", lambda: False)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
 
-    *_, last = gpu.measure_card(CPU, Namespace(**vars(OPTIONS) | {"batches": [1]}))
+    *_, last = gpu.measure_card(CPU, Namespace(**vars(OPTIONS) | {"batches": []}))
 
     assert (last.name, last.value, last.unit) == ("nf4", None, "not measured: bitsandbytes is not installed")
 

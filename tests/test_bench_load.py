@@ -1,22 +1,17 @@
 """`scripts/bench load`, with one run on a small checkpoint."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
+import bench
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
-def test_rows_tell_seconds_and_peaks_and_both_4_bit_ways_give_the_same_tokens():
-    command = [sys.executable, "scripts/bench.py", "load", "--geometry", "mini", "--runs", "1", "--tokens", "4"]
-    run = [*command, "--only-4-bit", "--json"]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+def test_rows_tell_seconds_and_peaks_and_both_4_bit_ways_give_the_same_tokens(capsys):
+    bench.main(["load", "--geometry", "mini", "--runs", "1", "--tokens", "4", "--only-4-bit", "--json"])
 
-    *rows, sums = [json.loads(line) for line in done.stdout.splitlines()]
+    *rows, sums = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     ways = ["4-bit, quantizing", "4-bit, kept"]
     assert [row["name"] for row in rows] == [*ways, "cat FILES > /dev/null", "reading and copying the files"]

@@ -1,11 +1,9 @@
 """`scripts/bench read`: clips that tell their frames' numbers, and readers that are judged by them."""
 
 import json
-import subprocess
-import sys
 from argparse import Namespace
-from pathlib import Path
 
+import bench
 import numpy as np
 import pytest
 from benchmarks import clips, read
@@ -15,7 +13,6 @@ from benchmarks.methods import read_ours
 from benchmarks.read import install_peer
 from media_files import MPEG4, grey, write_frames
 
-ROOT = Path(__file__).resolve().parents[1]
 NUM_FRAMES = 30
 TINY = Recipe((320, 180), NUM_FRAMES)
 
@@ -25,12 +22,6 @@ def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("bench") / "clip.mp4"
     encode(TINY, path)
     return path
-
-
-def measured(path, judge, methods):
-    environments = {method: install_peer(method) for method in methods}
-    rows = read.measure(path, judge, environments, 1, Namespace(runs=1, limit=120))
-    return {row["method"]: row for row in rows}
 
 
 @pytest.mark.parametrize("index", [0, 1, 7, 8191, 90_000, 2**20 - 1])
@@ -48,19 +39,28 @@ def test_picture_without_a_marker_tells_nothing():
     assert read_marker(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)) is None
 
 
-def test_our_reader_and_the_documented_one_are_measured_and_right(clip):
-    rows = measured(clip, marker_judge(NUM_FRAMES), ["vllava", "documented"])
+def test_our_reader_and_the_documented_one_are_measured_and_right(clip, capsys):
+    options = ["--clips", "--methods", "vllava", "documented", "--threads", "1", "--runs", "1", "--json"]
 
-    assert [row["verdict"] for row in rows.values()] == [RIGHT, RIGHT]
-    assert all(0 < row["seconds"][0] < 60 and 50 < row["peak_mb"][0] < 2000 for row in rows.values())
+    bench.main(["read", str(clip), *options])
+
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["clip"], row["method"], row["threads"]) for row in rows] == [
+        (clip.name, "vllava", 1),
+        (clip.name, "documented", 1),
+    ]
+    assert [row["verdict"] for row in rows] == [RIGHT, RIGHT]
+    assert all(0 < row["seconds"][0] < 60 and 50 < row["peak_mb"][0] < 2000 for row in rows)
 
 
 def test_reader_that_fails_is_a_row_that_says_why(clip, tmp_path):
     copy_packets(clip, tmp_path / "clip.mkv")
 
-    rows = measured(tmp_path / "clip.mkv", marker_judge(NUM_FRAMES), ["documented"])
+    environments = {"documented": install_peer("documented")}
+    options = Namespace(runs=1, limit=120)
+    [row] = read.measure(tmp_path / "clip.mkv", marker_judge(NUM_FRAMES), environments, 1, options)
 
-    assert rows["documented"]["verdict"] == "fails: ZeroDivisionError: float division by zero"
+    assert row["verdict"] == "fails: ZeroDivisionError: float division by zero"
 
 
 def test_frames_of_another_place_are_wrong(clip):
@@ -87,13 +87,3 @@ def test_clip_is_made_once_and_anew_when_its_recipe_changes(tmp_path, monkeypatc
 
     assert first == again != other
     assert sorted(tmp_path.iterdir()) == sorted((first, other))
-
-
-def test_command_prints_one_object_a_row(clip):
-    options = ["--clips", "--methods", "vllava", "--threads", "1", "--runs", "1", "--json"]
-    command = [sys.executable, str(ROOT / "scripts/bench.py"), "read", str(clip), *options]
-
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-
-    row = json.loads(done.stdout)
-    assert (row["clip"], row["method"], row["threads"], row["verdict"]) == (clip.name, "vllava", 1, RIGHT)

@@ -1,23 +1,21 @@
-"""The table `ask`: whole processes that answer with `tiny`, and the time to their first word, against a script.
+"""The table `ask`: fresh processes that answer with `tiny`, and the time to their first word, against a script.
 
-The script does as the model's documentation does (benchmarks/documented.py). Both sides start as fresh processes, in
-turn, and must give the same answers.
+The script does as the model's documentation does (benchmarks/documented.py), and must give the same answers.
 """
 
 import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from internals import BUNDLED_FOLDER
-
 from benchmarks import table
 from benchmarks.table import ROOT, Record, in_turn, spread
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 
 CLIP = "examples/circle-moves-right.mp4"
 QUESTIONS = ("What happens?", "What color is it?", "What shape is it?", "Which way does it move?")
@@ -60,23 +58,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print."""
-    title = f"{table.machine_line(options)}; seconds (min to max), of vllava and of the documented way"
-    printed = table.Table(options, COLUMNS, title)
+    printed = table.Table(options, COLUMNS, "seconds (min to max), of vllava and of the documented way")
     for name in options.cases:
         printed.add(measure(name, *CASES[name], options.runs))
 
 
 def measure(name: str, medium: str, questions: Sequence[str], runs: int) -> Record:
-    """Run both sides in turn.
-
-    Raises:
-        SystemExit: If their answers differ.
-    """
+    """Run both sides in turn; exit if their answers differ."""
     asked = [word for question in questions for word in ("-q", question)]
     vllava = [str(Path(sys.executable).with_name("vllava")), "ask", "-m", "tiny", "--device", "cpu", medium, *asked]
     script = [sys.executable, "-m", "benchmarks.documented", "ask", str(BUNDLED_FOLDER / "tiny"), medium, *questions]
-    sides: dict[str, Callable[[], Run]] = {"ours": partial(_run, vllava), "documented": partial(_run, script)}
-    results = in_turn(sides, runs)
+    results = in_turn({"ours": partial(_run, vllava), "documented": partial(_run, script)}, runs)
     for ours, documented in zip(*results.values(), strict=True):
         if ours.words != documented.words:
             raise SystemExit(f"{name}: vllava answered {ours.words}, the documented way {documented.words}")
@@ -89,20 +81,14 @@ def measure(name: str, medium: str, questions: Sequence[str], runs: int) -> Reco
 
 
 def _run(command: Sequence[str]) -> Run:
-    """Run a command from the top of the repository, and time its first byte on stdout and its end.
-
-    Raises:
-        SystemExit: If it fails.
-    """
     began = time.perf_counter()
     environment, pipe = table.child_environment(), subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, bufsize=0) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        start = process.stdout.read(1) or b""
+        start = process.stdout.read(1)
         first = time.perf_counter() - began
-        answer = start + (process.stdout.read() or b"")
-        errors = process.stderr.read()
+        answer, errors = start + process.stdout.read(), process.stderr.read()
     whole = time.perf_counter() - began
     if process.returncode or not start:
         raise SystemExit(f"{command[0]} ended with {process.returncode}: {errors.decode()}")

@@ -1,8 +1,7 @@
 """The table `batch`: 64 clips asked one question, against the documented loop and against `vllava ask` in a shell loop.
 
-Clips are drawn when they are first wanted and kept in build/bench/batch: 240p to 1080p, 5 to 60 s, H.264 and VP9.
-Seconds are those of whole processes, loading included; the sides take turns. For the shell loop some of the clips are
-asked, for `--many` all of them over and over under other names, and for `--large` a clip of 8K.
+Clips (240p to 1080p, 5 to 60 s, H.264 and VP9) are drawn once into build/bench/batch. Seconds are those of whole
+processes, loading included. `--many` links all clips under many names, `--large` one of 8K.
 """
 
 import argparse
@@ -17,19 +16,18 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from internals import BUNDLED_FOLDER
 from make_checkpoint import make_checkpoint
 
 from benchmarks import table
 from benchmarks.batch_clips import CLIPS, LARGE_CLIP, made
 from benchmarks.table import Record, spread
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER
 
 QUESTION = "What happens?"
 BATCH, DOCUMENTED, SHELL = "vllava batch", "documented loop", "vllava ask in a loop"
 WIDE = "wide"  # random weights of scripts/make_checkpoint.py, whose answers end with the budget
 MAX_NEW_TOKENS = {"tiny": 512, WIDE: 16}
-# Seconds are also those of all processors; memory is the peak in MB of 2^20 bytes. The model waits for frames in that
-# share of the time, loading aside.
+# CPU seconds are those of all processors, MB 2^20 bytes; the share of waiting is of the time after loading.
 COLUMNS: tuple[table.Column, ...] = (
     ("model", "<", lambda row: row["model"]),
     ("side", "<", lambda row: row["side"]),
@@ -53,7 +51,6 @@ class Bench:
     options: argparse.Namespace
 
     def row(self, side: str, num_clips: int) -> Record:
-        """Return a row without runs."""
         row: Record = {"model": self.name, "side": side, "num_clips": num_clips, "num_equal": None}
         return row | {"seconds": [], "cpu_seconds": [], "peak_mb": [], "waited": []}
 
@@ -65,9 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, default=len(CLIPS), metavar="N", help="the first N of the 64")
     parser.add_argument("--shell-clips", type=int, default=4, metavar="N", help="asked in the shell loop; 0: none")
     parser.add_argument("--many", type=int, default=1024, metavar="N", help="clips of one long run with tiny; 0: none")
-    parser.add_argument(
-        "--large", type=int, default=12, metavar="N", help="8K clips of one more run with tiny; 0: none"
-    )
+    parser.add_argument("--large", type=int, default=12, metavar="N", help="8K clips of one more run; 0: none")
     parser.add_argument("--batch-size", default="auto", metavar="N|auto")
     parser.add_argument("--make-clips", action="store_true", help="make the clips and measure nothing")
 
@@ -95,8 +90,8 @@ def print_table(options: argparse.Namespace) -> None:
 def measure(bench: Bench, clips: Sequence[Path]) -> list[Record]:
     """Run the sides in turn, and at the end the long run."""
     num_shell = bench.options.shell_clips
-    # What the shell loop takes of the clips is spread over them.
-    asked = {BATCH: clips, DOCUMENTED: clips, SHELL: clips[:: max(1, len(clips) // max(1, num_shell))][:num_shell]}
+    spread_out = clips[:: max(1, len(clips) // max(1, num_shell))][:num_shell]
+    asked = {BATCH: clips, DOCUMENTED: clips, SHELL: spread_out}
     rows = [bench.row(side, len(of_side)) for side, of_side in asked.items() if of_side]
     answers = {}
     for run in range(bench.options.runs):
@@ -122,11 +117,7 @@ def _measure_links(row: Record, bench: Bench, clips: Sequence[Path]) -> Record:
 
 
 def _measure_once(row: Record, bench: Bench, clips: Sequence[Path]) -> dict[str, str]:
-    """Run a row's side once, note what it took, and return the answers by clip; of the shell loop none.
-
-    Raises:
-        SystemExit: If a clip has no answer.
-    """
+    """Run a row's side once, add what it took to the row, and return the answers by clip; of the shell loop none."""
     new_tokens = str(MAX_NEW_TOKENS[bench.name])
     vllava = [sys.executable, "-m", "videollava_cli"]
     common = ["-m", bench.model, "--device", "cpu", "--max-new-tokens", new_tokens]
@@ -158,11 +149,7 @@ def _measure_once(row: Record, bench: Bench, clips: Sequence[Path]) -> dict[str,
 
 
 def _run(command: list[str], out: Path) -> tuple[float, float]:
-    """Run a command whose output goes to a file; return its seconds of all processors and its peak memory in MB.
-
-    Raises:
-        SystemExit: If it fails.
-    """
+    """Run a command whose output goes to a file; return its seconds of all processors and its peak memory in MB."""
     with out.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL, env=table.child_environment())
         _, status, used = os.wait4(process.pid, 0)

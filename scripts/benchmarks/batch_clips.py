@@ -3,17 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from tiny_world.rendering import render_clip
 from tiny_world.scenes import Scene, draw_scene
 
-from benchmarks.clips import kept, key_of
+from benchmarks.clips import Recipe, encode_pictures, kept, key_of
 from benchmarks.table import BUILD
 
 FOLDER = BUILD / "batch"
@@ -27,7 +25,7 @@ KEY_FRAMES_EVERY = (24, 48, 250)  # frames: phones and cameras, streaming, x264 
 # Width and height in pixels: what phones, cameras and the web give.
 SIZES = ((640, 360), (1280, 720), (320, 240), (360, 640), (854, 480), (1920, 1080), (640, 480), (426, 240))
 LARGEST_DRAWN = 1920  # pixels: wider pictures are drawn smaller and enlarged
-DRAWING = 2  # raise it when the drawing changes
+DRAWING = 3  # raise it when the drawing changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +39,8 @@ class BatchClip:
 
     @property
     def name(self) -> str:
-        """Its file's name."""
-        form = "vp9" if self.is_vp9 else "h264"
-        return f"{self.number:02}-{form}-{self.size[1]}p-{self.seconds}s.{'webm' if self.is_vp9 else 'mp4'}"
+        form, suffix = ("vp9", "webm") if self.is_vp9 else ("h264", "mp4")
+        return f"{self.number:02}-{form}-{self.size[1]}p-{self.seconds}s.{suffix}"
 
 
 def _clip(number: int) -> BatchClip:
@@ -66,35 +63,26 @@ def made(clip: BatchClip) -> Path:
 
 def encode(clip: BatchClip, path: Path) -> None:
     """Draw and encode a clip."""
-    vp9 = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
-    key_frames = KEY_FRAMES_EVERY[clip.number % len(KEY_FRAMES_EVERY)]
-    options = vp9 if clip.is_vp9 else {"preset": "superfast", "g": str(key_frames)}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libvpx-vp9" if clip.is_vp9 else "libx264", FRAMES_PER_SECOND, options=options)
-        assert isinstance(stream, VideoStream)
-        stream.width, stream.height = clip.size
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = round(clip.size[0] * clip.size[1] * FRAMES_PER_SECOND * BITS_PER_PIXEL)
-        for index, yuv in enumerate(_pictures(clip)):
-            frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
-            frame.pts, frame.time_base = index, Fraction(1, FRAMES_PER_SECOND)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    codec, options = "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
+    if not clip.is_vp9:
+        codec, options = "libx264", {"preset": "superfast", "g": str(KEY_FRAMES_EVERY[clip.number % 3])}
+    megabits = clip.size[0] * clip.size[1] * FRAMES_PER_SECOND * BITS_PER_PIXEL / 1e6
+    num_frames = clip.seconds * FRAMES_PER_SECOND
+    recipe = Recipe(clip.size, num_frames, codec, tuple(options.items()), megabits, rate=FRAMES_PER_SECOND)
+    encode_pictures(recipe, path, _pictures(clip, num_frames))
 
 
-def _pictures(clip: BatchClip) -> Iterator[NDArray[np.uint8]]:
+def _pictures(clip: BatchClip, num_frames: int) -> Iterator[NDArray[np.uint8]]:
     """Yield the pictures of a clip as yuv420p, uint8 (H * 3 / 2, W)."""
     width, height = clip.size
     rng = np.random.default_rng(clip.number)
     scene = draw_scene(rng, is_video=True)
     grains = rng.integers(0, GRAIN_LEVELS, (NUM_GRAINS, height, width), np.uint8)
-    num_frames = clip.seconds * FRAMES_PER_SECOND
-    drawn, step = None, -1
+    shown_step = -1
     for index in range(num_frames):
-        if step != index * NUM_STEPS // num_frames:
-            step = index * NUM_STEPS // num_frames
-            drawn = _drawn(scene, step, (height, width))
-        assert drawn is not None
+        step = index * NUM_STEPS // num_frames
+        if step != shown_step:
+            drawn, shown_step = _drawn(scene, step, (height, width)), step
         yuv = drawn.copy()
         yuv[:height] += grains[index % NUM_GRAINS]
         yield yuv

@@ -6,11 +6,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from internals import cache_bytes_per_token
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import VideoLlavaForConditionalGeneration
 
+from videollava_cli.engine.model_access import bytes_per_token
 from videollava_cli.media import NUM_FRAMES
 
 GIB = 1 << 30
@@ -31,27 +31,27 @@ def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 
 
 
 def copy_rate(device: torch.device) -> float:
-    """Return how many bytes a second the device's memory moves when a large buffer is copied, read and written."""
+    """Return the bytes a second that copying a large buffer reads and writes."""
     source = torch.ones(_large(device), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / seconds_of(lambda: target.copy_(source), device)
 
 
 def read_rate(device: torch.device) -> float:
-    """Return how many bytes a second are read when a large buffer is summed up."""
+    """Return the bytes a second that summing up a large buffer reads."""
     buffer = torch.ones(_large(device) // 4, dtype=torch.float32, device=device)
     return buffer.nbytes / seconds_of(buffer.sum, device)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return how many floating point operations a second large products of matrices reach, two for each product."""
+    """Return the floating point operations a second of large matrix products."""
     side = 8192 if device.type == "cuda" else 512
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / seconds_of(lambda: left @ right, device)
 
 
 def upload_rates(device: torch.device) -> dict[str, float]:
-    """Return how many bytes a second go from the host to a card, from memory of each kind: the bound for loading."""
+    """Return the bytes a second from the host to a card, by kind of host memory: the bound for loading."""
     target = torch.empty(GIB, dtype=torch.uint8, device=device)
     kinds = {"pageable": torch.ones(GIB, dtype=torch.uint8), "pinned": torch.ones(GIB, dtype=torch.uint8).pin_memory()}
     return {
@@ -62,11 +62,10 @@ def upload_rates(device: torch.device) -> dict[str, float]:
 
 @torch.inference_mode()
 def attention_seconds(num_rows: int, heads: tuple[int, int], num_keys: int, device: torch.device) -> dict[str, float]:
-    """Return how long attention of one new token a row takes, by each way that could compute it.
+    """Return the seconds of attention of one new token a row by each implementation; `heads`: their number and size.
 
-    A step of one shape needs a mask, since part of its capacity is not written yet. With a mask torch's fused kernels
-    give one block of the card to a head; without one Flash-Attention splits the keys among more, and plain products do
-    as well. `heads` are their number and size; numbers are fp16 on a card, fp32 on a CPU.
+    Static decode needs a mask over the part of its capacity that is not written. With one, torch's fused kernels give
+    a head one block of the card; Flash-Attention without a mask, and plain products, split the keys among more.
     """
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     num_heads, size = heads
@@ -90,7 +89,7 @@ def attention_seconds(num_rows: int, heads: tuple[int, int], num_keys: int, devi
 def step_bytes(model: VideoLlavaForConditionalGeneration, num_rows: int, num_tokens: float) -> float:
     """Return what a decode step must read at least: each weight of the language model once, and each row's KV cache."""
     weights = weight_bytes(model.model.language_model.layers) + weight_bytes(model.lm_head)
-    return weights + num_rows * num_tokens * cache_bytes_per_token(model)
+    return weights + num_rows * num_tokens * bytes_per_token(model)
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -103,9 +102,8 @@ def weight_bytes(module: nn.Module) -> int:
 def prefill_flops(model: VideoLlavaForConditionalGeneration, num_tokens: int) -> float:
     """Return the floating point operations of a clip's prefill: two for each weight and token, and attention's.
 
-    As Kaplan et al. 2020 (arXiv 2001.08361, table 1) count them, with attention's products of queries and keys, and
-    of weights and values, over half of the pairs where it is causal. The towers' patch embedding (a thousandth) and
-    the logits of one token are left out.
+    Counted as in Kaplan et al. 2020 (arXiv 2001.08361, table 1), causal attention over half of the pairs; without the
+    towers' patch embedding (a thousandth) and the logits of one token.
     """
     text: Any = model.config.get_text_config()
     vision: Any = model.config.vision_config
@@ -122,8 +120,7 @@ def _num_weights(module: nn.Module) -> int:
     return sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
 
 
-def _large(device: torch.device) -> int:
-    """Return the size of a buffer that no cache holds, in bytes."""
+def _large(device: torch.device) -> int:  # bytes that no cache holds
     return 4 * GIB if device.type == "cuda" else GIB // 8
 
 

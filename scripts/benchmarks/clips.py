@@ -1,14 +1,12 @@
-"""The clips of `scripts/bench read`: how they are drawn, encoded, and kept once made.
-
-`write_video` and `made` serve `scripts/bench batch` too.
-"""
+"""The clips of `scripts/bench read`: how they are drawn, encoded, and kept once made."""
 
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,19 +30,16 @@ Plane = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a clip is drawn and encoded: a background that moves, with a grain that costs bits, and the frame's number.
-
-    `grain` is the noise in levels. No bits a second leave it to the codec's options how many there are.
-    `has_varying_rate` lets frames stay for different times.
-    """
+    """How a clip is drawn and encoded: a moving background, a grain that costs bits, and the frame's number."""
 
     size: tuple[int, int]  # width and height in pixels
     num_frames: int
     codec: str = "libx264"
     options: tuple[tuple[str, str], ...] = (("preset", "superfast"),)
-    megabits_per_second: float = 4
-    grain: int = 4
-    has_varying_rate: bool = False
+    megabits_per_second: float = 4  # 0: as the codec's options say
+    grain: int = 4  # noise in levels
+    has_varying_rate: bool = False  # frames stay for different times
+    rate: int = FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +97,8 @@ def made(clip: BenchClip) -> Path:
     path = FOLDER / f"{stem}-{key_of(DRAWING, clip.recipe, clip.is_copy_of)}{suffix}"
     if clip.is_copy_of and not path.exists():
         source = made(next(other for other in CLIPS if other.name == clip.is_copy_of))
-        return kept(path, lambda unfinished: copy_packets(source, unfinished))
-    return kept(path, lambda unfinished: encode(clip.recipe, unfinished))
+        return kept(path, partial(copy_packets, source))
+    return kept(path, partial(encode, clip.recipe))
 
 
 def key_of(drawing: int, *more: object) -> str:
@@ -125,18 +120,24 @@ def kept(path: Path, write: Callable[[Path], None]) -> Path:
 
 def encode(recipe: Recipe, path: Path) -> None:
     """Draw and encode a clip, in the container that the path's suffix names."""
-    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder tells errors only
+    encode_pictures(recipe, path, _pictures(recipe))
+
+
+def encode_pictures(recipe: Recipe, path: Path, pictures: Iterable[Plane]) -> None:
+    """Encode pictures, yuv420p, uint8 (H * 3 / 2, W), in the container that the path's suffix names."""
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints errors only
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(recipe.codec, rate=FRAMES_PER_SECOND, options=dict(recipe.options))
+        stream = container.add_stream(recipe.codec, rate=recipe.rate, options=dict(recipe.options))
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = recipe.size
         stream.pix_fmt = "yuvj420p" if recipe.codec == "mjpeg" else "yuv420p"
         stream.bit_rate = int(recipe.megabits_per_second * 1e6)
+        tick = Fraction(1, recipe.rate * TICKS_PER_FRAME)
         if recipe.codec != "mjpeg":  # AVI wants the frame's time
-            stream.codec_context.time_base = Fraction(1, FRAMES_PER_SECOND * TICKS_PER_FRAME)
-        for index, yuv in enumerate(_pictures(recipe)):
+            stream.codec_context.time_base = tick
+        for index, yuv in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(yuv, format=stream.pix_fmt)
-            frame.time_base = Fraction(1, FRAMES_PER_SECOND * TICKS_PER_FRAME)
+            frame.time_base = tick
             frame.pts = index * TICKS_PER_FRAME + (index * index % TICKS_PER_FRAME if recipe.has_varying_rate else 0)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -160,13 +161,14 @@ def _pictures(recipe: Recipe) -> Iterator[Plane]:
     grains = rng.integers(0, recipe.grain + 1, (NUM_GRAINS, height, width), np.uint8)
     yuv = np.empty((height * 3 // 2, width), np.uint8)
     colors = yuv[height:].reshape(2, height // 2, width // 2)
-    middle = _middle(width // 2, height // 2)
+    side = int(min(width, height) // 2 * SHARE) + 2  # of the marker in a plane of colour, and a little more
+    top, left = (height // 2 - side) // 2, (width // 2 - side) // 2
     for index in range(recipe.num_frames):
         row, column = (round(MARGIN / 2 * (1 + turn)) for turn in (np.sin(index / 40), np.cos(index / 60)))
         np.add(luma[row : row + height, column : column + width], grains[index % NUM_GRAINS], out=yuv[:height])
         for plane, background in zip(colors, chroma, strict=True):
             plane[:] = background[row // 2 : row // 2 + height // 2, column // 2 : column // 2 + width // 2]
-            plane[middle] = 128
+            plane[top : top + side, left : left + side] = 128
         draw_marker(yuv[:height], index)
         yield yuv
 
@@ -179,10 +181,3 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Plane:
         coarse = rng.uniform(0, strength, (rows // size + 2, columns // size + 2)).astype(np.float32)
         levels += coarse.repeat(size, axis=0).repeat(size, axis=1)[:rows, :columns]
     return (40 + levels).astype(np.uint8)
-
-
-def _middle(width: int, height: int) -> tuple[slice, slice]:
-    """Return the rows and columns of the marker, and a little more."""
-    side = int(min(width, height) * SHARE) + 2
-    top, left = (height - side) // 2, (width - side) // 2
-    return slice(top, top + side), slice(left, left + side)

@@ -1,8 +1,6 @@
-"""What the model's documentation does (transformers docs, model_doc/video_llava), which ours is held against.
+"""What the model's documentation does (transformers docs, model_doc/video_llava); imports nothing of ours.
 
-Its reader decodes a clip from the beginning, `VideoLlavaImageProcessor` makes pixel values and `model.generate` the
-answer. Nothing of ours is imported. What `VideoLlavaProcessor` adds, placeholders spelt out in the prompt, is done
-here: with transformers 5 it wants torchvision.
+`VideoLlavaProcessor` would spell out placeholders too, but wants torchvision with transformers 5: that is done here.
 
 python -m benchmarks.documented ask FOLDER MEDIUM QUESTION...               prints an answer a line, as it is written
 python -m benchmarks.documented loop FOLDER QUESTION MAX_NEW_TOKENS CLIP... prints a JSON object a clip
@@ -13,24 +11,18 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import torch
-
 MAX_NEW_TOKENS = 512
 
 
 def read_clip(path: str) -> NDArray[np.uint8]:
-    """Return eight frames: uint8 RGB, (8, H, W, 3).
-
-    Their number is that of the header; in WebM, which has none and where the documented reader fails, it is counted.
-    """
+    """Return eight frames: uint8 RGB, (8, H, W, 3); counts those of a WebM, where the documented reader fails."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         total_frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
@@ -56,9 +48,8 @@ def text_inputs(model: Any, tokenizer: Any, texts: Sequence[str]) -> dict[str, A
     lengths = {"<image>": model.config.image_seq_length, "<video>": model.config.video_seq_length}
     for word, length in lengths.items():
         texts = [text.replace(word, word * length) for text in texts]
-    return {
-        name: tensor.to(model.device) for name, tensor in tokenizer(texts, padding=True, return_tensors="pt").items()
-    }
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    return {name: tensor.to(model.device) for name, tensor in tokens.items()}
 
 
 def pixel_inputs(
@@ -76,9 +67,8 @@ def pixel_inputs(
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
-def _processed(image_processor: Any, pictures: Sequence[Any]) -> "torch.Tensor":
-    values: torch.Tensor = next(iter(image_processor(pictures, return_tensors="pt").values()))
-    return values
+def _processed(image_processor: Any, pictures: Sequence[Any]) -> Any:
+    return next(iter(image_processor(pictures, return_tensors="pt").values()))
 
 
 def ask(folder: str, medium: str, *questions: str) -> None:
@@ -88,10 +78,10 @@ def ask(folder: str, medium: str, *questions: str) -> None:
 
     model, tokenizer, image_processor = _loaded(folder)
     is_image = medium.endswith(".jpg")
-    if is_image:
-        pixels = pixel_inputs(model, image_processor, images=[Image.open(medium).convert("RGB")])
-    else:
-        pixels = pixel_inputs(model, image_processor, clips=[read_clip(medium)])
+    shown: dict[str, Any] = (
+        {"images": [Image.open(medium).convert("RGB")]} if is_image else {"clips": [read_clip(medium)]}
+    )
+    pixels = pixel_inputs(model, image_processor, **shown)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     for question in questions:
         prompt = f"USER: {'<image>' if is_image else '<video>'}\n{question} ASSISTANT:"

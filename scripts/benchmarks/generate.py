@@ -1,7 +1,7 @@
 """The table `generate`: tokens a second of our loop, with dynamic and with static decode, against `model.generate`.
 
-All sides get the same ids and pixel values, and answer in turn. `model.generate` runs on the cache that it takes by
-itself, a `DynamicCache`. Seconds to the first token are those of the vision tower and the prefill.
+All sides get the same ids and pixel values; `model.generate` runs on its default cache, a `DynamicCache`. Seconds to
+the first token are those of the vision tower and the prefill.
 """
 
 import argparse
@@ -44,16 +44,9 @@ class Workload(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """How many answers are given at once."""
         return len(self.pixel_values)
 
-    @property
-    def num_prompt_tokens(self) -> int:
-        """How many tokens a prompt has."""
-        return len(self.token_ids)
-
     def generate(self, steps: Steps) -> Iterator[list[int]]:
-        """Yield the next id of each row, from our loop."""
         return generate_ids(self.model, self.token_ids, self.pixel_values, self.num_new_tokens, steps=steps)
 
 
@@ -77,8 +70,12 @@ def print_table(options: argparse.Namespace) -> None:
     millions = sum(tensor.numel() for tensor in model.parameters()) / 1e6
     weights = f"{options.geometry}: {millions:.0f} M random weights, {dtype}, on {device}"
     software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    sides: dict[str, Side] = {"dynamic": ours("dynamic"), "static": ours("static"), REFERENCE: of_transformers}
-    printed = table.Table(options, COLUMNS, table.machine_line(options, software, weights))
+    sides: dict[str, Side] = {
+        "dynamic decode": partial(ours, steps="dynamic"),
+        "static decode": partial(ours, steps="static"),
+        REFERENCE: of_transformers,
+    }
+    printed = table.Table(options, COLUMNS, software, weights)
     for batch in options.batches:
         workload = make_workload(model, options.geometry, batch, options.new_tokens)
         for row in with_ratios(list(measure(workload, sides, options.runs))):
@@ -100,28 +97,23 @@ def make_model(geometry: str, device: torch.device, dtype: torch.dtype) -> Video
 def make_workload(
     model: VideoLlavaForConditionalGeneration, geometry: str, num_rows: int, num_new_tokens: int
 ) -> Workload:
-    """Make clips of noise and the prompts about them, of `NUM_FRAMES` frames each."""
+    """Make clips of noise and the prompts about them."""
     text = QUESTION.replace("<video>", "<video>" * model.config.video_seq_length)
     ids = tuple(make_tokenizer(geometry)(text)["input_ids"])
-    vision: Any = model.config.vision_config
-    side = vision.image_size
+    side: int = model.config.vision_config.image_size  # type: ignore[union-attr]
     torch.manual_seed(1)
     pixels = torch.randn(num_rows, NUM_FRAMES, 3, side, side, dtype=model.dtype, device=model.device)
     return Workload(model, ids, pixels, num_new_tokens)
 
 
-def ours(steps: Steps) -> Side:
-    """Return our loop, with steps of a kind."""
-
-    def run(workload: Workload) -> list[float]:
-        began = time.perf_counter()
-        return [time.perf_counter() - began for _ in workload.generate(steps)]
-
-    return run
+def ours(workload: Workload, steps: Steps) -> list[float]:
+    """Run our loop with dynamic or static decode."""
+    began = time.perf_counter()
+    return [time.perf_counter() - began for _ in workload.generate(steps)]
 
 
 def of_transformers(workload: Workload) -> list[float]:
-    """Run `model.generate`, on the cache that it takes by itself."""
+    """Run `model.generate`."""
     clock = Clock()
     ids = torch.tensor([workload.token_ids] * workload.num_rows, device=workload.model.device)
     with quiet_libraries():
@@ -133,36 +125,30 @@ def of_transformers(workload: Workload) -> list[float]:
             max_new_tokens=workload.num_new_tokens,
             streamer=clock,
         )
-    return clock.seconds[1:]  # without that at the prompt, before anything ran
+    return clock.seconds[1:]  # the first is put with the prompt, before anything ran
 
 
 class Clock(BaseStreamer):
-    """Note when tokens come, which are on the host by then."""
+    """Note when tokens arrive on the host."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.seconds: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
-        """Note that a token of every row has come."""
         self.seconds.append(time.perf_counter() - self.began)
 
     def end(self) -> None:
-        """Do nothing: the last token has come before."""
+        """Do nothing."""
 
 
 def measure(workload: Workload, sides: dict[str, Side], runs: int) -> Iterator[Record]:
     """Run all sides in turn; yield each one's times, with their medians and a card's peak of memory."""
     results = in_turn({name: partial(_measure_once, workload, side) for name, side in sides.items()}, runs)
     for name, of_side in results.items():
-        rates, firsts = [rate for rate, _, _ in of_side], [first for _, first, _ in of_side]
-        yield {
-            "side": name,
-            "batch": workload.num_rows,
-            "tokens_per_second": rates,
-            "first_seconds": firsts,
-            "peak_bytes": max(peak for _, _, peak in of_side),
-        }
+        rates, firsts, peaks = (list(column) for column in zip(*of_side, strict=True))
+        row = {"side": name, "batch": workload.num_rows, "peak_bytes": max(peaks)}
+        yield row | {"tokens_per_second": rates, "first_seconds": firsts}
 
 
 def _measure_once(workload: Workload, side: Side) -> tuple[float, float, int]:
@@ -184,10 +170,9 @@ def with_ratios(rows: list[Record]) -> list[Record]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first token at which two ways to run the same prompt part, and how far their logits lay apart there.
+    """The first token at which two answers to a prompt differ, and how far apart its two logits are.
 
-    `gap` is in steps of the number format at the larger logit: in fp16 neighbours between 8 and 16 are 0.008 apart, so
-    that a gap of a few decides nothing but how sums were rounded.
+    `gap` is in steps of the number format at the larger logit (in fp16, 0.008 between 8 and 16): a few are rounding.
     """
 
     at_token: int
@@ -195,28 +180,21 @@ class Difference:
 
 
 def first_difference(workload: Workload) -> Difference | None:
-    """Return where static and dynamic decode part in the first row; None if they never do."""
+    """Return where static and dynamic decode first differ in the first row; None if they never do."""
     static = [ids[0] for ids in workload.generate("static")]
     return difference_of(workload, static, [ids[0] for ids in workload.generate("dynamic")])
 
 
 @torch.inference_mode()
 def difference_of(workload: Workload, one: list[int], other: list[int]) -> Difference | None:
-    """Return where two answers of as many ids to the first row's prompt part.
-
-    The gap is that of one forward pass over the prompt and all tokens that both agree on.
-    """
+    """Compare two answers of equal length to the first row's prompt; the gap is that of one more forward pass."""
     model = workload.model
     at = next((number for number, ids in enumerate(zip(one, other, strict=True)) if len(set(ids)) > 1), None)
     if at is None:
         return None
     ids = torch.tensor([[*workload.token_ids, *one[:at]]], device=model.device)
-    output = model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        pixel_values_videos=workload.pixel_values[:1],
-        logits_to_keep=1,
-    )
-    first, second = (float(output.logits[0, -1, answer[at]]) for answer in (one, other))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    logits = model(**inputs, pixel_values_videos=workload.pixel_values[:1], logits_to_keep=1).logits[0, -1]
+    first, second = float(logits[one[at]]), float(logits[other[at]])
     step = max(abs(first), abs(second)) * torch.finfo(model.dtype).eps
     return Difference(at, abs(first - second) / step)

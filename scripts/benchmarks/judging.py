@@ -53,7 +53,6 @@ def read_marker(rgb: NDArray[np.uint8]) -> int | None:
 
 
 def _cells(index: int) -> list[bool]:
-    """Return what is white, block by block."""
     bits = f"{index:0{NUM_BITS}b}"
     return [c == "1" for c in f"10{bits}{bits.count('1') % 2**NUM_CHECK_BITS:0{NUM_CHECK_BITS}b}"]
 
@@ -64,18 +63,22 @@ def marker_judge(num_frames: int) -> Judge:
 
 
 def sequential_judge(path: Path) -> Judge:
-    """Return the judge of any file, from decoding all of it in order with PyAV.
+    """Return the judge of any file, decoded whole: a frame is right if none is nearer to it than the wanted one."""
+    import av
 
-    A frame is right if no other of the file is nearer to it than the wanted one.
-    """
-    thumbnails = _decode_all(path)
+    print(f"decoding all of {path.name}, to know its frames", file=sys.stderr)
+    shown = []
+    with av.open(f"file:{path.absolute()}", metadata_errors="replace") as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for frame in container.decode(video=0):
+            upright = np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4)
+            shown.append(_thumbnail(frame_to_model(np.ascontiguousarray(upright))))
+    thumbnails = np.stack(shown)  # (N, 56, 56)
     wanted = uniform_indices(len(thumbnails))
     return _judge(wanted, lambda frame, index: _nearest(_thumbnail(frame), thumbnails, index))
 
 
 def _judge(wanted: list[int], index_of: Callable[[Frames, int], int | None]) -> Judge:
-    """Return a judge, from what finds a frame's index where a certain one is wanted."""
-
     def judge(frames: Frames) -> str:
         if frames.shape != (NUM_FRAMES, SIDE, SIDE, 3):
             return f"WRONG: shape {frames.shape}"
@@ -83,20 +86,6 @@ def _judge(wanted: list[int], index_of: Callable[[Frames, int], int | None]) -> 
         return RIGHT if found == wanted else f"WRONG: {_listed(found)} for {_listed(wanted)}"
 
     return judge
-
-
-def _decode_all(path: Path) -> Frames:
-    """Return a small grey version of every frame, uint8 (N, 56, 56)."""
-    import av
-
-    print(f"decoding all of {path.name}, to know its frames", file=sys.stderr)
-    thumbnails = []
-    with av.open(f"file:{path.absolute()}", metadata_errors="replace") as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for frame in container.decode(video=0):
-            upright = np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4)
-            thumbnails.append(_thumbnail(frame_to_model(np.ascontiguousarray(upright))))
-    return np.stack(thumbnails)
 
 
 def _thumbnail(frame: Frames) -> Frames:
@@ -107,7 +96,6 @@ def _thumbnail(frame: Frames) -> Frames:
 
 
 def _nearest(thumbnail: Frames, thumbnails: Frames, wanted: int) -> int | None:
-    """Return which frame a thumbnail shows, the wanted one if there is none nearer; None if it shows none."""
     differences = np.array([np.abs(other.astype(np.int16) - thumbnail).mean() for other in thumbnails])
     if differences.min() > MAX_LEVELS:
         return None

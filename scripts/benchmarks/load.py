@@ -1,8 +1,7 @@
-"""The table `load`: weights from files to a device, each time in a process of its own, against reading the files.
+"""The table `load`: weights from files in the page cache to a device, a process each, against reading the files.
 
-Memory is the peak of resident memory (VmHWM of Linux: own memory and mapped pages of files, those of the weights too)
-above what was resident after the imports; the weights are read once more before the peak is taken, so that mapped
-ones count. Seconds begin after the imports. Files come from the page cache: they were just read.
+Seconds begin after the imports; memory is the peak of resident memory (VmHWM of Linux) above that after the imports.
+All weights are read before the peak is taken, so that mapped ones count.
 """
 
 import argparse
@@ -47,29 +46,23 @@ def print_table(options: argparse.Namespace) -> None:
         make_checkpoint(folder, geometry=options.geometry)
     files = sorted(folder.glob("*.safetensors"))
     sizes = [path.stat().st_size for path in files]
-    weights = (
-        f"{options.geometry}: {sum(sizes) / 1e9:.2f} GB of random weights in {len(files)} files, "
-        f"the largest {max(sizes) / 1e9:.2f} GB"
-    )
+    weights = f"{options.geometry}: {sum(sizes) / 1e9:.2f} GB of random weights in {len(files)} files"
+    largest = f"the largest {max(sizes) / 1e9:.2f} GB"
     rows = measure_load(folder, files, options)
-    title = table.machine_line(options, weights, f"to {options.device}")
-    printed = table.Table(options, _columns(max(sizes)), title)
+    printed = table.Table(options, _columns(max(sizes)), f"{weights}, {largest}", f"to {options.device}")
     for row in rows.values():
         printed.add(row)
     quantizing, kept = rows["4-bit, quantizing"], rows["4-bit, kept"]
     times = median(quantizing["seconds"]) / median(kept["seconds"])
     same = sum(a == b for a, b in zip(quantizing["tokens"], kept["tokens"], strict=True))
     num_tokens = len(kept["tokens"])
-    printed.say(
-        f"\nquantizing takes {times:.1f} times as long as loading what was kept; "
-        f"{same} of {num_tokens} tokens are the same"
-    )
+    sums = f"quantizing takes {times:.1f} times as long as loading what was kept"
+    printed.say(f"\n{sums}; {same} of {num_tokens} tokens are the same")
     if options.json:
         print(json.dumps({"quantizing_over_kept": times, "same_tokens": same, "tokens": num_tokens}))
 
 
 def _columns(largest: int) -> list[table.Column]:
-    """Return the columns; those about memory are empty where files are only read."""
     of_weights: dict[str, Callable[[Record], float]] = {
         "weights, GB": lambda row: row["weight_bytes"] / 1e9,
         "peak of memory, GB": lambda row: row["cpu_peak_bytes"] / 1e9,
@@ -108,7 +101,12 @@ def measure_load(folder: Path, files: Sequence[Path], options: argparse.Namespac
                     np.fromfile(path, np.uint8)  # into fresh memory of its size
                 copying["seconds"].append(perf_counter() - began)
                 num_tokens = options.tokens if not run and name.startswith("4-bit") else 0
-                _add(rows[name], _run_child(folder, name, num_tokens, home, options.device))
+                found, row = _run_child(folder, name, num_tokens, home, options.device), rows[name]
+                row["seconds"].append(found["seconds"])
+                row["weight_bytes"] = found["weight_bytes"]
+                row["tokens"] = row["tokens"] or found["tokens"]
+                row["cpu_peak_bytes"] = max(row["cpu_peak_bytes"], found["peak_bytes"])
+                row["peak_ratios"].append(found["peak_bytes"] / found["weight_bytes"])
     return rows | {row["name"]: row for row in (cat, copying)}
 
 
@@ -118,11 +116,3 @@ def _run_child(folder: Path, name: str, num_tokens: int, home: str, device: str)
     done = subprocess.run(command, env=table.child_environment(), check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def _add(row: Record, found: dict[str, Any]) -> None:
-    row["seconds"].append(found["seconds"])
-    row["weight_bytes"] = found["weight_bytes"]
-    row["tokens"] = row["tokens"] or found["tokens"]
-    row["cpu_peak_bytes"] = max(row["cpu_peak_bytes"], found["peak_bytes"])
-    row["peak_ratios"].append(found["peak_bytes"] / found["weight_bytes"])

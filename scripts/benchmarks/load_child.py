@@ -11,6 +11,7 @@ from time import perf_counter
 
 import bitsandbytes  # noqa: F401 (what the first use of 4 bits would import)
 import torch
+from internals import status_bytes
 
 from benchmarks import documented
 from videollava_cli import Engine, load
@@ -24,7 +25,7 @@ def main() -> None:
     os.environ["XDG_CACHE_HOME"] = sys.argv[3]
     if settings["device"].startswith("cuda"):
         torch.zeros(1, device=settings["device"])  # the context is no part of loading
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted from here (proc(5))
     began = perf_counter()
     engine = load(**settings)
@@ -34,23 +35,12 @@ def main() -> None:
     tensors = [*parameters, *engine.model.buffers(), *(state.absmax for state in states if state is not None)]
     for tensor in tensors:
         tensor.view(torch.uint8).max() if tensor.dim() else None  # mapped weights become resident
-    found = {
-        "seconds": seconds,
-        "peak_bytes": _status("VmHWM") - before,
-        "weight_bytes": sum(tensor.nbytes for tensor in tensors),
-        "tokens": _tokens(engine, num_tokens) if num_tokens else [],
-    }
-    print(json.dumps(found))
-
-
-def _status(key: str) -> int:
-    """Return a size from /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
+    found = {"seconds": seconds, "peak_bytes": status_bytes("VmHWM") - before}
+    found["weight_bytes"] = sum(tensor.nbytes for tensor in tensors)
+    print(json.dumps(found | {"tokens": _tokens(engine, num_tokens) if num_tokens else []}))
 
 
 def _tokens(engine: Engine, num_tokens: int) -> list[int]:
-    """Return the token ids that follow greedily on a clip of noise."""
     model, side = engine.model, engine.checkpoint.pixels.crop_side
     model.generation_config.eos_token_id = None
     model.config.get_text_config().eos_token_id = None

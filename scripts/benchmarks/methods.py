@@ -1,8 +1,9 @@
-"""One method, in a process of its own: read a clip once, measure how long it took and how much memory.
+"""Read a clip by one method in a process of its own; print seconds and peak memory as JSON, save the frames as .npy.
 
-`python -m benchmarks.methods METHOD CLIP NUM_THREADS WARM_UP FRAMES` prints one JSON object and saves the frames as
-.npy. Seconds run from the path to eight frames at the model's side, uint8 RGB (8, 224, 224, 3); before that the method
-reads a small clip, so that no import counts. All but the documented reader shrink their frames in the same way, ours.
+python -m benchmarks.methods METHOD CLIP NUM_THREADS WARM_UP FRAMES
+
+The method reads WARM_UP first, so that no import counts. Frames are uint8 RGB (8, 224, 224, 3); all methods but
+`documented` shrink them as ours does.
 """
 
 import json
@@ -10,11 +11,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from internals import frame_to_model, read
+from internals import frame_to_model, read, status_bytes
 from numpy.typing import NDArray
 
 from videollava_cli.sampling import uniform_indices
@@ -27,39 +27,37 @@ def read_ours(path: str, num_threads: int) -> Frames:
     return read(path, num_threads).pixels
 
 
-def read_documented(path: str, num_threads: int) -> Frames:
-    """Read as the model's documentation does; its threads are PyAV's default unless there shall be one."""
+def _read_documented(path: str, num_threads: int) -> Frames:
     import av
     from transformers import VideoLlavaImageProcessor
 
     from benchmarks.documented import frames_of
 
     with av.open(path) as container:
-        if num_threads == 1:
+        if num_threads == 1:  # more are PyAV's default number
             container.streams.video[0].codec_context.thread_count = 1
         clip = frames_of(container, container.streams.video[0].frames)
     shrunk: Any = VideoLlavaImageProcessor()(list(clip), do_rescale=False, do_normalize=False, return_tensors="np")
     return np.ascontiguousarray(next(iter(shrunk.values())).transpose(0, 2, 3, 1).astype(np.uint8))
 
 
-def read_decord2(path: str, num_threads: int) -> Frames:
-    """Read with decord2."""
+def _read_decord2(path: str, num_threads: int) -> Frames:
     import decord
 
     reader = decord.VideoReader(path, num_threads=num_threads)
     return _shrunk(reader.get_batch(uniform_indices(len(reader))).asnumpy())
 
 
-def read_torchcodec(path: str, num_threads: int) -> Frames:
-    """Read with torchcodec in its exact mode, which looks at all packets first."""
+def _read_torchcodec(path: str, num_threads: int) -> Frames:
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=num_threads, seek_mode="exact")
+    decoder = VideoDecoder(
+        path, dimension_order="NHWC", num_ffmpeg_threads=num_threads, seek_mode="exact"
+    )  # reads all packets first
     return _shrunk(decoder.get_frames_at(uniform_indices(len(decoder))).data.numpy())
 
 
-def read_opencv(path: str, num_threads: int) -> Frames:
-    """Read with OpenCV, which seeks by frame number."""
+def _read_opencv(path: str, num_threads: int) -> Frames:
     import cv2
 
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])
@@ -75,10 +73,10 @@ def read_opencv(path: str, num_threads: int) -> Frames:
 
 METHODS: dict[str, Callable[[str, int], Frames]] = {
     "vllava": read_ours,
-    "documented": read_documented,
-    "decord2": read_decord2,
-    "torchcodec": read_torchcodec,
-    "opencv": read_opencv,
+    "documented": _read_documented,
+    "decord2": _read_decord2,
+    "torchcodec": _read_torchcodec,
+    "opencv": _read_opencv,
 }
 
 
@@ -104,15 +102,9 @@ def _shrunk(frames: Any) -> Frames:
     return np.stack([frame_to_model(frame) for frame in frames])
 
 
-def _peak_mb() -> float:
-    """Return the most memory that this process held, in MB (2^20 bytes).
-
-    Linux hands `ru_maxrss` down from the process that started this one, so its own count is preferred.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
+def _peak_mb() -> float:  # of 2^20 bytes
+    if sys.platform == "linux":  # which hands `ru_maxrss` down from the parent process
+        return status_bytes("VmHWM") / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 

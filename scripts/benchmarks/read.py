@@ -1,10 +1,8 @@
 """The table `read`: from a path to eight frames at the model's side, ours against other readers, one method a process.
 
-Clips are made when they are first wanted and kept in build/bench/clips; in each frame its number is drawn, so that a
-method's frames can be judged. Other files are judged by decoding all of them. Files are in the page cache.
-
-Other readers are installed in folders beside the environment, so that nothing else is measured or tested with them at
-hand, and without what they depend on, so that torch stays as it is.
+Clips are made once into build/bench/clips, each frame's number drawn in it for the judge; other files are judged by
+decoding all of them. Files are in the page cache. Other readers are installed, without what they depend on, in folders
+beside the environment.
 """
 
 import argparse
@@ -15,7 +13,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,7 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks import table
-from benchmarks.clips import CLIPS, WARM_UP, BenchClip, made
+from benchmarks.clips import CLIPS, WARM_UP, made
 from benchmarks.judging import RIGHT, Judge, marker_judge, sequential_judge
 from benchmarks.methods import METHODS
 from benchmarks.table import BUILD, ROOT, Record, child_environment, spread
@@ -31,9 +29,7 @@ from videollava_cli.machine import num_processors
 
 PEERS = BUILD / "peers"
 PACKAGES = {"decord2": "decord2", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
-DOCUMENTED = "documented"
 FAILS = "fails"
-MAX_REASON = 120  # letters
 COLUMNS: tuple[table.Column, ...] = (
     ("clip", "<", lambda row: row["clip"]),
     ("threads", ">", lambda row: row["threads"]),
@@ -61,17 +57,18 @@ def print_table(options: argparse.Namespace) -> None:
     """Measure and print, each clip as soon as it is measured."""
     clips = [clip for clip in CLIPS if clip.name in options.clips]
     if options.make_clips:
-        for clip in clips:
-            print(made(clip))
+        print(*map(made, clips), sep="\n")
         return
     environments = {method: install_peer(method) for method in options.methods}
     thread_counts = sorted({1 if name == "1" else num_processors() for name in options.threads})
     printed = table.Table(options, COLUMNS)
-    for name, path, judge in _judged(clips, options.files):
+    drawn = ((clip.name, made(clip), marker_judge(clip.recipe.num_frames)) for clip in clips)
+    own = ((path.name, path, sequential_judge(path)) for path in options.files)
+    for name, path, judge in chain(drawn, own):
         path.read_bytes()  # into the page cache
         for threads in thread_counts:
             rows = measure(path, judge, environments, threads, options)
-            documented: list[float] = next((row["seconds"] for row in rows if row["method"] == DOCUMENTED), [])
+            documented: list[float] = next((row["seconds"] for row in rows if row["method"] == "documented"), [])
             for row in rows:
                 ratio = median(row["seconds"]) / median(documented) if documented and row["seconds"] else None
                 printed.add({"clip": name, **row, "ratio": ratio})
@@ -86,25 +83,17 @@ def measure(
     ]
     for run in range(options.runs):
         for row in rows:
-            if not row["verdict"].startswith(FAILS):
-                print(f"{path.name}, {row['method']}, threads {threads}, run {run + 1}", file=sys.stderr)
-                verdict = _measure_once(row, path, judge, environments[row["method"]], options.limit)
-                row["verdict"] = (
-                    verdict if row["verdict"] in ("", RIGHT) or verdict.startswith(FAILS) else row["verdict"]
-                )
+            if row["verdict"].startswith(FAILS):
+                continue
+            print(f"{path.name}, {row['method']}, threads {threads}, run {run + 1}", file=sys.stderr)
+            verdict = _measure_once(row, path, judge, environments[row["method"]], options.limit)
+            if row["verdict"] in ("", RIGHT) or verdict.startswith(FAILS):  # the first wrong frames stay
+                row["verdict"] = verdict
     return rows
 
 
-def _judged(clips: list[BenchClip], files: list[Path]) -> Iterator[tuple[str, Path, Judge]]:
-    """Yield each clip's name, its file, and its judge."""
-    for clip in clips:
-        yield clip.name, made(clip), marker_judge(clip.recipe.num_frames)
-    for path in files:
-        yield path.name, path, sequential_judge(path)
-
-
 def _measure_once(row: Record, path: Path, judge: Judge, environment: dict[str, str], limit_seconds: float) -> str:
-    """Run a row's method once, note what it took, and return what became of its frames."""
+    """Run a row's method once, add what it took to the row, and return the verdict on its frames."""
     with TemporaryDirectory() as folder:
         saved = Path(folder, "frames.npy")
         threads = str(row["threads"])
@@ -117,7 +106,7 @@ def _measure_once(row: Record, path: Path, judge: Judge, environment: dict[str, 
         except subprocess.TimeoutExpired:
             return f"{FAILS}: nothing within {limit_seconds:g} s"
         if done.returncode:
-            return f"{FAILS}: {_reason(done)[:MAX_REASON]}"
+            return f"{FAILS}: {_reason(done)[:120]}"
         measured = json.loads(done.stdout.splitlines()[-1])
         row["seconds"].append(measured["seconds"])
         row["peak_mb"].append(measured["peak_mb"])
@@ -125,7 +114,6 @@ def _measure_once(row: Record, path: Path, judge: Judge, environment: dict[str, 
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Return why a method's process failed, in one line."""
     if done.returncode < 0:
         return f"killed by signal {-done.returncode}"
     lines = done.stdout.splitlines() if done.returncode == 1 else []
@@ -138,7 +126,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 def install_peer(method: str) -> dict[str, str]:
     """Install a method's package unless it is there; return the environment in which it can be imported.
 
-    Without a wheel for this machine the environment is returned as well: importing will then say what is missing.
+    Without a wheel for this machine the import will fail, and its row says so.
     """
     environment = child_environment()
     if method not in PACKAGES:
@@ -170,10 +158,9 @@ def _installed(package: str) -> Path:
 
 
 def _ffmpeg_folders() -> list[str]:
-    """Return where torchcodec finds FFmpeg: it brings none, and shall use the very libraries that PyAV brings.
+    """Return the folders of PyAV's FFmpeg for torchcodec, which brings none, with links of the usual names.
 
-    Their names carry a hash; links of the usual names are made for them. Where PyAV's wheel has none such, as off
-    Linux, torchcodec looks for the system's.
+    Off Linux PyAV's wheel has no such folder, and torchcodec looks for the system's.
     """
     libraries = Path(sysconfig.get_path("platlib"), "av.libs")
     if not libraries.is_dir():

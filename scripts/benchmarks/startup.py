@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from benchmarks import table
 from benchmarks.table import ROOT, in_turn, spread
 
-CLIP = "examples/circle-moves-right.mp4"
 EMPTY_TYPER_APP = """
 import typer
 
@@ -53,7 +52,6 @@ def print_table(options: argparse.Namespace) -> None:
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, list[str], str, list[str]]]:
-    """Yield our command with its name, and with its name the one that it is held against."""
     python, vllava = sys.executable, str(Path(sys.executable).with_name("vllava"))
     text, app = folder / "text.mp4", folder / "empty_app.py"
     text.write_text("no video\n" * 100)
@@ -62,7 +60,7 @@ def _pairs(folder: Path) -> Iterator[tuple[str, list[str], str, list[str]]]:
     help_and_pyav = ["sh", "-c", f"{vllava} --help >/dev/null && {python} -c 'import av'"]
     for name, path in (("a missing file", "none.mp4"), ("a text file", str(text)), ("a folder", str(folder))):
         yield f"ask {name}", [vllava, "ask", path, "Why?"], "--help, then import av", help_and_pyav
-    answer = [vllava, "ask", "-m", "tiny", CLIP, "What happens?"]
+    answer = [vllava, "ask", "-m", "tiny", "examples/circle-moves-right.mp4", "What happens?"]
     bare_import = [python, "-c", "from transformers import VideoLlavaForConditionalGeneration"]
     yield "ask -m tiny, whole answer", answer, "import VideoLlavaForConditionalGeneration", bare_import
 

@@ -43,28 +43,26 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def machine_line(options: argparse.Namespace, *more: str) -> str:
-    """Return the line above a table: the machine, and what else there is to say."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return "; ".join([f"{machine}; medians of {options.runs}", *more])
-
-
 def child_environment() -> dict[str, str]:
     """Return the environment of a process that imports these scripts and this copy of the package."""
     return {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
 
 
 class Table:
-    """A table of records, each printed at once: as a row of Markdown, or with --json as an object a line."""
+    """A table of records, each printed at once: as a row of Markdown, or with --json as an object a line.
 
-    def __init__(self, options: argparse.Namespace, columns: Sequence[Column], title: str | None = None) -> None:
+    The machine and `notes` stand above it.
+    """
+
+    def __init__(self, options: argparse.Namespace, columns: Sequence[Column], *notes: str) -> None:
         self._as_json, self._columns = options.json, columns
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        title = "; ".join([machine, f"medians of {options.runs}", *notes])
         headings = " | ".join(heading for heading, _, _ in columns)
         rule = "|".join({"<": "---", ">": "--:"}[side] for _, side, _ in columns)
-        self.say(f"{title or machine_line(options)}\n\n| {headings} |\n|{rule}|")
+        self.say(f"{title}\n\n| {headings} |\n|{rule}|")
 
     def add(self, record: Record) -> None:
-        """Print a record."""
         cells = " | ".join(str(cell(record)) for _, _, cell in self._columns)
         print(json.dumps(record) if self._as_json else f"| {cells} |", flush=True)
 

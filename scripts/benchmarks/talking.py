@@ -1,17 +1,13 @@
 """The tables `chat` and `questions`: an engine of random weights asked about a clip, against the documented way.
 
-The documented way is the processor on prompt and frames, then `model.generate`, for every question anew. Both sides
-start from the eight frames and the text.
-
-`chat` measures seconds to the first token of turns 1, 2 and 10. The answers in the text of earlier turns are the same
-fixed sentence, so nothing of what was generated can be reused: each turn runs the last answer and the new question.
-`questions` asks N questions, 16 tokens each, ours together and with an empty cache against N documented calls.
+The documented way runs the processor on prompt and frames, then `model.generate`, for every question anew. `chat`
+measures seconds to the first token of turns 1, 2 and 10; earlier answers in the text are one sentence, so no generated
+token can be reused. `questions` asks N questions, 16 tokens each, ours together and with an empty cache.
 """
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -19,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from internals import Conversation, Turn, make_clip, prompt_text
+from internals import make_clip
 from make_checkpoint import GEOMETRIES, make_checkpoint
 from transformers import VideoLlavaImageProcessor
 
@@ -29,6 +25,7 @@ from videollava_cli import Engine, load
 from videollava_cli.engine import Request
 from videollava_cli.engine.loading import quiet_libraries
 from videollava_cli.media import NUM_FRAMES, Medium
+from videollava_cli.prompt import Conversation, Turn
 from videollava_cli.settings import Settings
 
 NUM_NEW_TOKENS = 16
@@ -43,7 +40,7 @@ QUESTIONS = tuple(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Talk:
-    """An engine whose answers never end by themselves, the clip it is asked about, and how long its answers are."""
+    """An engine whose answers never end by themselves, and the clip it is asked about."""
 
     engine: Engine
     processor: VideoLlavaImageProcessor
@@ -51,14 +48,13 @@ class Talk:
     settings: Settings
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
-        """Return a conversation about the clip."""
         return Conversation.about([self.clip.kind], turns)
 
     def documented_seconds(self, conversation: Conversation, max_new_tokens: int) -> float:
-        """Return how long the documented way takes to answer."""
         began = time.perf_counter()
         model = self.engine.model
-        inputs = documented.text_inputs(model, self.engine.tokenizer, [prompt_text(self.engine, conversation)])
+        text = self.engine.encoder.encoded(conversation).text
+        inputs = documented.text_inputs(model, self.engine.tokenizer, [text])
         with quiet_libraries():
             inputs |= documented.pixel_inputs(model, self.processor, clips=[self.clip.pixels])
             model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[misc]
@@ -71,8 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--geometry", choices=list(GEOMETRIES), default="wide", help="of the random weights")
 
 
-@contextmanager
-def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
+def talk_about_a_clip(geometry: str) -> Talk:
     """Load random weights, and make a clip of noise."""
     with TemporaryDirectory() as folder:
         make_checkpoint(Path(folder), geometry=geometry)
@@ -82,26 +77,26 @@ def talk_about_a_clip(geometry: str) -> Iterator[Talk]:
     engine.model.config.get_text_config().eos_token_id = None
     side = engine.checkpoint.pixels.crop_side
     frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, side, side, 3), np.uint8)
-    yield Talk(engine, processor, make_clip(frames), replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
+    return Talk(engine, processor, make_clip(frames), replace(engine.settings, max_new_tokens=NUM_NEW_TOKENS))
 
 
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print."""
     is_chat = options.table == "chat"
     until = " to the first token" if is_chat else ""
-    with talk_about_a_clip(options.geometry) as talk:
-        millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
-        software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-        tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
-        weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
-        columns: list[table.Column] = [
-            ("turn" if is_chat else "questions", ">", lambda row: row["name"]),
-            (f"ours, s{until} (min to max)", ">", lambda row: spread(row["ours"], 3)),
-            ("documented, s", ">", lambda row: spread(row["documented"], 3)),
-            ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
-        ]
-        printed = table.Table(options, columns, table.machine_line(options, software, weights))
-        rows = _measure_chat(talk, options.runs) if is_chat else _measure_questions(talk, options.runs)
+    talk = talk_about_a_clip(options.geometry)
+    millions = sum(tensor.numel() for tensor in talk.engine.model.parameters()) / 1e6
+    software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    tokens = f"{talk.engine.checkpoint.tokens_per_video:,} tokens a clip"
+    weights = f"{options.geometry}: {millions:.0f} M random weights, fp32, {tokens}"
+    columns: list[table.Column] = [
+        ("turn" if is_chat else "questions", ">", lambda row: row["name"]),
+        (f"ours, s{until} (min to max)", ">", lambda row: spread(row["ours"], 3)),
+        ("documented, s", ">", lambda row: spread(row["documented"], 3)),
+        ("ratio", ">", lambda row: f"1/{1 / row['ratio']:.1f}"),
+    ]
+    printed = table.Table(options, columns, software, weights)
+    rows = _measure_chat(talk, options.runs) if is_chat else _measure_questions(talk, options.runs)
     medians = {number: median(row["ours"]) for number, row in rows.items()}
     for number, row in rows.items():
         printed.add({"name": str(number), **row, "ratio": medians[number] / median(row["documented"])})
@@ -113,7 +108,7 @@ def print_table(options: argparse.Namespace) -> None:
 
 
 def _measure_chat(talk: Talk, runs: int) -> dict[int, Record]:
-    """Hold a conversation of ten turns so many times, after one that does not count; return the turns shown."""
+    """Hold a conversation of ten turns `runs` times, after one that does not count; return the turns shown."""
     rows: dict[int, Record] = {turn: {"ours": [], "documented": []} for turn in SHOWN_TURNS}
     for run in range(runs + 1):
         talk.engine.clear_cache()
@@ -127,7 +122,6 @@ def _measure_chat(talk: Talk, runs: int) -> dict[int, Record]:
 
 
 def _first_token_seconds(talk: Talk, turn: int) -> float:
-    """Answer a turn; return how long its first token took, from the text on."""
     conversation = _conversation(talk, turn)
     began = time.perf_counter()
     *_, last = talk.engine.stream(conversation, [talk.clip], talk.settings)
@@ -140,15 +134,13 @@ def _conversation(talk: Talk, turn: int) -> Conversation:
 
 
 def _measure_questions(talk: Talk, runs: int) -> dict[int, Record]:
-    """Ask 1, 4 and 16 questions so many times, after one time that does not count."""
     rows: dict[int, Record] = {count: {"ours": [], "documented": []} for count in COUNTS}
     for run in range(runs + 1):
         for count, row in rows.items():
             conversations = [talk.conversation([Turn(question)]) for question in QUESTIONS[:count]]
             talk.engine.clear_cache()
             began = time.perf_counter()
-            for _ in talk.engine.answer([Request(each, (talk.clip,), talk.settings) for each in conversations]):
-                pass
+            list(talk.engine.answer([Request(each, (talk.clip,), talk.settings) for each in conversations]))
             ours = time.perf_counter() - began
             if not run and count > 1:
                 continue  # the documented way is warm after one call

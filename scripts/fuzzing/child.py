@@ -1,7 +1,4 @@
-"""The process that reads damaged files: one path a line on stdin, one JSON object a line on stdout.
-
-Its address space is bounded, and it says where it was when it took too long or crashed.
-"""
+"""The process that reads damaged files: one path a line on stdin, one JSON object a line on stdout."""
 
 import faulthandler
 import json
@@ -13,31 +10,25 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from internals import SIDE, read
+from internals import SIDE, read, status_bytes
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 
 DECODE_THREADS = 2
-PAGE = resource.getpagesize()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file.
+    """What became of one file."""
 
-    `kind` is "clip", "image" or "refused", or for a failure the name of what was raised; `seconds` and `grown_mb`
-    (2^20 bytes above what the process held before) are what it cost.
-    """
-
-    kind: str
+    kind: str  # clip, image or refused; else a failure, by what was raised
     message: str
     seconds: float
-    grown_mb: float
+    grown_mb: float  # of 2^20 bytes, above what the process held before
 
     @property
     def is_failure(self) -> bool:
-        """Whether the reader did what it must not do."""
         return self.kind not in ("clip", "image", "refused")
 
 
@@ -50,28 +41,29 @@ def main() -> None:
     for number, line in enumerate(sys.stdin):
         if number:
             faulthandler.dump_traceback_later(limit_seconds)
-        outcome = read_one(line.rstrip("\n"))
+        outcome = _read(line.rstrip("\n"))
         faulthandler.cancel_dump_traceback_later()
         if number == 0:
-            _bound_memory(max_mb)
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + (max_mb << 20), resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump
         print(json.dumps(asdict(outcome)), file=replies, flush=True)
 
 
-def read_one(path: str) -> Outcome:
-    """Read a file as `vllava ask` does, and say what came of it."""
-    _forget_peak()
-    before = _memory_mb("VmRSS")
+def _read(path: str) -> Outcome:
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: see proc(5)
+    before = status_bytes("VmRSS")
     began = time.perf_counter()
     try:
         kind, message = _checked(read(path, DECODE_THREADS))
     except MediaError as error:
         message = str(error)
         kind = "refused" if len(message.splitlines()) == 1 else "refusal of more than one line, or none"
-    except BaseException as error:  # whatever it is, it is what is looked for
+    except BaseException as error:  # what this program looks for
         kind = type(error).__name__
         message = f"{error} {_where(error)}"
     seconds = time.perf_counter() - began
-    return Outcome(kind, message, seconds, max(0.0, _memory_mb("VmHWM") - before))
+    return Outcome(kind, message, seconds, max(0, status_bytes("VmHWM") - before) / 2**20)
 
 
 def _checked(medium: Medium) -> tuple[str, str]:
@@ -82,27 +74,10 @@ def _checked(medium: Medium) -> tuple[str, str]:
 
 
 def _where(error: BaseException) -> str:
-    """Return the place of ours that an error came through, and the one that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "videollava_cli" in frame.filename]
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in (*ours[-1:], *frames[-1:])]
     return f"({', '.join(dict.fromkeys(places))})"
-
-
-def _bound_memory(max_mb: int) -> None:
-    """Let the address space grow by so many MB, and no core be dumped."""
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
-    resource.setrlimit(resource.RLIMIT_AS, (size + (max_mb << 20), resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: see proc(5)
-
-
-def _memory_mb(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

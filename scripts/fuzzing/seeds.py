@@ -1,4 +1,4 @@
-"""Small whole files of each container and picture format, the same bytes at every run; knows nothing of damage."""
+"""Small whole files of each container and picture format, the same bytes at every run."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -17,7 +17,6 @@ from PIL import Image
 
 WIDTH, HEIGHT = 64, 48
 NUM_FRAMES = 20
-NUM_ANIMATION_FRAMES = 10
 NUM_SAMPLES = 16_000  # of sound: two seconds
 
 Picture = NDArray[np.uint8]
@@ -36,6 +35,7 @@ class Video:
 X264 = Video("libx264", {"x264-params": "keyint=8:bframes=2:threads=1:qp=24:subme=1:trellis=0"})
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 MPEG2 = Video("mpeg2video", {"g": "6", "bf": "2"})
+FAST_VPX = {"deadline": "realtime", "cpu-used": "8", "g": "8"}
 VIDEOS = {
     "mp4": Video("libx264", X264.options, has_sound=True),
     "fragmented.mp4": Video("libx264", X264.options, FRAGMENTS),
@@ -43,18 +43,18 @@ VIDEOS = {
     "mpeg4.mp4": Video("mpeg4", {"g": "6", "bf": "2"}),
     "mov": Video("mjpeg"),
     "mkv": X264,
-    "webm": Video("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
-    "vp8.webm": Video("libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
+    "webm": Video("libvpx-vp9", FAST_VPX),
+    "vp8.webm": Video("libvpx", FAST_VPX),
     "ts": Video("libx264", X264.options, has_sound=True),
     "flv": X264,
     "avi": X264,
     "mjpeg.avi": Video("mjpeg"),
     "mpg": MPEG2,
-    "ogg": Video("libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
+    "ogg": Video("libvpx", FAST_VPX),
     "asf": Video("mpeg4", {"g": "6"}),
     "nut": X264,
     "mxf": MPEG2,
-    "ivf": Video("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "8"}),
+    "ivf": Video("libvpx-vp9", FAST_VPX),
 }
 FORMATS = {"mpg": "vob", "ts": "mpegts"}  # where FFmpeg's name is not the suffix
 
@@ -91,8 +91,7 @@ def _write_video(path: Path, video: Video) -> None:
             container.mux(sound.encode(None))
 
 
-def _pictures(number: int) -> Iterator[Picture]:
-    """Yield pictures of a block that moves over a gradient, uint8 RGB (H, W, 3)."""
+def _pictures(number: int) -> Iterator[Picture]:  # a block moves over a gradient: uint8 RGB (H, W, 3)
     for index in range(number):
         picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         picture[..., 0] = np.arange(WIDTH) * 3
@@ -109,14 +108,13 @@ def _still(form: str, mode: str = "RGB", **options: Any) -> bytes:
 
 
 def _animation(form: str) -> bytes:
-    first, *rest = [Image.fromarray(picture) for picture in _pictures(NUM_ANIMATION_FRAMES)]
+    first, *rest = [Image.fromarray(picture) for picture in _pictures(10)]
     buffer = io.BytesIO()
     first.save(buffer, form, save_all=True, append_images=rest, duration=100)
     return _without_times(buffer.getvalue()) if form == "AVIF" else buffer.getvalue()
 
 
 def _without_times(content: bytes) -> bytes:
-    """Set the times of creation and modification to zero, in the three headers where an AVIF animation has them."""
     cleared = bytearray(content)
     for kind in (b"mvhd", b"tkhd", b"mdhd"):
         start = content.index(kind) + 8  # behind its name, version 1 and flags: two times of 64 bits

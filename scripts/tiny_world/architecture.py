@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -24,54 +25,47 @@ LAST_TOKENS = ["<image>", "<video>", "<pad>"]  # in the order of the 7B's ids 32
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> VideoLlavaConfig:
-    """Return the configuration: two small CLIP towers and a small Llama."""
+    """Return the bundled model's configuration: two small CLIP towers and a small Llama."""
+    layers: dict[str, Any] = {"intermediate_size": 512, "num_hidden_layers": 4}
     vision = CLIPVisionConfig(
+        **layers,
         hidden_size=TOWER_WIDTH,
-        intermediate_size=512,
-        num_hidden_layers=4,
         num_attention_heads=4,
         image_size=IMAGE_SIDE,
         patch_size=PATCH_SIDE,
         projection_dim=128,
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        max_position_embeddings=CONTEXT_LENGTH,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-    )
+    text = {**layers, "hidden_size": TEXT_WIDTH, "num_attention_heads": 6, "max_position_embeddings": CONTEXT_LENGTH}
+    # The 7B takes layer -2, which would leave one of four layers unused.
+    return assemble_config(tokenizer, vision, text, vision_feature_layer=-1)
+
+
+def assemble_config(
+    tokenizer: PreTrainedTokenizerFast, vision: Any, text: dict[str, Any], **more: Any
+) -> VideoLlavaConfig:
+    """Return the configuration of two towers and a Llama, whose options are `text`, with a tokenizer's ids."""
+    num_patches = (vision.image_size // vision.patch_size) ** 2
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     return VideoLlavaConfig(  # type: ignore[call-arg]  # its attribute map takes the newer names
         vision_config=vision,
-        text_config=text,
+        text_config=LlamaConfig(**{"vocab_size": len(tokenizer)} | ids | text),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
         vision_feature_select_strategy="default",
-        vision_feature_layer=-1,  # the 7B takes -2, which would leave one of four layers unused
-        image_seq_length=GRID**2,
-        video_seq_length=(GRID**2 + 1) * NUM_FRAMES,
+        image_seq_length=num_patches,
+        video_seq_length=(num_patches + 1) * NUM_FRAMES,
         tie_word_embeddings=False,
+        **more,
     )
 
 
-def make_image_processor() -> VideoLlavaImageProcessor:
-    """Return the image processor of the bundled model; all but the side is as in the 7B."""
-    side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    return VideoLlavaImageProcessor(size={"shortest_edge": IMAGE_SIDE}, crop_size=side)
+def make_image_processor(side: int = IMAGE_SIDE) -> VideoLlavaImageProcessor:
+    """Return the 7B's image processor with another side, in pixels."""
+    return VideoLlavaImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 def train_tokenizer(
-    corpus: Iterable[str],
-    *,
-    vocab_size: int = 1024,
-    context_length: int = CONTEXT_LENGTH,
-    is_filled: bool = False,
+    corpus: Iterable[str], *, vocab_size: int = 1024, context_length: int = CONTEXT_LENGTH, is_filled: bool = False
 ) -> PreTrainedTokenizerFast:
     """Train a byte-fallback BPE tokenizer laid out like Llama's: specials, bytes, pieces, placeholders.
 
@@ -84,11 +78,13 @@ def train_tokenizer(
     draft.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=num_pieces, initial_alphabet=alphabet, show_progress=False)
     )
-    pieces = _by_id(draft)
+    vocab = draft.get_vocab()
+    pieces = sorted(vocab, key=vocab.__getitem__)
     fillers = [f"▁word{number}" for number in range(num_pieces - len(pieces))] if is_filled else []
+    tokens = [*FIRST_TOKENS, *pieces, *fillers, *LAST_TOKENS]
     model = models.BPE(
-        vocab=_numbered([*FIRST_TOKENS, *pieces, *fillers, *LAST_TOKENS]),
-        merges=_merges(draft),
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=[tuple(pair) for pair in json.loads(draft.to_str())["model"]["merges"]],
         unk_token="<unk>",
         byte_fallback=True,
         fuse_unk=True,
@@ -112,16 +108,3 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         model_max_length=context_length,
     )
-
-
-def _numbered(tokens: list[str]) -> dict[str, int]:
-    return {token: number for number, token in enumerate(tokens)}
-
-
-def _by_id(tokenizer: Tokenizer) -> list[str]:
-    vocab = tokenizer.get_vocab()
-    return sorted(vocab, key=vocab.__getitem__)
-
-
-def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]

@@ -1,13 +1,13 @@
 """Training batches of the bundled model: each one a pure function of a seed and a step number.
 
-A sequence holds one prefix (`USER: <video>`) and several branches, each a short conversation about the same
-media. A branch sees the prefix and itself only, at the positions it would have alone, so one pass over the
-media answers many independent questions.
+A sequence holds one prefix (`USER: <video>`) and several branches, short conversations about the same media. A branch
+sees the prefix and itself only, at the positions it would have alone.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
-from tiny_world.labels import IGNORED, deeds, is_visible, moment_of, offsets, owners
 from tiny_world.negatives import draw_artificial, photo_clip
 from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
 from tiny_world.rendering import render_clip
-from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Motion, Scene, Shares, draw_scene
+from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Actor, Motion, Scene, Shares, draw_scene
 
 SYSTEM_TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -29,6 +28,11 @@ SYSTEM_TEXTS = (
     "Answer briefly.",
 )
 NOT_DRAWN = len(BACKGROUNDS)
+IGNORED = -100
+MOTIONS = tuple(Motion)
+MARGIN = 0.06  # of the side: a patch that a shape hardly touches is none of its own
+DEED_SIZES = (len(MOTIONS), len(SHAPES), len(COLORS), len(COLORS))
+NUM_DEED_FRAMES = 2  # the last ones of a clip, in which everything has happened
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,6 @@ class Medium:
     times: NDArray[np.float64]
 
 
-def frame_times(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the times of eight uniformly sampled frames of a clip of random length, shape (8,)."""
-    num_frames = int(rng.integers(5, 9)) if rng.random() < 0.05 else int(rng.integers(9, 300))
-    return np.floor(np.arange(NUM_FRAMES) * num_frames / NUM_FRAMES) / num_frames
-
-
 def draw_medium(
     rng: np.random.Generator,
     photos: list[Image.Image],
@@ -75,7 +73,10 @@ def draw_medium(
     shares: Shares = (0.4, 0.15, 0.45),
 ) -> Medium:
     """Draw a clip (8 frames) or an image (1 frame) of the world, or one that is not of it."""
-    times = frame_times(rng) if is_video else np.zeros(1)
+    times = np.zeros(1)
+    if is_video:  # eight uniformly sampled frames of a clip of random length
+        num_frames = int(rng.integers(5, 9)) if rng.random() < 0.05 else int(rng.integers(9, 300))
+        times = np.floor(np.arange(NUM_FRAMES) * num_frames / NUM_FRAMES) / num_frames
     if rng.random() >= negative_share:
         scene = draw_scene(rng, is_video=is_video, shares=shares)
         return Medium(_degraded(_rendered(scene, times, rng), rng), scene, is_video, times)
@@ -96,7 +97,6 @@ def _rendered(scene: Scene, times: NDArray[np.float64], rng: np.random.Generator
 
 
 def _degraded(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Add the noise of cameras and codecs."""
     if rng.random() < 0.25:
         quality = int(rng.integers(55, 96))
         frames = np.stack([_through_jpeg(frame, quality) for frame in frames])
@@ -119,55 +119,40 @@ def ask_about(
     pairs = []
     for _ in range(num_questions):
         medium = media[rng.integers(len(media))]
-        word = (
-            None if len(media) == 1 else str(rng.choice(["video", "clip"] if medium.is_video else ["image", "picture"]))
-        )
+        if len(media) > 1:
+            word = str(rng.choice(["video", "clip"] if medium.is_video else ["image", "picture"]))
         scene = medium.scene or draw_scene(rng, is_video=medium.is_video)
         if rng.random() < 0.04:
             question, answer = str(rng.choice(OFF_TOPIC)), REFUSAL
         elif len(media) > 1:
-            question, answer = _about_named(scene, str(word), rng)
+            question, answer = _about_named(scene, word, rng)
         else:
             _, question, answer = draw_questions(scene, rng, 1, topic_weights=diet.topic_weights)[0]
-        pairs.append((_loosened(question, rng), answer if medium.scene else REFUSAL))
+        if rng.random() < 0.12:
+            question = question.lower()
+        if rng.random() < 0.08:
+            question = question.rstrip("?.")
+        pairs.append((question, answer if medium.scene else REFUSAL))
     return pairs
 
 
 def _about_named(scene: Scene, word: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Ask something that names the medium it is about."""
-    if scene.is_video:
-        phrasings = [f"What happens in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
-    else:
-        phrasings = [f"What is in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
+    what = "What happens" if scene.is_video else "What is"
+    phrasings = [f"{what} in the {word}?", f"Describe the {word}.", f"What does the {word} show?"]
     if rng.random() < 0.6:
         return str(rng.choice(phrasings)), describe(scene)
     named = [(q, a) for _, q, a in draw_questions(scene, rng, 8, media_word=word) if word in q]
     return named[0] if named else (phrasings[0], describe(scene))
 
 
-def _loosened(question: str, rng: np.random.Generator) -> str:
-    if rng.random() < 0.12:
-        question = question.lower()
-    if rng.random() < 0.08:
-        question = question.rstrip("?.")
-    return question
-
-
 def make_batch(
     seed: tuple[int, int], tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image], diet: Diet
 ) -> dict[str, torch.Tensor]:
-    """Make a batch of questions and answers: all about clips, or images, or pairs of an image and a clip.
+    """Make a batch of questions and answers of a seed and step: all about clips, or images, or pairs of both.
 
-    Args:
-        seed: The run's seed and the step.
-        tokenizer: The model's.
-        photos: Training photographs.
-        diet: What the stage's batches are made of.
-
-    Returns:
-        `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where
-        a row may look; `pixel_values_videos`: uint8, (B, 8, 3, 56, 56) and `pixel_values`: uint8,
-        (B, 3, 56, 56), where the batch has such media; `deeds`: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
+    `input_ids`, `labels`, `position_ids`: int64, (B, T); `attention_mask`: bool, (B, 1, T, T), true where a row may
+    look; where there are such media `pixel_values_videos`: uint8, (B, 8, 3, 56, 56), `pixel_values`: uint8,
+    (B, 3, 56, 56), and `deeds`: int64, (B, 2, 16, 4), as below.
     """
     rng = np.random.default_rng((seed[0], 1 + diet.number, seed[1]))
     kind = int(rng.choice(3, p=diet.kinds))
@@ -176,14 +161,12 @@ def make_batch(
     for _ in range(num_rows):
         kinds = ([True], [False], [False, True])[kind]
         kinds = kinds[:: int(rng.choice([1, -1]))]
-        negative_share = 0.05 if len(kinds) > 1 else 0.15
-        media = [
-            draw_medium(rng, photos, is_video=v, negative_share=negative_share, shares=diet.scene_shares) for v in kinds
-        ]
+        options: dict[str, Any] = {"negative_share": 0.05 if len(kinds) > 1 else 0.15, "shares": diet.scene_shares}
+        media = [draw_medium(rng, photos, is_video=v, **options) for v in kinds]
         branches = [ask_about(media, rng, 2 if b == 0 else 1, diet) for b in range(num_branches)]
         rows.append(_pack(kinds, branches, tokenizer, rng))
         clips += [m.frames for m in media if m.is_video]
-        done += [deeds(m.scene, m.times) for m in media if m.is_video]
+        done += [_deeds(m.scene, m.times) for m in media if m.is_video]
         images += [m.frames[0] for m in media if not m.is_video]
     batch = _collate(rows, tokenizer.pad_token_id)
     if clips:
@@ -241,16 +224,34 @@ def _collate(rows: list[NDArray[np.int64]], pad_id: int) -> dict[str, torch.Tens
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}
 
 
+def _deeds(scene: Scene | None, times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the motion, shape, first and last color of the actor in each patch, even if it is gone by then.
+
+    int64, (2, 16, 4), for the last two frames of a clip; -100 where there is no actor.
+    """
+    labels = np.full((NUM_DEED_FRAMES, GRID * GRID, len(DEED_SIZES)), IGNORED)
+    if scene is None:
+        return labels
+    table = np.array(
+        [
+            (MOTIONS.index(a.motion), SHAPES.index(a.shape), COLORS.index(a.color), COLORS.index(a.color_at_end))
+            for a in scene.actors
+        ]
+    )
+    for row, time in enumerate(times[-NUM_DEED_FRAMES:]):
+        nearest = _owners(scene, scene.moment_of(float(time)), with_hidden=True)
+        labels[row, nearest >= 0] = table[nearest[nearest >= 0]]
+    return labels
+
+
 def make_attribute_batch(
     step: int, seed: int, photos: list[Image.Image], num_frames: int = 256
 ) -> dict[str, torch.Tensor]:
     """Make single frames with what is to be seen in them, patch by patch, for the tower's first stage.
 
-    Returns:
-        `pixel_values`: uint8, (B, 3, 56, 56); `shape`, `color`: int64, (B, 16), of the nearest actor that touches
-        the patch, else the number of shapes or colours; `geometry`: float32, (B, 16, 3), that actor's radius and
-        its centre as seen from the patch's, in patches; `background`: int64, (B, 17), the same for the class
-        token and all patches; `count`: int64, (B,).
+    `pixel_values`: uint8, (B, 3, 56, 56); `shape`, `color`: int64, (B, 16), of the nearest actor that touches the
+    patch, else their number; `geometry`: float32, (B, 16, 3), that actor's radius and centre as seen from the patch's,
+    in patches; `background`: int64, (B, 17), the same for the class token and all patches; `count`: int64, (B,).
     """
     rng = np.random.default_rng((seed, 1, step))
     labels = {
@@ -268,22 +269,41 @@ def make_attribute_batch(
         scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))
         time = rng.uniform(0.0, 0.9, 1)
         frames.append(_degraded(_rendered(scene, time, rng), rng)[0])
-        moment = moment_of(scene, float(time[0]))
+        moment = scene.moment_of(float(time[0]))
         _label_patches(scene, moment, {name: label[row] for name, label in labels.items()})
         labels["background"][row] = BACKGROUNDS.index(scene.background)
-        labels["count"][row] = sum(is_visible(actor, moment) for actor in scene.actors)
+        labels["count"][row] = sum(actor.is_visible(moment) for actor in scene.actors)
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
     tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
     return {"pixel_values": pixels} | tensors
 
 
 def _label_patches(scene: Scene, moment: float, labels: dict[str, NDArray[np.generic]]) -> None:
-    """Write the actors into the labels of the patches that they touch."""
-    nearest = owners(scene, moment)
+    nearest = _owners(scene, moment)
     for number, actor in enumerate(scene.actors):
         mine = nearest == number
-        is_turned = actor.motion is Motion.TURN and moment >= actor.switch_time
         labels["shape"][mine] = SHAPES.index(actor.shape)
-        labels["color"][mine] = COLORS.index(actor.color_at_end if is_turned else actor.color)
-        dx, dy, radius = offsets(actor, moment)
+        labels["color"][mine] = COLORS.index(actor.color_at(moment))
+        dx, dy, radius = _offsets(actor, moment)
         labels["geometry"][mine] = np.stack([np.full_like(dx, radius), dx, dy], -1).reshape(-1, 3)[mine] * GRID
+
+
+def _owners(scene: Scene, moment: float, *, with_hidden: bool = False) -> NDArray[np.int64]:
+    """Return the number of the nearest actor that touches each patch, int64 (16,), -1 where there is none."""
+    nearest = np.full((GRID, GRID), -1)
+    distance = np.full((GRID, GRID), np.inf)
+    for number, actor in enumerate(scene.actors):
+        if with_hidden or actor.is_visible(moment):
+            dx, dy, radius = _offsets(actor, moment)
+            is_nearest = (np.maximum(abs(dx), abs(dy)) < radius + MARGIN) & (np.hypot(dx, dy) < distance)
+            distance[is_nearest] = np.hypot(dx, dy)[is_nearest]
+            nearest[is_nearest] = number
+    return nearest.ravel()
+
+
+def _offsets(actor: Actor, moment: float) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return how far right and down an actor's centre lies from each patch's, (4, 4) each, and its radius."""
+    x, y, radius = actor.place_at(moment)
+    centers = (np.arange(GRID) + 0.5) / GRID
+    dx, dy = np.broadcast_arrays(x - centers[None, :], y - centers[:, None])
+    return dx, dy, radius

@@ -11,11 +11,7 @@ Picture = NDArray[np.uint8]
 
 
 def load_photos(folder: Path) -> list[Image.Image]:
-    """Return the photographs of a folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: If there are none; `scripts/collect_photos.py` fetches them.
-    """
+    """Return the photographs of a folder, sorted by name."""
     paths = sorted(folder.glob("*.jpg"))
     if not paths:
         raise FileNotFoundError(f"no photographs in {folder}: run scripts/collect_photos.py first")
@@ -23,11 +19,7 @@ def load_photos(folder: Path) -> list[Image.Image]:
 
 
 def photo_clip(photo: Image.Image, rng: np.random.Generator, num_frames: int, side: int) -> Picture:
-    """Pan and zoom over a photograph.
-
-    Returns:
-        uint8 RGB, (num_frames, side, side, 3); a still crop when `num_frames` is 1.
-    """
+    """Pan and zoom over a photograph: uint8 RGB, (num_frames, side, side, 3)."""
     boxes = [_random_box(photo, rng) for _ in range(2)]
     if rng.random() < 0.5:
         boxes[1] = boxes[0]
@@ -43,11 +35,7 @@ def photo_clip(photo: Image.Image, rng: np.random.Generator, num_frames: int, si
 
 
 def draw_artificial(rng: np.random.Generator, num_frames: int, side: int) -> Picture:
-    """Draw noise, gradients, text, scribbles or an empty picture.
-
-    Returns:
-        uint8 RGB, (num_frames, side, side, 3).
-    """
+    """Draw noise, gradients, text, scribbles or an empty picture: uint8 RGB, (num_frames, side, side, 3)."""
     makers: tuple[Callable[[np.random.Generator, int], Picture], ...]
     makers = (_white_noise, _smooth_noise, _gradient, _text_page, _scribble, _empty, _smooth_noise)
     maker = makers[rng.integers(len(makers))]

@@ -61,11 +61,7 @@ def draw_questions(
     media_word: str | None = None,
     topic_weights: Mapping[str, float] = TOPIC_WEIGHTS,
 ) -> list[tuple[str, str, str]]:
-    """Draw questions about a scene, by topic and then by phrasing.
-
-    Returns:
-        Triples of topic, question and answer.
-    """
+    """Draw questions about a scene, by topic and then by phrasing: triples of topic, question and answer."""
     word = media_word or str(rng.choice(["video", "clip"] if scene.is_video else ["image", "picture"]))
     by_topic: dict[str, list[Question]] = {}
     for question in _questions(scene, word, rng):
@@ -84,8 +80,12 @@ def draw_questions(
 def describe(scene: Scene) -> str:
     """Return the one-sentence description of a scene, without its background for videos."""
     if scene.is_video:
-        return _sentence(" and ".join(_event(actor) for actor in _subjects(scene)))
-    things = _listed([_sized(actor) for actor in scene.actors]) if not scene.is_group else _group(scene)
+        subjects = [scene] if scene.is_group else scene.actors
+        return _sentence(" and ".join(_event(subject) for subject in subjects))
+    first = scene.actors[0]
+    things = _listed([f"a {actor.size} {_name(actor)}" for actor in scene.actors])
+    if scene.is_group:
+        things = f"{NUMBERS[len(scene.actors)]} {first.size} {first.color} {_plural(first.shape)}"
     return _sentence(f"{things} on a {scene.background} background")
 
 
@@ -101,29 +101,16 @@ def _questions(scene: Scene, word: str, rng: np.random.Generator) -> Iterator[Qu
 
 
 def _general(scene: Scene, word: str) -> Iterator[Question]:
-    phrasings: tuple[str, ...] = (
-        f"Describe the {word}.",
-        f"Describe this {word}.",
-        f"What does the {word} show?",
-    )
+    phrasings: tuple[str, ...] = (f"Describe the {word}.", f"Describe this {word}.", f"What does the {word} show?")
     if scene.is_video:
         phrasings += (f"What happens in this {word}?", f"What happens in the {word}?", "What happens?")
         phrasings += ("What is happening?", "What is going on?")
     else:
-        phrasings += (
-            f"What is in the {word}?",
-            f"What is in this {word}?",
-            "What do you see?",
-            "What is this?",
-        )
+        phrasings += (f"What is in the {word}?", f"What is in this {word}?", "What do you see?", "What is this?")
     yield Question("describe", phrasings, describe(scene))
     count = len(scene.actors)
     verb, noun = ("is", "object") if count == 1 else ("are", "objects")
-    phrasings = (
-        "How many objects are there?",
-        "How many shapes are there?",
-        f"How many shapes are in the {word}?",
-    )
+    phrasings = ("How many objects are there?", "How many shapes are there?", f"How many shapes are in the {word}?")
     phrasings += (f"How many objects do you see in the {word}?", "Count the shapes.")
     yield Question("count", phrasings, f"There {verb} {NUMBERS[count]} {noun}.")
     phrasings = ("What is the background?", "What does the background look like?", "Describe the background.")
@@ -145,11 +132,7 @@ def _existence(scene: Scene, word: str, rng: np.random.Generator) -> Iterator[Qu
     yield ask(_article(f"{other_color} {subject.shape}"), "No.")
     yield ask(_article(f"{subject.color} {other_shape}"), "No.")
     yield ask(_article(other_shape), "No.")
-    missing = (
-        f"What color is the {other_shape}?",
-        f"Where is the {other_shape}?",
-        f"What does the {other_shape} do?",
-    )
+    missing = (f"What color is the {other_shape}?", f"Where is the {other_shape}?", f"What does the {other_shape} do?")
     yield Question("missing", missing, f"There is no {other_shape}.")
     other_background = _other(BACKGROUNDS, {scene.background}, rng)
     yield Question("yes or no", (f"Is the background {scene.background}?",), "Yes.")
@@ -245,15 +228,9 @@ def _about_start_and_end(actor: Actor, word: str) -> Iterator[Question]:
         if actor.motion is Motion.TURN:
             colors = tuple(f"What color is it {m}?" for m in moments)
             yield Question("start and end", colors, f"It is {color}.")
-    for verb, motion in (("grow", Motion.GROW), ("shrink", Motion.SHRINK), ("change color", Motion.TURN)):
-        answer = "Yes." if actor.motion is motion else "No."
-        yield Question("yes or no", (f"Does it {verb}?",), answer)
-    for verb, motion in (("appear", Motion.APPEAR), ("disappear", Motion.DISAPPEAR)):
+    for motion in (Motion.GROW, Motion.SHRINK, Motion.TURN, Motion.APPEAR, Motion.DISAPPEAR):
+        verb = "change color" if motion is Motion.TURN else motion.value
         yield Question("yes or no", (f"Does it {verb}?",), "Yes." if actor.motion is motion else "No.")
-
-
-def _subjects(scene: Scene) -> list[Actor] | list[Scene]:
-    return [scene] if scene.is_group else list(scene.actors)
 
 
 def _event(subject: Actor | Scene) -> str:
@@ -272,17 +249,8 @@ def _deed(actor: Actor) -> str:
     return "stays still" if actor.motion is Motion.STILL else f"{actor.motion.value}s"
 
 
-def _group(scene: Scene) -> str:
-    actor = scene.actors[0]
-    return f"{NUMBERS[len(scene.actors)]} {actor.size} {actor.color} {_plural(actor.shape)}"
-
-
 def _listed(things: list[str]) -> str:
     return things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
-
-
-def _sized(actor: Actor) -> str:
-    return f"a {actor.size} {actor.color} {actor.shape}"
 
 
 def _name(actor: Actor) -> str:

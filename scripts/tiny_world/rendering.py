@@ -1,9 +1,9 @@
-"""Pictures of scenes: signed distances to antialiased uint8 RGB frames; knows nothing of words."""
+"""Pictures of scenes: signed distances to antialiased uint8 RGB frames."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny_world.scenes import Actor, Motion, Scene
+from tiny_world.scenes import Actor, Scene
 
 RGB = {
     "red": (222, 40, 40),
@@ -28,16 +28,9 @@ Field = NDArray[np.floating]
 def render_clip(
     scene: Scene, times: NDArray[np.float64], size: tuple[int, int], *, color_jitter: float = 0.0
 ) -> NDArray[np.uint8]:
-    """Render a scene at the given times.
+    """Render a scene at times, fractions of the clip, (T,): uint8 RGB, (T, H, W, 3) of a height and width.
 
-    Args:
-        scene: What to draw; it lies in the centre square, the background goes on beyond it.
-        times: Fractions of the clip, shape (T,).
-        size: Height and width in pixels.
-        color_jitter: Standard deviation of a colour shift for the whole scene, in uint8 levels.
-
-    Returns:
-        uint8 RGB, (T, H, W, 3).
+    The scene lies in the centre square. `color_jitter` is the standard deviation of a colour shift in uint8 levels.
     """
     height, width = size
     side = min(height, width)
@@ -47,25 +40,19 @@ def render_clip(
     jitter = rng.normal(0.0, 1.0, (5, 3)) * color_jitter
     background = _background(scene, x[None, :], y[:, None], rng) + jitter[4]
     frames = np.repeat(background[None].astype(np.float32), len(times), axis=0)
-    begin, end = scene.motion_span
-    progress = np.clip((np.asarray(times) - begin) / (end - begin), 0.0, 1.0)
     for number, actor in enumerate(scene.actors):
-        for frame, moment in zip(frames, progress, strict=True):
-            _paint(frame, actor, float(moment), (x, y, side), jitter[number if not scene.is_group else 0])
+        for frame, time in zip(frames, times, strict=True):
+            moment = scene.moment_of(float(time))
+            if actor.is_visible(moment):
+                _paint(frame, actor, moment, (x, y, side), jitter[number if not scene.is_group else 0])
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
 def _paint(
     frame: Field, actor: Actor, moment: float, grid: tuple[Field, Field, int], jitter: NDArray[np.float64]
 ) -> None:
-    """Paint an actor onto one float32 frame, touching only the pixels around it."""
-    if actor.motion is Motion.APPEAR and moment < actor.switch_time:
-        return
-    if actor.motion is Motion.DISAPPEAR and moment >= actor.switch_time:
-        return
     x, y, side = grid
-    center_x, center_y = (a + (b - a) * moment for a, b in zip(actor.start, actor.end, strict=True))
-    radius = actor.radius[0] + (actor.radius[1] - actor.radius[0]) * moment
+    center_x, center_y, radius = actor.place_at(moment)
     reach = 1.25 * radius + 2.0 / side
     columns = slice(*np.searchsorted(x, (center_x - reach, center_x + reach)))
     rows = slice(*np.searchsorted(y, (center_y - reach, center_y + reach)))
@@ -74,8 +61,7 @@ def _paint(
     cos, sin = np.cos(actor.tilt_radians), np.sin(actor.tilt_radians)
     distance = _distance(actor.shape, cos * dx + sin * dy, cos * dy - sin * dx)
     alpha = np.clip(0.5 - distance * radius * side, 0.0, 1.0)[..., None].astype(np.float32)
-    is_turned = actor.motion is Motion.TURN and moment >= actor.switch_time
-    color = np.asarray(RGB[actor.color_at_end if is_turned else actor.color]) + jitter
+    color = np.asarray(RGB[actor.color_at(moment)]) + jitter
     frame[rows, columns] += alpha * (color.astype(np.float32) - frame[rows, columns])
 
 

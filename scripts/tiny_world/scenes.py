@@ -1,7 +1,6 @@
-"""Scenes of the drawn world: what is there and what it does; knows nothing of pixels or of words.
+"""Scenes of the drawn world: what is there and what it does.
 
-Positions and radii are fractions of the centre square's side, x to the right and y downwards.
-Times are fractions of the clip, 0 at its first frame and 1 at its end.
+Positions and radii are fractions of the centre square's side, x to the right and y downwards; times of the clip.
 """
 
 from dataclasses import dataclass, replace
@@ -71,6 +70,18 @@ class Actor:
         if self.shape not in SHAPES or {self.color, self.color_at_end} - set(COLORS):
             raise ValueError(f"unknown shape or color: {self.shape}, {self.color}")
 
+    def is_visible(self, moment: float) -> bool:
+        """Whether the actor is there: one that appears is not before its switch, one that disappears not after."""
+        return self.motion is not (Motion.DISAPPEAR if moment >= self.switch_time else Motion.APPEAR)
+
+    def color_at(self, moment: float) -> str:
+        return self.color_at_end if self.motion is Motion.TURN and moment >= self.switch_time else self.color
+
+    def place_at(self, moment: float) -> tuple[float, float, float]:
+        """Return the centre and the radius."""
+        x, y = (a + (b - a) * moment for a, b in zip(self.start, self.end, strict=True))
+        return x, y, self.radius[0] + (self.radius[1] - self.radius[0]) * moment
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -91,15 +102,14 @@ class Scene:
         """Whether the scene shows several equal shapes that do the same."""
         return len(self.actors) > 1 and len({(a.shape, a.color) for a in self.actors}) == 1
 
+    def moment_of(self, time: float) -> float:
+        """Return how far the motion is at a time of the clip, 0 to 1."""
+        begin, end = self.motion_span
+        return float(np.clip((time - begin) / (end - begin), 0, 1))
+
 
 def draw_scene(rng: np.random.Generator, *, is_video: bool, shares: Shares = (0.5, 0.2, 0.3)) -> Scene:
-    """Draw a scene at random.
-
-    Args:
-        rng: Where chance comes from.
-        is_video: Whether anything may move.
-        shares: How likely are one shape, a group of equal ones, and different ones.
-    """
+    """Draw a scene at random; `shares`: how likely are one shape, a group of equal ones, and different ones."""
     makers = (_moving_actor, _moving_group, _moving_pair) if is_video else (_still_actor, _still_group, _still_mixture)
     chosen = int(rng.choice(len(makers), p=shares))
     begin = float(rng.uniform(0.0, 0.15))
@@ -112,8 +122,7 @@ def draw_scene(rng: np.random.Generator, *, is_video: bool, shares: Shares = (0.
     )
 
 
-def make_actor(rng: np.random.Generator, motion: Motion, center: Point, *, size: str | None = None) -> Actor:
-    """Make an actor of random shape and color that does `motion` in place at `center`."""
+def _make_actor(rng: np.random.Generator, motion: Motion, center: Point, *, size: str | None = None) -> Actor:
     color, other_color = (str(c) for c in rng.choice(COLORS, 2, replace=False))
     size = size or str(rng.choice(["small", "large"]))
     radius = float(rng.uniform(*(SMALL_RADIUS if size == "small" else LARGE_RADIUS)))
@@ -135,9 +144,8 @@ def make_actor(rng: np.random.Generator, motion: Motion, center: Point, *, size:
     )
 
 
-def travel(actor: Actor, rng: np.random.Generator) -> Actor:
-    """Send an actor across the picture if its motion is a direction."""
-    if actor.motion not in DIRECTIONS:
+def _travel(actor: Actor, rng: np.random.Generator) -> Actor:
+    if actor.motion not in DIRECTIONS:  # it stays in its place
         return actor
     dx, dy = DIRECTIONS[actor.motion]
     begin, end = (float(rng.uniform(0.25, 0.35)) for _ in range(2))
@@ -147,24 +155,20 @@ def travel(actor: Actor, rng: np.random.Generator) -> Actor:
     return replace(actor, start=start, end=stop)
 
 
-def _uniform_point(rng: np.random.Generator, low: float, high: float) -> Point:
-    return float(rng.uniform(low, high)), float(rng.uniform(low, high))
-
-
 def _moving_actor(rng: np.random.Generator) -> tuple[Actor, ...]:
     motion = Motion(str(rng.choice([m.value for m in Motion])))
-    return (travel(make_actor(rng, motion, _uniform_point(rng, 0.3, 0.7)), rng),)
+    return (_travel(_make_actor(rng, motion, (float(rng.uniform(0.3, 0.7)), float(rng.uniform(0.3, 0.7)))), rng),)
 
 
 def _moving_group(rng: np.random.Generator) -> tuple[Actor, ...]:
     axis_motions = [Motion.RIGHT, Motion.LEFT, Motion.UP, Motion.DOWN]
     motion = axis_motions[rng.integers(4)] if rng.random() < 0.7 else Motion.STILL
-    first = replace(make_actor(rng, motion, (0.5, 0.5), size="small"), radius=(float(rng.uniform(*GROUP_RADIUS)),) * 2)
+    first = replace(_make_actor(rng, motion, (0.5, 0.5), size="small"), radius=(float(rng.uniform(*GROUP_RADIUS)),) * 2)
     num_actors = int(rng.integers(2, 5))
     if motion is Motion.STILL:
         return _in_slots(first, num_actors, rng)
     lanes = [(k + 0.5) / num_actors for k in range(num_actors)]
-    moved = travel(first, rng)
+    moved = _travel(first, rng)
     is_horizontal = motion in (Motion.RIGHT, Motion.LEFT)
     return tuple(
         replace(moved, start=(moved.start[0], lane), end=(moved.end[0], lane))
@@ -185,10 +189,10 @@ def _moving_pair(rng: np.random.Generator) -> tuple[Actor, ...]:
     for motion, middle in ((first, 0.27), (second, 0.73)):
         lane = middle + float(rng.uniform(-0.03, 0.03))
         along = float(rng.uniform(0.3, 0.7))
-        actor = make_actor(rng, motion, (along, lane) if lanes_are_rows else (lane, along))
+        actor = _make_actor(rng, motion, (along, lane) if lanes_are_rows else (lane, along))
         if motion in (Motion.GROW, Motion.SHRINK):
             actor = replace(actor, radius=(min(actor.radius[0], 0.21), min(actor.radius[1], 0.21)))
-        pair.append(travel(actor, rng))
+        pair.append(_travel(actor, rng))
     if first is second:
         times = rng.permutation([float(rng.uniform(0.2, 0.4)), float(rng.uniform(0.6, 0.75))])
         pair = [replace(a, switch_time=float(t)) for a, t in zip(pair, times, strict=True)]
@@ -198,22 +202,21 @@ def _moving_pair(rng: np.random.Generator) -> tuple[Actor, ...]:
 def _still_actor(rng: np.random.Generator) -> tuple[Actor, ...]:
     cell = (0.22, 0.5, 0.78)
     x, y = (float(rng.choice(cell) + rng.uniform(-0.04, 0.04)) for _ in range(2))
-    return (make_actor(rng, Motion.STILL, (x, y)),)
+    return (_make_actor(rng, Motion.STILL, (x, y)),)
 
 
 def _still_group(rng: np.random.Generator) -> tuple[Actor, ...]:
-    return _in_slots(make_actor(rng, Motion.STILL, (0.5, 0.5)), int(rng.integers(2, 5)), rng)
+    return _in_slots(_make_actor(rng, Motion.STILL, (0.5, 0.5)), int(rng.integers(2, 5)), rng)
 
 
 def _still_mixture(rng: np.random.Generator) -> tuple[Actor, ...]:
     num_actors = int(rng.integers(2, 4))
-    placed = _in_slots(make_actor(rng, Motion.STILL, (0.5, 0.5)), num_actors, rng)
-    others = [make_actor(rng, Motion.STILL, actor.start) for actor in placed]
+    placed = _in_slots(_make_actor(rng, Motion.STILL, (0.5, 0.5)), num_actors, rng)
+    others = [_make_actor(rng, Motion.STILL, actor.start) for actor in placed]
     return _made_distinct(others, rng)
 
 
 def _in_slots(actor: Actor, num_actors: int, rng: np.random.Generator) -> tuple[Actor, ...]:
-    """Copy an actor into the quarters of the picture, in reading order."""
     quarters = [(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)]
     chosen = sorted(int(i) for i in rng.choice(4, num_actors, replace=False))
     centers = [

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from tiny_world.architecture import NUM_FRAMES
-from tiny_world.batches import NOT_DRAWN
-from tiny_world.labels import DEED_SIZES, IGNORED, NUM_DEED_FRAMES
+from tiny_world.batches import DEED_SIZES, IGNORED, NOT_DRAWN, NUM_DEED_FRAMES
 from tiny_world.scenes import COLORS, SHAPES
 
 DEED_WEIGHT = 0.3  # against the answers' loss
@@ -82,13 +81,9 @@ class DeedHeads(nn.Module):
 def deed_loss(
     heads: DeedHeads, states: torch.Tensor, is_video: torch.Tensor, deeds: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """Return the loss of the read-outs from the last frames' patches, and the share of motions that are right.
+    """Return the loss of the read-outs from the last frames' patches, and the share of right motions.
 
-    Args:
-        heads: The read-outs.
-        states: Hidden states, (B, T, width).
-        is_video: Where the clip's tokens are, bool, (B, T).
-        deeds: int64, (B, 2, 16, 4), as `labels.deeds` gives them.
+    `states`: (B, T, width); `is_video`: the clip's tokens, bool, (B, T); `deeds`: of the batch, (B, 2, 16, 4).
     """
     of_frames = states[is_video].view(len(states), NUM_FRAMES, -1, states.shape[-1])
     patches = of_frames[:, -NUM_DEED_FRAMES:, 1:]  # behind the class token
