@@ -82,7 +82,7 @@ def main() -> int:
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         make_checkpoint(Path(folder))
-        plain, quantized = (load(folder, device="cpu", load_4bit=is_4bit) for is_4bit in (False, True))
+        plain, quantized = (load(folder, device="cpu", load_4bit=is_4bit, cache=False) for is_4bit in (False, True))
     kinds = {
         "equal to model.generate": list(compare_all(plain, quantized)),
         "cached equal to uncached and to model.generate": list(compare_cached(plain)),

@@ -132,9 +132,9 @@ def clock(seconds: float) -> str:
     """Return a time as people read it: 7.25 s, 1:07.3, 1:01:07."""
     if seconds < 60:
         return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds, 1), 60)
+    minutes, remainder = divmod(round(seconds, 1), 60)
     if minutes < 60:
-        return f"{int(minutes)}:{rest:04.1f}"
+        return f"{int(minutes)}:{remainder:04.1f}"
     hours, minutes = divmod(int(round(seconds) // 60), 60)
     return f"{hours}:{minutes:02}:{round(seconds) % 60:02}"
 

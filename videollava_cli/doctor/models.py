@@ -44,17 +44,17 @@ def check_models(settings: Settings, facts: Mapping[str, Any]) -> Checked:
 
 def _look_at(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
     files, size = _look_at_files(settings)
-    free, spread, offloaded = _free_memory(settings, facts)
+    free, in_total, offloaded = _free_memory(settings, facts)
     need = need_4bit = None
     fit = "unknown"
     if size is not None:
         bits = 32 if facts["dtype"] == "float32" else 16
         need = needed_memory(size, settings, bits)
         need_4bit = needed_memory(size, replace(settings, load_4bit=True, load_8bit=False), bits)
-        if free is not None and spread is not None:
+        if free is not None and in_total is not None:
             has_4bit = facts["four_bit"]["is_usable"] and need_4bit.total <= free
             fit = "fits_with_load_4bit" if has_4bit else "does_not_fit"
-            if need.total <= spread:
+            if need.total <= in_total:
                 fit = "fits" if need.total <= free else "fits_spread"
     is_quantized = settings.load_4bit or settings.load_8bit
     return {
@@ -67,7 +67,7 @@ def _look_at(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
         "runs_offloaded": need is not None and not is_quantized and need.total <= (offloaded or 0),
         "need": need and asdict(need) | {"total": need.total},
         "need_4bit": need_4bit and asdict(need_4bit) | {"total": need_4bit.total},
-        "free_bytes": spread,
+        "free_bytes": in_total,
     }
 
 
@@ -81,8 +81,8 @@ def _free_memory(settings: Settings, facts: Mapping[str, Any]) -> tuple[int | No
     # The loader spreads a model over several devices unless one was named by its number.
     if free is None or device == "mps" or settings.device.startswith("cuda:"):
         return free, free, free
-    spread = sum(gpus.values())
-    return free, spread, spread + (available or 0)
+    in_total = sum(gpus.values())
+    return free, in_total, in_total + (available or 0)
 
 
 def _look_at_files(settings: Settings) -> tuple[dict[str, Any], ModelSize | None]:

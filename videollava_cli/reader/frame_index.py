@@ -182,12 +182,12 @@ def index_from_table(stream: VideoStream, format_name: str, num_bytes: int) -> t
         timestamps.append(entry.timestamp)
         if entry.is_keyframe:
             keys.append(number)
-    decoding_order = np.asarray(timestamps, np.int64)
+    in_decode_order = np.asarray(timestamps, np.int64)
     is_whole = len(timestamps) == stream.frames and keys[:1] == array("q", [0])
-    is_ascending = bool((np.diff(decoding_order) > 0).all())
+    is_ascending = bool((np.diff(in_decode_order) > 0).all())
     if is_cut_off or not (is_plain and is_whole and is_ascending) or (is_intra and len(keys) < len(timestamps)):
         return None, is_cut_off and format_name == MOV
-    return TableIndex(decoding_order, keys.tolist(), reorder_window=0 if is_intra else REORDER_WINDOW), False
+    return TableIndex(in_decode_order, keys.tolist(), reorder_window=0 if is_intra else REORDER_WINDOW), False
 
 
 def index_from_packets(container: InputContainer, stream: VideoStream, check: Callable[[], None]) -> PacketIndex | None:

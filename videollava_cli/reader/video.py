@@ -51,7 +51,7 @@ def read_clip(reading: Reading, sampling: Sampling) -> Medium:
     if table and not clip:
         with opened(file) as container:
             clip = _by_packets(reading, sampling, container)
-    clip = clip or _by_decoding(reading, sampling)
+    clip = clip or _by_full_decode(reading, sampling)
     return replace(clip, notices=(*notices, *clip.notices), details=tuple(details))
 
 
@@ -81,7 +81,7 @@ def _by_packets(reading: Reading, sampling: Sampling, container: InputContainer)
     return None
 
 
-def _by_decoding(reading: Reading, sampling: Sampling) -> Medium:
+def _by_full_decode(reading: Reading, sampling: Sampling) -> Medium:
     name = reading.file.name
     expected = sampling.chosen(_packet_seconds(reading))
     decoded = _decode_all(reading, set(expected))
