@@ -171,7 +171,7 @@ def test_help_imports_no_line_editor_and_no_heavy_library():
 
     done = subprocess.run(run, capture_output=True, check=True, text=True)
 
-    assert "videollava_cli.commands.chat" in done.stderr
+    assert "videollava_cli.chat.repl" in done.stderr
     assert not re.search(r"\| +(prompt_toolkit|torch|transformers|numpy|PIL|av)\b", done.stderr)
 
 
