@@ -122,3 +122,23 @@ def test_bytes_that_are_no_text_do_not_hold_back_what_follows(small):
     pieces = [detokenizer.add(token) for token in (*garbage, *word)]
 
     assert "".join(pieces).endswith("circle")
+
+
+@pytest.mark.parametrize(
+    ("extreme", "limit"),
+    [
+        ({"temperature": 1e-40}, {}),
+        ({"temperature": 5e-324, "top_k": 7}, {}),
+        ({"temperature": 1e-12, "repetition_penalty": 1e-300}, {"repetition_penalty": 1e-15}),
+        ({"temperature": 0.7, "top_p": 1e-40}, {}),
+        ({"repetition_penalty": 1e-40}, {"repetition_penalty": 1e-15}),
+        ({"repetition_penalty": 1e40}, {"repetition_penalty": 1e15}),
+        ({"repetition_penalty": 1e308, "temperature": 1.0}, {"repetition_penalty": 1e15, "temperature": 1.0}),
+        ({"temperature": 1e300, "seed": 3}, {"temperature": 1e30, "seed": 3}),
+    ],
+)
+def test_values_that_no_float32_holds_sample_as_their_limit_does(engine, extreme, limit):
+    def ids(values):
+        return collected_ids(engine, requests_with(engine, (20, 20), **values))
+
+    assert ids(extreme) == ids(limit)

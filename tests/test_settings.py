@@ -234,6 +234,8 @@ def test_unknown_option_from_python_is_refused_with_a_suggestion(presets):
         ({"temperature": -0.1}, "temperature is -0.1: give 0 for greedy answers, or more to sample"),
         ({"temperature": float("nan")}, "temperature is nan: give a finite number"),
         ({"temperature": float("inf")}, "temperature is inf: give a finite number"),
+        ({"temperature": 10**400}, f"temperature is {10**400}: give a finite number"),
+        ({"top_k": 10**400, "temperature": 1.0}, f"top_k is {10**400}: give a finite number"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0: give more than 0 and at most 1"),
         ({"temperature": 1.0, "top_p": 1.1}, "top_p is 1.1: give more than 0 and at most 1"),
         ({"temperature": 1.0, "top_k": 0}, "top_k is 0: give at least 1"),

@@ -7,6 +7,7 @@ add a setting, add a field to `Settings`.
 import difflib
 import math
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -25,6 +26,9 @@ Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
 ENVIRONMENT_PREFIX = "VLLAVA_"
 SWITCH_WORDS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 XDG_DEFAULTS = {"CONFIG": ".config", "CACHE": ".cache", "STATE": ".local/state"}
+GREEDY_BELOW = (
+    1e-5  # temperatures, as in vLLM: the likeliest token has all the probability, and logits / 1e-40 is infinite
+)
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
 HINTS = {
     "flash_attn": "; say attn_implementation = 'flash_attention_2'",
@@ -145,6 +149,11 @@ class Settings:
             raise UsageError(problems[0])
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature < GREEDY_BELOW
+
+    @property
     def sampling(self) -> Sampling:
         """Which frames of a clip to take."""
         return Window(self.start, self.end) if self.at is None else Moments(_seconds(self.at))
@@ -160,7 +169,7 @@ IDENTITY_KEYS = tuple(key for key, setting in SETTINGS.items() if setting.is_ide
 
 
 def _problem(value: Any, setting: Setting) -> str | None:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # nor is nan
         return f"{value}: give a finite number"
     if setting.choices and value not in setting.choices:
         return f"{value!r}: choose from {', '.join(setting.choices)}"

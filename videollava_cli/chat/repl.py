@@ -103,7 +103,7 @@ class Repl:
                 remedy = f"/set max_new_tokens {2 * last.usage.new_tokens} allows more"
                 self.console.notice(last.usage.cut_off_notice(session.context_length, remedy))
         session.warn_when_full()
-        if session.turns == before and session.settings.temperature == 0:  # only /retry leaves as many turns
+        if session.turns == before and session.settings.is_greedy:  # only /retry leaves as many turns
             self.console.notice("greedy answers are always the same: /set temperature 0.7 makes them vary")
 
     def _save(self) -> None:

@@ -167,7 +167,7 @@ class Session:
         if not conversation.media:
             self._notify_once("nothing", "no video or image is shown yet: /video PATH or /image PATH shows one")
         settings = self.settings
-        if settings.temperature > 0:
+        if not settings.is_greedy:
             settings = replace(settings, seed=(settings.seed + self._num_retries) % (1 << 63))
         text, is_whole = "", False
 

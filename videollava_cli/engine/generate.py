@@ -31,6 +31,7 @@ STEPS_AHEAD = 256
 # Sequences that have ended run along in static decode until no more than this share is open: leaving one out means a
 # new capture. So at most half of the cache is read in vain, and N sequences are captured at most log2(N) times more.
 MIN_OPEN_SHARE = 0.5
+MAX_PENALTY = 1e20  # and its inverse is the smallest: beyond, logits overflow float32, and answers would be the same
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +130,7 @@ class ModelRunner:
         if settings.repetition_penalty != 1.0:
             sequence.occurred = torch.zeros(self.vocabulary_size, dtype=torch.bool, device=device)  # (vocab,)
             sequence.occurred[torch.tensor(sequence.ids, device=device)] = True
-        if settings.temperature > 0:
+        if not settings.is_greedy:
             sequence.generator = torch.Generator(device).manual_seed(settings.seed)
             for _ in sequence.token_ids:  # of a preempted sequence, which goes on drawing where it was
                 torch.empty(self.vocabulary_size, device=device).exponential_(generator=sequence.generator)
@@ -356,10 +357,10 @@ def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> torch.Tenso
         return torch.cat([sample(row[None], [one]) for row, one in zip(logits, sequences, strict=True)])
     occurred = [sequence.occurred for sequence in sequences if sequence.occurred is not None]
     if occurred:
-        penalty = settings.repetition_penalty
+        penalty = min(max(settings.repetition_penalty, 1 / MAX_PENALTY), MAX_PENALTY)
         penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
         logits = torch.where(torch.stack(occurred), penalized, logits)  # (S, vocab)
-    if settings.temperature > 0:
+    if not settings.is_greedy:
         scores = logits / settings.temperature  # (S, vocab)
         if settings.top_k is not None:
             scores = TopKLogitsWarper(settings.top_k)(None, scores)
