@@ -26,9 +26,8 @@ Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
 ENVIRONMENT_PREFIX = "VLLAVA_"
 SWITCH_WORDS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 XDG_DEFAULTS = {"CONFIG": ".config", "CACHE": ".cache", "STATE": ".local/state"}
-GREEDY_BELOW = (
-    1e-5  # temperatures, as in vLLM: the likeliest token has all the probability, and logits / 1e-40 is infinite
-)
+# Temperatures, as in vLLM: the likeliest token has all the probability, and logits / 1e-40 would be infinite.
+GREEDY_BELOW = 1e-5
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
 HINTS = {
     "flash_attn": "; say attn_implementation = 'flash_attention_2'",
