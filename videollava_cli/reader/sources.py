@@ -134,6 +134,7 @@ def _web_opener() -> "urllib.request.OpenerDirector":
         def redirect_request(
             self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
         ) -> urllib.request.Request | None:
+            """Follow a redirect to http or https only."""
             if not newurl.lower().startswith(("http://", "https://")):
                 raise urllib.error.URLError(f"it redirects to {newurl}, which is not http or https")
             return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
