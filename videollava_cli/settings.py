@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.media import NUM_FRAMES
 from videollava_cli.sampling import Moments, Sampling, Window
+from videollava_cli.text import check_unicode, decoded, parsed
 
 Scope = Literal["engine", "answer"]  # fixed when an engine is loaded, or free to change from answer to answer
 Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
@@ -141,6 +142,9 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        for key in DEFAULTS:
+            if isinstance(value := getattr(self, key), str):
+                check_unicode(value, key)
         for key, setting in SETTINGS.items():
             if (value := getattr(self, key)) is not None and (problem := _problem(value, setting)):
                 raise UsageError(f"{key} is {problem}")
@@ -301,10 +305,10 @@ def _read_preset(model: str, presets: Path) -> dict[str, Any]:
 
 def _read_toml(path: Path, *, is_preset: bool = False) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parsed(tomllib.loads, decoded(path.read_bytes(), f"the config file {str(path)!r}"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"the config file {str(path)!r} is not TOML: {error}") from error
     return _checked(values, repr(str(path)), is_preset=is_preset)
 

@@ -11,6 +11,7 @@ from videollava_cli.errors import CheckpointError, UsageError, first_line
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
 from videollava_cli.settings import Settings
+from videollava_cli.text import parsed
 
 BUNDLED_SCHEME = "bundled:"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[1] / "bundled"
@@ -226,7 +227,7 @@ def _image_processor(folder: Path, name: str) -> dict[str, Any]:
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(json.loads, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{name!r} is no checkpoint: it has no {path.name}") from error
     except (OSError, ValueError) as error:
