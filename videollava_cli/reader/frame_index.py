@@ -54,8 +54,6 @@ class SeekPoint:
 class TableIndex:
     """A frame index from the sample table of an mp4 or mov file, which has decoding timestamps: no packet is read."""
 
-    is_in_order = False  # unknown, until packets are read
-
     def __init__(self, timestamps: "NDArray[np.int64]", keys: list[int], *, reorder_window: int) -> None:
         self.num_frames = len(timestamps)
         self._reorder_window = reorder_window
@@ -104,14 +102,12 @@ class PacketIndex:
     """A frame index from one pass over all packets, none of which was decoded.
 
     `pts` are the timestamps of all frames, int64, (N,), in the order of their packets; `keys` those of the key packets,
-    each with its place among the packets. `is_in_order` says whether the frames are shown in the order of their
-    packets, if the timestamps are true.
+    each with its place among the packets.
     """
 
     def __init__(self, pts: "NDArray[np.int64]", keys: Sequence[tuple[int, int]], clock: Clock) -> None:
         self.num_frames = len(pts)
         self._places = np.argsort(pts)
-        self.is_in_order = bool((np.diff(self._places) > 0).all())
         self._pts = pts[self._places]
         self._keys = sorted(keys)
         self._clock = clock

@@ -5,11 +5,13 @@ frame needs, and drained. GOPs go to several threads, each with a container of i
 lock while it decodes.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from threading import Event
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from videollava_cli.reader.bitstream import VideoPacket
 
 PIXELS_AT_ONCE = 20_000_000  # of the pictures that all decoders have in work: two of 4K, or one of 8K
+# Codecs whose packets may stand in another order than that in which their frames are shown.
+REORDERED_CODECS = {"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1"}
 SERIAL_SHARE = 0.1  # of the work of threads that share one decoder (`scripts/bench read`, the clip of one key frame)
 
 
@@ -159,6 +163,7 @@ class _Decoder:
         self._packets = _packets(container, self._stream)
         self._is_anchored = True
         context = self._stream.codec_context
+        self._is_reordered = context.codec.canonical_name in REORDERED_CODECS
         self._is_disposable = disposable_by(context.codec.canonical_name, context.extradata)
         # FFmpeg's HEVC decoder skips pictures on which those of a higher layer may build.
         self._between: Literal["DEFAULT", "NONREF"] = "DEFAULT" if context.codec.canonical_name == "hevc" else "NONREF"
@@ -169,31 +174,39 @@ class _Decoder:
             self._container.seek(start.seek_to, stream=self._stream)
             self._packets = _packets(self._container, self._stream)
         self._is_anchored = start.seek_to is None
-        is_in_order = True
-        fed: dict[int, int] = {}
-        pictures: dict[int, Picture] = {}
+        self._num_shown, self._has_b_pictures, self._last_pts = 0, False, -math.inf
+        is_in_order, num_in_order, last_fed = self._is_reordered, 0, -math.inf
+        fed, pictures = dict[int, int](), dict[int, Picture]()
         for packet, index in self._task.index.with_index(self._packets, start):
             self._task.check()
-            is_in_order &= packet.pts == packet.dts
+            pts = -math.inf if packet.pts is None else packet.pts
+            is_in_order, last_fed = is_in_order and pts > last_fed, pts
+            is_disposable = bool(self._is_disposable and self._is_disposable(bytes(packet)))
+            is_behind = not left
+            if is_behind and not (is_in_order and not packet.is_keyframe and (context.has_b_frames or is_disposable)):
+                self._packets = chain((packet,), self._packets)
+                break
+            num_in_order += is_in_order and index is not None
             if index in left and packet.pts is not None:
                 fed[packet.pts] = index
                 left.remove(index)
                 context.skip_frame = "DEFAULT"
-            elif packet.is_keyframe:
+            elif packet.is_keyframe or is_in_order:
                 context.skip_frame = "DEFAULT"
-            elif self._is_disposable and self._is_disposable(bytes(packet)):
+            elif is_disposable:
                 continue
             else:
                 context.skip_frame = self._between
             pictures |= self._wanted(context.decode(packet), fed)
-            if not left:
+            if is_behind or not (left or self._is_reordered):
                 break
         pictures |= self._wanted(context.decode(None), fed)
         context.flush_buffers()
         if left or len(pictures) < len(wanted):
             raise IndexMismatch("a frame did not come out")
-        # Files copied carelessly from AVI, and ASF, have decoding times where those of presentation should stand.
-        if context.has_b_frames and (is_in_order or self._task.index.is_in_order):
+        # Copies of AVI files, and ASF, have decoding times for presentation times, perhaps with an offset: so all
+        # packets are decoded until their times leave that order, and one behind the last wanted.
+        if is_in_order and context.has_b_frames and (self._has_b_pictures or self._num_shown < num_in_order):
             raise IndexMismatch("the decoder reorders frames, and the timestamps do not")
         return pictures
 
@@ -202,7 +215,14 @@ class _Decoder:
         for frame in frames:
             # Intra-refresh streams call P pictures key frames; what comes next may build on frames never decoded.
             self._is_anchored |= bool(frame.key_frame) and frame.pict_type == PictureType.I
-            index = fed.get(frame.pts) if frame.pts is not None else None
+            self._has_b_pictures |= frame.pict_type == PictureType.B
+            self._num_shown += 1
+            if frame.pts is None:
+                continue
+            if frame.pts <= self._last_pts:
+                raise IndexMismatch("frames come out in another order than that of their timestamps")
+            self._last_pts = frame.pts
+            index = fed.get(frame.pts)
             if index is None:
                 continue
             if frame.is_corrupt or not self._is_anchored:
