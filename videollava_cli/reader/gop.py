@@ -174,39 +174,37 @@ class _Decoder:
             self._container.seek(start.seek_to, stream=self._stream)
             self._packets = _packets(self._container, self._stream)
         self._is_anchored = start.seek_to is None
-        self._num_shown, self._has_b_pictures, self._last_pts = 0, False, -math.inf
-        is_in_order, num_in_order, last_fed = self._is_reordered, 0, -math.inf
+        self._num_shown, self._last_pts = 0, -math.inf
+        is_in_order, num_in_order, num_behind, last_fed = self._is_reordered, 0, 0, -math.inf
         fed, pictures = dict[int, int](), dict[int, Picture]()
         for packet, index in self._task.index.with_index(self._packets, start):
             self._task.check()
             pts = -math.inf if packet.pts is None else packet.pts
             is_in_order, last_fed = is_in_order and pts > last_fed, pts
-            is_disposable = bool(self._is_disposable and self._is_disposable(bytes(packet)))
-            is_behind = not left
-            if is_behind and not (is_in_order and not packet.is_keyframe and (context.has_b_frames or is_disposable)):
+            is_doubtful = is_in_order and not packet.is_keyframe and num_behind < max(1, context.has_b_frames)
+            if not (left or is_doubtful):
                 self._packets = chain((packet,), self._packets)
                 break
+            num_behind += not left
             num_in_order += is_in_order and index is not None
+            context.skip_frame = "DEFAULT"
             if index in left and packet.pts is not None:
                 fed[packet.pts] = index
                 left.remove(index)
-                context.skip_frame = "DEFAULT"
-            elif packet.is_keyframe or is_in_order:
-                context.skip_frame = "DEFAULT"
-            elif is_disposable:
-                continue
-            else:
+            elif not (packet.is_keyframe or is_in_order):
+                if self._is_disposable and self._is_disposable(bytes(packet)):
+                    continue
                 context.skip_frame = self._between
             pictures |= self._wanted(context.decode(packet), fed)
-            if is_behind or not (left or self._is_reordered):
+            if not (left or is_in_order):
                 break
         pictures |= self._wanted(context.decode(None), fed)
         context.flush_buffers()
         if left or len(pictures) < len(wanted):
             raise IndexMismatch("a frame did not come out")
-        # Copies of AVI files, and ASF, have decoding times for presentation times, perhaps with an offset: so all
-        # packets are decoded until their times leave that order, and one behind the last wanted.
-        if is_in_order and context.has_b_frames and (self._has_b_pictures or self._num_shown < num_in_order):
+        # Copies of AVI files, and ASF, have decoding times, perhaps delayed, for those of presentation. So until times
+        # leave that order nothing is skipped, and packets behind the last wanted are decoded that may be shown before.
+        if is_in_order and context.has_b_frames and self._num_shown < num_in_order:
             raise IndexMismatch("the decoder reorders frames, and the timestamps do not")
         return pictures
 
@@ -215,7 +213,6 @@ class _Decoder:
         for frame in frames:
             # Intra-refresh streams call P pictures key frames; what comes next may build on frames never decoded.
             self._is_anchored |= bool(frame.key_frame) and frame.pict_type == PictureType.I
-            self._has_b_pictures |= frame.pict_type == PictureType.B
             self._num_shown += 1
             if frame.pts is None:
                 continue
