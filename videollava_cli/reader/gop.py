@@ -7,18 +7,21 @@ lock while it decodes.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import chain
 from threading import Event
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import av.error
+import av.filter
 import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
@@ -35,15 +38,22 @@ if TYPE_CHECKING:
 PIXELS_AT_ONCE = 20_000_000  # of the pictures that all decoders have in work: two of 4K, or one of 8K
 # Codecs whose packets may stand in another order than that in which their frames are shown.
 REORDERED_CODECS = {"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1"}
+MAX_SIDE_DATA = 64  # kinds that FFmpeg may know: 32 in its version 8.1
+# Codecs whose decoders keep the orientation that a frame tells, perhaps the first alone, until the next, or a seek.
+KEEPS_ORIENTATION = {"hevc", "vvc"}
 SERIAL_SHARE = 0.1  # of the work of threads that share one decoder (`scripts/bench read`, the clip of one key frame)
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A wanted frame, transformed, and its time."""
+    """A wanted frame, transformed, and its time.
+
+    `has_matrix` says whether it came with a display matrix, where the decoder keeps that for the frames behind it.
+    """
 
     seconds: float
     pixels: "NDArray[np.uint8]"
+    has_matrix: bool = False
 
 
 def decode_gops(
@@ -54,9 +64,10 @@ def decode_gops(
     `seek` says whether to seek for a key frame, or to read all packets in front of it. `fresh` is the file, opened
     already and not yet read from. Raises IndexMismatch if a frame did not come out whole, or not where the index said.
     """
-    gops = index.gops(wanted)
     with fresh or opened(reading.file) as container:
         stream = video_stream(container, reading.file.name)
+        keeps_orientation = stream.codec_context.codec.canonical_name in KEEPS_ORIENTATION
+        gops = index.gops({*wanted, 0} if keeps_orientation else wanted)
         in_memory = max(1, PIXELS_AT_ONCE // max(1, stream.width * stream.height))
         costs = [gop[-1] - start.index + 1 for start, gop in gops.items()]
         num_threads = min(reading.num_threads, in_memory)
@@ -72,6 +83,8 @@ def decode_gops(
             pictures = _work(task, container)
             for future in futures:
                 pictures |= future.result()
+    if len({picture.has_matrix for picture in pictures.values()}) > 1:
+        raise IndexMismatch("frames without an orientation, where that of frames before may last")
     return pictures
 
 
@@ -91,9 +104,34 @@ def _num_workers(costs: list[int], num_threads: int) -> int:
 
 
 def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
-    """Return a frame as uint8 RGB, (H, W, 3), turned as its display matrix says (multiples of 90 degrees)."""
+    """Return a frame as uint8 RGB, (H, W, 3), turned and mirrored as its display matrix says, by right angles."""
     rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    return np.ascontiguousarray(np.rot90(rgb, (round(frame.rotation / 90)) % 4)) if frame.rotation else rgb
+    a, b, c, d = _display_matrix(frame) or (1, 0, 0, 1)
+    if abs(b * c) > abs(a * d):
+        rgb, a, d = rgb.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _display_matrix(frame: VideoFrame) -> list[int] | None:
+    """Return (a, b, c, d), in any unit, if a frame has them: its pixel (x, y) is shown at (ax + cy, bx + dy)."""
+    # PyAV's side data and their frame keep each other alive: so take those of a small copy.
+    small = frame.reformat(width=2, height=2, format="gray", interpolation="POINT")
+    try:
+        side_data = small.side_data
+    except ValueError:
+        side_data = _with_known_side_data(small).side_data
+    matrix = cast("Mapping[SideDataType, memoryview]", side_data).get(SideDataType.DISPLAYMATRIX)
+    return None if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+
+
+def _with_known_side_data(frame: VideoFrame) -> VideoFrame:
+    """Return a frame without the side data that PyAV has no name for: it then gives out none at all."""
+    graph = av.filter.Graph()
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))]
+    nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in range(len(SideDataType), MAX_SIDE_DATA)]
+    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+    graph.push(frame)
+    return cast(VideoFrame, graph.pull())
 
 
 def use_threads(stream: VideoStream, reading: Reading, num_decoders: int = 1) -> None:
@@ -164,6 +202,7 @@ class _Decoder:
         self._is_anchored = True
         context = self._stream.codec_context
         self._is_reordered = context.codec.canonical_name in REORDERED_CODECS
+        self._keeps_orientation = context.codec.canonical_name in KEEPS_ORIENTATION
         self._is_disposable = disposable_by(context.codec.canonical_name, context.extradata)
         # FFmpeg's HEVC decoder skips pictures on which those of a higher layer may build.
         self._between: Literal["DEFAULT", "NONREF"] = "DEFAULT" if context.codec.canonical_name == "hevc" else "NONREF"
@@ -225,7 +264,9 @@ class _Decoder:
             if frame.is_corrupt or not self._is_anchored:
                 raise IndexMismatch("a frame is damaged, or builds on others that were not decoded")
             seconds = self._clock.seconds(frame.pts, index)
-            pictures[index] = Picture(seconds, self._task.reading.transform(upright_rgb(frame)))
+            pixels = self._task.reading.transform(upright_rgb(frame))
+            has_matrix = self._keeps_orientation and _display_matrix(frame) is not None
+            pictures[index] = Picture(seconds, pixels, has_matrix)
         return pictures
 
 
