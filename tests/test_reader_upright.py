@@ -49,11 +49,20 @@ def set_display_matrix(path, a, b, c, d):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "mpeg4.mp4", "mjpeg.mov", "hevc.mp4"])
-@pytest.mark.parametrize("scale", [1 << 16, 3 << 15])
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("clip.mp4", 1 << 16),
+        ("clip.mov", 1 << 16),
+        ("clip.mkv", 1 << 16),
+        ("mpeg4.mp4", 3 << 15),
+        ("mjpeg.mov", 1 << 16),
+        ("hevc.mp4", 1 << 16),
+    ],
+)
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
 @pytest.mark.parametrize("start", [None, 2.55])
-def test_clip_is_turned_and_mirrored_as_its_track_says(tmp_path, read, pixels, name, matrix, scale, start):
+def test_clip_is_turned_and_mirrored_as_its_track_says(tmp_path, read, pixels, name, scale, matrix, start):
     recipe = {"clip": H264, "mpeg4": MPEG4, "mjpeg": MJPEG, "hevc": HEVC}[name.partition(".")[0]]
     path = write_frames(tmp_path / name.replace("mkv", "mp4"), [corners()] * NUM_FRAMES, recipe)
     frames = decoded(path)
