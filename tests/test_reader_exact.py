@@ -174,10 +174,10 @@ def clips(tmp_path_factory):
         if name not in made:
             recipe, path = CLIPS[name], folder / name
             if name in REMUXES:
-                # AVI has no HEVC: its times are made those that the copy of an AVI file gets.
+                # AVI has no HEVC, and FFmpeg finds the times of MPEG-4: these get those that other copies have.
                 source = write_drawn(path.with_suffix(".mp4" if "hevc" in name else ".avi"), NUM_FRAMES, recipe)
                 path = folder / f"copy-{name}"
-                remux(source, path, as_from_avi if "hevc" in name else list, flags="+genpts")
+                remux(source, path, list if "h264" in name else as_from_avi, flags="+genpts")
             else:
                 write_drawn(path, NUM_FRAMES, recipe)
             made[name] = decode_all(path, pixels)
