@@ -188,10 +188,10 @@ def test_ask_takes_the_same_fit_and_refuses_the_same_others(photo):
     assert find_checkpoint(resolve({"model": "tiny", "fit": "pad"}, presets=presets_folder())).pixels.fit is Fit.PAD
 
 
-def in_terminal(*arguments, replies=(), **environment):
-    """Run the command in a terminal of 100 by 40 cells that gives each reply once it is asked for it."""
+def in_terminal(*arguments, replies=(), columns=100, lines=40, **environment):
+    """Run the command in a terminal of some size in cells that gives each reply once it is asked for it."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 1000, 800))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 10 * columns, 20 * lines))
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environment = {**inherited, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
     command = [sys.executable, "-m", "videollava_cli", "frames", "-m", "tiny", *map(str, arguments)]
@@ -244,6 +244,19 @@ def test_other_terminal_is_shown_half_blocks_of_the_frames_colours_with_their_ti
     assert "frame 14\r\n" in shown
     levels = {int(level) for level in re.findall(r"48;2;(\d+);\d+;\d+m▀", shown)}
     assert all(min(abs(level - index * LEVEL_STEP) for level in levels) <= 2 for index in range(0, 16, 2))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (80, 30), (100, 40), (200, 30), (40, 60), (40, 20), (300, 12)])
+def test_half_blocks_fit_the_terminal_with_the_line_of_the_prompt(clip, photo, size):
+    columns, lines = size
+
+    for medium in (clip, photo):
+        shown = re.sub(r"\x1b\[[\d;]*m", "", in_terminal(medium, columns=columns, lines=lines)).splitlines()
+        num_lines = sum(max(1, -(-len(line) // columns)) for line in shown)
+        assert max(map(len, shown[-2:])) <= columns
+        assert num_lines < lines
+        # No larger pictures would fit: the sheet is nearly as high or as wide as the terminal.
+        assert num_lines >= 0.6 * lines or max(line.count("▀") for line in shown) >= 0.6 * columns
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb", "COLORTERM": ""}])
