@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from in_process import Done, vllava
 from media_files import COLORS, LEVEL_STEP, corners, write_frames, write_image, write_video
 from PIL import Image
+from transformers import VideoLlavaImageProcessor
 
-from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint, find_pixels
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, resize_image, to_model
 from videollava_cli.settings import presets_folder, resolve
@@ -162,6 +163,27 @@ def test_mistake_is_one_line_with_its_exit_status(photo, monkeypatch, arguments,
     monkeypatch.chdir(photo.parent)
 
     assert frames(*arguments) == Done(status, "", f"vllava: error: {message}\n")
+
+
+@pytest.mark.parametrize("preset", ["7b", "7b-4bit"])
+def test_preset_needs_no_file_of_its_checkpoint(clip, tmp_path, monkeypatch, preset):
+    monkeypatch.chdir(tmp_path)
+    command = ("frames", "-m", preset, clip, "--offline", "-o", "sheet.png", "--fit", "pad")
+
+    done = vllava(*command, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+
+    assert (done.status, done.stdout, done.stderr) == (0, "", "")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 4 * 224
+    refused = vllava(*command, "--revision", "v2")  # which may prepare pictures in another way
+    assert (refused.status, refused.stderr.count("\n")) == (5, 1)
+
+
+@pytest.mark.parametrize("preset", ["7b", "7b-4bit"])
+def test_preset_prepares_pictures_as_the_image_processor_of_its_model_does(preset):
+    reference = VideoLlavaImageProcessor().to_dict()  # its defaults are those of the checkpoint
+
+    assert find_pixels(resolve({"model": preset}, presets=presets_folder())) == PixelSettings.from_config(reference)
 
 
 def test_full_disk_is_one_line(photo, tmp_path):

@@ -22,6 +22,7 @@ from videollava_cli.preprocessing import PixelSettings, crop_offset, uncropped, 
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from videollava_cli.preprocessing import Resize
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
