@@ -10,7 +10,7 @@ from typing import Any, Self
 from videollava_cli.errors import CheckpointError, UsageError, first_line
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
-from videollava_cli.settings import Settings
+from videollava_cli.settings import Settings, preset_image_processor, presets_folder
 from videollava_cli.text import parsed
 
 BUNDLED_SCHEME = "bundled:"
@@ -152,6 +152,17 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
         return _from_config(settings, folder, hub_id, config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
+
+
+def find_pixels(settings: Settings) -> PixelSettings:
+    """Return how the checkpoint of the settings prepares pictures: by its preset, else by its files.
+
+    Raises as `find_checkpoint`, and for a preset nothing: it needs neither files nor network.
+    """
+    config = None if settings.revision else preset_image_processor(settings.model, presets_folder())
+    if config is None:
+        return find_checkpoint(settings).pixels
+    return replace(PixelSettings.from_config(config), fit=Fit(settings.fit))
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
