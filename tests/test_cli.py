@@ -156,7 +156,7 @@ def test_version_is_the_packages_own():
 def test_bytes_on_stdin_that_are_no_medium_are_refused():
     status, message = refusal("ask", "-", QUESTION, stdin=b"Dear diary,\n")
 
-    assert (status, message[:47]) == (3, "'stdin' is no video or image that can be read:")
+    assert (status, message[:47]) == (3, "'stdin' is no video or image that can be read: ")
 
 
 def test_video_on_stdin_is_found(folder):

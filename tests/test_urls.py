@@ -215,6 +215,20 @@ def test_error_about_an_address_holds_no_login(answer):
     assert (done.status, LEAK in done.stderr, f"{base}/a" in done.stderr) == (3, False, True)
 
 
+def test_wrong_usage_is_told_without_the_login_in_it():
+    done = vllava("frames", "a.mp4", f"http://me:{LEAK}@host/a")
+
+    assert (done.status, LEAK in done.stderr, "http://host/a" in done.stderr) == (2, False, True)
+
+
+def test_line_editor_saves_no_login(tmp_path):
+    from videollava_cli.chat.input import SavedHistory
+
+    SavedHistory(str(tmp_path / "lines")).store_string(f"/video http://me:{LEAK}@host/a")
+
+    assert (tmp_path / "lines").read_text().endswith("+/video http://host/a\n")
+
+
 def test_login_that_is_refused_is_told(reader):
     with (
         web_server({None: (401, {}, b"")}) as (base, _),

@@ -162,7 +162,7 @@ def _item(where: str, line: str) -> Item:
     except ValueError as error:
         raise UsageError(f"{where} is no JSON object: {error}") from error
     if not isinstance(entry, dict):
-        raise UsageError(f"{where} is no JSON object: {line[:40]!r}")
+        raise UsageError(f"{where} is no JSON object: {without_logins(line)[:40]!r}")
     path, question = (_text(entry, key, where) for key in ("path", "question"))
     path = local_path(path)
     item_id = entry.get("id", shown_name(path))

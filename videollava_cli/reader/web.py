@@ -26,7 +26,14 @@ ADVICE = {
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "the proxy wants a login",
     HTTPStatus.TOO_MANY_REQUESTS: "it has had too many requests: wait, then try again",
 }
-CERTIFICATES = {10: "it has expired", 18: "it is self-signed", 19: "it is self-signed", 62: "it is for another host"}
+# By OpenSSL's numbers, X509_V_ERR_*.
+CERTIFICATES = {
+    10: "it has expired",
+    18: "it is self-signed",
+    19: "it is self-signed",
+    62: "it is for another host",
+    64: "it is for another host",
+}
 UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
 
