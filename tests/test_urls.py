@@ -9,7 +9,7 @@ from media_files import grey, indices_of, write_image, write_video
 from web_server import web_server
 
 from videollava_cli.errors import MediaError
-from videollava_cli.reader.urls import shown_name, without_logins
+from videollava_cli.reader.urls import is_same_host, shown_name, without_logins
 
 LEAK = "s3cret"
 QUESTION = "What happens?"
@@ -170,6 +170,30 @@ def test_login_is_sent_on_to_the_same_host_only(read, picture):
             read(base.replace("//", f"//me:{LEAK}@") + "/1")
 
     assert [each.authorization is None for each in [*asked, *asked_there]] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("target", "is_sent"),
+    [
+        ("http://host/b", True),
+        ("https://host/b", True),
+        ("https://host:444/b", False),
+        ("http://host:81/b", False),
+        ("http://sub.host/b", False),
+    ],
+)
+def test_host_is_the_same_with_the_same_port_or_behind_tls(target, is_sent):
+    assert is_same_host("http://host/a", target) is is_sent
+    assert not is_same_host("https://host/a", "http://host/a")
+
+
+def test_login_that_is_wanted_behind_a_redirect_to_another_host_is_asked_for(reader):
+    with (
+        web_server({None: (401, {}, b"")}) as (other, _),
+        web_server({None: (302, {"Location": f"{other}/a"}, b"")}) as (base, _),
+        pytest.raises(MediaError, match="401 Unauthorized: it wants a login"),
+    ):
+        reader.find(base.replace("//", f"//me:{LEAK}@") + "/1")
 
 
 def test_login_in_the_address_of_a_redirect_is_used_there(read, picture):

@@ -75,7 +75,12 @@ def authorization(url: str) -> str | None:
     return f"Basic {b64encode(b':'.join(map(unquote_to_bytes, (user, password)))).decode()}"
 
 
-def origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an `http(s)://` URL."""
+def is_same_host(url: str, target: str) -> bool:
+    """Return whether a login for one URL may be sent to the other: all but the path agrees, or https is new."""
+    (scheme, host, port), there = _origin(url), _origin(target)
+    return there == (scheme, host, port) or ((scheme, port), there) == (("http", 80), ("https", host, 443))
+
+
+def _origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

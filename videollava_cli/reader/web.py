@@ -13,7 +13,7 @@ from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
 from videollava_cli.errors import MediaError
-from videollava_cli.reader.urls import authorization, encoded, origin, shown_name, without_logins
+from videollava_cli.reader.urls import authorization, encoded, is_same_host, shown_name, without_logins
 
 TIMEOUT_SECONDS = 30.0  # without a byte from a server
 MALFORMED = "the address is malformed: in a user or password write / ? # as %2F %3F %23"
@@ -62,7 +62,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         target = encoded(newurl)
         request = super().redirect_request(req, fp, code, msg, headers, target)
         login = authorization(newurl)
-        if login is None and origin(target) == origin(req.full_url):
+        if login is None and is_same_host(req.full_url, target):
             login = req.unredirected_hdrs.get("Authorization")
         if request is not None and login is not None:
             request.add_unredirected_header("Authorization", login)
@@ -89,7 +89,8 @@ def opened(url: str) -> Iterator[Any]:
             yield response
     except urllib.error.HTTPError as error:
         error.close()
-        raise MediaError(f"cannot fetch {name}: {status_problem(error.code, has_login=login is not None)}") from error
+        has_login = login is not None and is_same_host(request.full_url, error.url)
+        raise MediaError(f"cannot fetch {name}: {status_problem(error.code, has_login=has_login)}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise MediaError(f"cannot fetch {name}: {network_problem(error)}") from error
 
