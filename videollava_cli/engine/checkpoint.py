@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from videollava_cli.errors import CheckpointError, UsageError, first_line
+from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
 from videollava_cli.settings import Settings
@@ -150,7 +150,7 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     try:
         return _from_config(settings, folder, hub_id, config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
+        raise CheckpointError(f"config.json of {settings.model!r} makes no sense: it may be damaged") from error
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
