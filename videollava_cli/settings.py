@@ -399,7 +399,7 @@ def _checked(values: Mapping[str, Any], name_of: Callable[[str], str] = str, *, 
             value = setting.parse(given) if setting.parse and isinstance(given, str) else given
         except ValueError as error:
             raise UsageError(f"{name} is {given!r}: {setting.advice}") from error
-        if problem := _type_problem(value, TYPES[key]) or _problem(value, setting):
+        if problem := _type_problem(value, TYPES[key]) or (value is not None and _problem(value, setting)):
             raise UsageError(f"{name} is {problem}")
         checked[key] = value
     return checked
