@@ -58,6 +58,9 @@ class Job:
     ray: str | None = None
 
 
+OnRay = Callable[[Job, Sequence[Item], Checkpoint, BatchStats, Console], Generator[Outcome, None, None]]
+
+
 def list_items(job: Job, console: Console) -> ExitStatus:
     """Print the items that would be asked, as lines that --questions takes; media on this disk are opened."""
     held = read_held(job.output) if job.output and not job.is_fresh else Held()
@@ -68,22 +71,22 @@ def list_items(job: Job, console: Console) -> ExitStatus:
     with Reader(job.settings) as reader:
         for about_it in by_medium(left):
             unread = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
-            for item in about_it:
-                error = _question_error(item) or unread
-                is_no_media = error is not None and may_be_no_medium(item)
-                if error is None:
+            for outcome in outcomes_of(about_it, ReadResult(None, unread, 0.0, is_found=unread is None)):
+                item, error = outcome.item, outcome.error
+                is_asked = unread is None and error is None
+                if is_asked:
                     num_asked += 1
                 else:
-                    stats.add(Outcome(item, error=None if is_no_media else error))
-                if not is_no_media:
+                    stats.add(outcome)
+                if is_asked or error:
                     line = {"id": item.id, "path": item.path, "question": item.question}
                     console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
     console.notice(f"would ask {num_asked:,}{stats.others}")
     return _status(stats)
 
 
-def run(job: Job, console: Console) -> ExitStatus:
-    """Ask what has no line yet, and write the lines; whatever ends it, say what it came to."""
+def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
+    """Ask what has no line yet, here or `on_ray`, and write the lines; whatever ends it, say what it came to."""
     checkpoint = find_checkpoint(job.settings)
     is_hidden = console.is_quiet or (job.output is None and sys.stdout is not None and sys.stdout.isatty())
     with ExitStack() as stack:
@@ -95,9 +98,7 @@ def run(job: Job, console: Console) -> ExitStatus:
         interrupts = stack.enter_context(Interrupts(lambda: console.notice(WAITING)))
         shown = stack.enter_context(meter(is_hidden=is_hidden))
         if job.ray:
-            from videollava_cli.batch.ray import answer_on_ray
-
-            outcomes = answer_on_ray(job, left, checkpoint, stats, console)
+            outcomes = on_ray(job, left, checkpoint, stats, console)
         else:
             outcomes = Pipeline(job, checkpoint, stats, console, interrupts).run(left)
         try:
