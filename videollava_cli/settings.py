@@ -149,8 +149,8 @@ class Settings:
         for key, setting in SETTINGS.items():
             if (value := getattr(self, key)) is not None and (problem := _problem(value, setting)):
                 raise UsageError(f"{key} is {problem}")
-        if problems := [*_clip_problems(self), *_combination_problems(self)]:
-            raise UsageError(problems[0])
+        if problem := next(_problems(self), None):
+            raise UsageError(problem)
 
     @property
     def is_greedy(self) -> bool:
@@ -180,9 +180,18 @@ def _problem(value: Any, setting: Setting) -> str | None:
     return None if setting.accepts(value) else f"{value}: {setting.advice}"
 
 
-def _clip_problems(s: Settings) -> Iterator[str]:
+def _problems(s: Settings) -> Iterator[str]:
     if s.end is not None and s.end <= (s.start or 0):
         yield f"end is {s.end}: give seconds after the start, {s.start or 0}"
+    if s.temperature == 0 and (s.top_p is not None or s.top_k is not None):
+        yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
+    if s.load_4bit and s.load_8bit:
+        yield "load_4bit and load_8bit exclude each other: give one of them"
+    if s.attn_implementation == "flash_attention_2":
+        if s.device == "cpu" or s.device.startswith("mps"):
+            yield f"Flash-Attention 2 needs a CUDA GPU, and the device is {s.device!r}: leave --flash-attn out"
+        if s.dtype == "float32":
+            yield "Flash-Attention 2 needs float16 or bfloat16, and dtype is 'float32': give --dtype float16"
     if s.at is None:
         return
     try:
@@ -200,18 +209,6 @@ def _clip_problems(s: Settings) -> Iterator[str]:
 
 def _seconds(at: str) -> tuple[float, ...]:
     return tuple(float(text) for text in at.split(","))
-
-
-def _combination_problems(s: Settings) -> Iterator[str]:
-    if s.temperature == 0 and (s.top_p is not None or s.top_k is not None):
-        yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
-    if s.load_4bit and s.load_8bit:
-        yield "load_4bit and load_8bit exclude each other: give one of them"
-    if s.attn_implementation == "flash_attention_2":
-        if s.device == "cpu" or s.device.startswith("mps"):
-            yield f"Flash-Attention 2 needs a CUDA GPU, and the device is {s.device!r}: leave --flash-attn out"
-        if s.dtype == "float32":
-            yield "Flash-Attention 2 needs float16 or bfloat16, and dtype is 'float32': give --dtype float16"
 
 
 def resolve(
