@@ -71,15 +71,15 @@ def list_items(job: Job, console: Console) -> ExitStatus:
     with Reader(job.settings) as reader:
         for about_it in by_medium(left):
             unread = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
-            for outcome in outcomes_of(about_it, ReadResult(None, unread, 0.0, is_found=unread is None)):
-                item, error = outcome.item, outcome.error
-                is_asked = unread is None and error is None
-                if is_asked:
+            for item in about_it:
+                error = _question_error(item) or unread
+                is_no_media = error is not None and may_be_no_medium(item)
+                if error is None:
                     num_asked += 1
                 else:
-                    stats.add(outcome)
-                if is_asked or error:
-                    line = {"id": item.id, "path": item.path, "question": item.question}
+                    stats.add(Outcome(item, error=None if is_no_media else error))
+                if not is_no_media:
+                    line = {"id": item.id, "path": item.name, "question": item.question}
                     console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
     console.notice(f"would ask {num_asked:,}{stats.others}")
     return _status(stats)
