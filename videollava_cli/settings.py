@@ -64,6 +64,11 @@ _question = partial(_row, "answer", "Question")
 _frames = partial(_row, "answer", "Clip")
 _reading = partial(_row, "engine", "Clip")
 _AT_LEAST_1: Any = {"accepts": lambda n: n >= 1, "advice": "give at least 1"}
+_TIME: Any = {
+    "metavar": "TIME",
+    "parse": parse_seconds,
+    "advice": "give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +128,8 @@ class Settings:
         "What follows a placeholder: newline (default) or joined, as older docs have it.",
         choices=("newline", "joined"),
     )
-    start: float | None = _frames(
-        None,
-        "Sample from this time on: 90, 90s or 1:30.",
-        metavar="TIME",
-        parse=parse_seconds,
-        accepts=lambda n: n >= 0,
-        advice="give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
-    )
-    end: float | None = _frames(
-        None,
-        "Sample up to this time.",
-        metavar="TIME",
-        parse=parse_seconds,
-        advice="give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
-    )
+    start: float | None = _frames(None, "Sample from this time on: 90, 90s or 1:30.", accepts=lambda n: n >= 0, **_TIME)
+    end: float | None = _frames(None, "Sample up to this time.", **_TIME)
     at: str | None = _frames(None, "Take the frames on display at these eight times: 0,1.5,3,...", metavar="TIME,...")
     decode_threads: int | None = _reading(
         None, "Threads that decode a video. Default: one a processor", metavar="N", **_AT_LEAST_1
