@@ -21,6 +21,7 @@ from videollava_cli.batch.work import (
     without_repetitions,
 )
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.arguments import check_media, taken_question
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, UsageError
 from videollava_cli.prompt import Turn
@@ -114,9 +115,15 @@ def batch(
         check_address(ray)
     max_num_seqs = parse_batch_size(batch_size)
     check_output(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
+    media, questions = list(paths or []), list(question or [])
+    if questions or questions_file is not None:
+        check_media(media, "with -q or --questions, questions stand there")
+    else:
+        media, taken = taken_question(media, console)
+        questions = [taken] if taken else []
     items, common_questions = asked_items(
-        paths or [],
-        question or [],
+        media,
+        questions,
         questions_file=questions_file,
         from_file=from_file,
         is_null_separated=null,
