@@ -1,5 +1,6 @@
 """Reading media: what the user names becomes a `Medium`. Opens files only when it is asked to find or read one."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -43,14 +44,13 @@ STILL_SIGNATURES = (
     b"\xff\xd8\xff",  # JPEG
     b"GIF8",
     b"BM",
-    b"II*\x00",  # TIFF, and MM below
-    b"MM\x00*",
-    b"\x00\x00\x01\x00",  # ICO
-    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
-    b"P4\n",
-    b"P5\n",
-    b"P6\n",
+    *(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # TIFF and BigTIFF
+    *(b"\x00\x00\x01\x00", b"\x00\x00\x02\x00", b"icns"),  # ICO, CUR, ICNS
+    *(b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),  # JPEG 2000: files and codestreams
+    *(b"8BPS", b"DDS ", b"qoif", b"\x01\xda", b"\x59\xa6\x6a\x95", b"/* XPM */"),  # PSD, DDS, QOI, SGI, Sun, XPM
+    *(b"\x0a\x05\x01", b"\xb1\x68\xde\x3a"),  # PCX, DCX
 )
+NETPBM_SIGNATURE = re.compile(rb"P[1-6f][\s#]")  # PBM, PGM, PPM, PFM
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12; AVIF files bear some too
 MAX_ASPECT = 2000  # longer to shorter side: bringing the shorter one to 224 pixels makes the longer one 448,000
@@ -293,4 +293,5 @@ def _is_still(head: bytes, name: str) -> bool:
     if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:  # neither Pillow nor PyAV puts its tiles together
         raise MediaError(f"{name!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG")
     is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return head.startswith(STILL_SIGNATURES) or is_webp or bool(brands & AVIF_BRANDS)
+    is_simple = head.startswith(STILL_SIGNATURES) or NETPBM_SIGNATURE.match(head) is not None
+    return is_simple or is_webp or bool(brands & AVIF_BRANDS)
