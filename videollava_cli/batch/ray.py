@@ -282,8 +282,9 @@ def join_cluster(address: str) -> Iterator[list[dict[str, float]]]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a cluster of our own reports to nobody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it warns of what Ray Data does
     import ray
-    from ray._private import worker
+    from ray._private import utils, worker
 
+    utils.set_sigterm_handler = lambda _handler: None  # it is ours: `ray.init` would take it
     worker._worker_logs_enabled = False  # the complaints of a node would come on stdout; as Ray's own debugger does it
     options: dict[str, Any] = {}
     if address == LOCAL:
@@ -325,7 +326,8 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

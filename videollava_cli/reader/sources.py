@@ -1,6 +1,7 @@
 """Where media come from: paths, URLs, hf:// names, pipes and stdin become files on this disk, within limits."""
 
 import difflib
+import errno
 import os
 import select
 import shutil
@@ -47,10 +48,8 @@ def _on_disk(source: str) -> Path:
     path = Path(os.path.expanduser(source))
     try:
         found = path.stat()
-    except FileNotFoundError as error:
-        raise MediaError(f"no such file: {source!r}{_suggestion(path)}") from error
     except (OSError, ValueError) as error:
-        raise MediaError(f"cannot open {source!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise MediaError(_why_not_there(source, path, error)) from error
     if stat.S_ISDIR(found.st_mode):
         raise MediaError(f"{source!r} is a folder: name the files in it")
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISFIFO(found.st_mode):
@@ -62,9 +61,25 @@ def _on_disk(source: str) -> Path:
     return path.absolute()
 
 
+def _why_not_there(source: str, path: Path, error: OSError | ValueError) -> str:
+    """Say why a path cannot be looked up; a link that leads nowhere is there by its name."""
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return f"{source!r} is a link that leads in a circle: make it anew"
+    is_missing = isinstance(error, FileNotFoundError)
+    try:
+        target = os.readlink(path)
+    except (OSError, ValueError):  # no link
+        if is_missing:
+            return f"no such file: {source!r}{_suggestion(path)}"
+        return f"cannot open {source!r}: {getattr(error, 'strerror', None) or error}"
+    if is_missing:
+        return f"{source!r} is a link to {target!r}, and there is no such file: make the link anew"
+    return f"{source!r} is a link to {target!r}, which cannot be opened: {getattr(error, 'strerror', None) or error}"
+
+
 def _suggestion(path: Path) -> str:
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = [entry.name for entry in path.parent.iterdir() if entry.exists()]
     except OSError:
         return ""
     found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)

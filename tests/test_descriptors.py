@@ -1,0 +1,128 @@
+"""What C libraries print on the process's descriptors reaches neither stdout nor a file of ours."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from terminals import Terminal
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+CLIP, ANSWER = EXAMPLES / "circle-moves-right.mp4", "A red circle moves from left to right."
+VLLAVA = [sys.executable, "-m", "videollava_cli"]
+TINY = ["-m", "tiny", "--device", "cpu"]
+# A C library that prints, on both descriptors, whenever a medium is opened.
+NOISE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+
+def print_noise(event, arguments):
+    if event == "open" and str(arguments[0]).endswith((".mp4", ".tiff")):
+        libc.write(1, b"noise on 1\\n", 11)
+        libc.write(2, b"noise on 2\\n", 11)
+
+sys.addaudithook(print_noise)
+"""
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """Run a line of shell, in which $VLLAVA is a tool with noisy libraries; return its status, stdout and stderr."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(NOISE)
+    python_path = os.pathsep.join(filter(None, [str(tmp_path / "hook"), os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", python_path)
+    monkeypatch.setenv("VLLAVA", " ".join(VLLAVA))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(CLIP, "clip.mp4")
+
+    def run(line):
+        done = subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def answers(text):
+    return [json.loads(line)["answer"] for line in text.splitlines()]
+
+
+@pytest.fixture
+def noisy_picture(tmp_path):
+    """Write a TIFF about which libtiff complains by itself, and which is read."""
+    path = tmp_path / "noisy.tiff"
+    Image.open(EXAMPLES / "triangle.jpg").save(path, compression="tiff_lzw", tiffinfo={339: 1})
+    content = bytearray(path.read_bytes())
+    at = content.find((339).to_bytes(2, "little") + (3).to_bytes(2, "little"))
+    content[at : at + 2] = (60_000).to_bytes(2, "little")  # a tag that nobody knows
+    path.write_bytes(bytes(content))
+    return path
+
+
+def test_stdout_holds_the_answer_alone_and_stderr_what_libraries_print(shell):
+    status, answer, said = shell(f"$VLLAVA ask {' '.join(TINY)} clip.mp4 'What happens?'")
+
+    assert (status, answer) == (0, f"{ANSWER}\n")
+    assert {"noise on 1", "noise on 2"} <= set(said.splitlines())
+
+
+@pytest.mark.parametrize("command", ["ask clip.mp4 'What happens?'", "batch clip.mp4 -q 'What happens?'"])
+def test_quiet_keeps_what_libraries_print_from_stderr_too(shell, command):
+    status, answer, said = shell(f"$VLLAVA {command} {' '.join(TINY)} --quiet")
+
+    assert (status, ANSWER in answer, "noise" in answer, said) == (0, True, False, "")
+
+
+def test_quiet_still_tells_errors(shell):
+    assert shell("$VLLAVA ask nowhere.mp4 'What?' --quiet")[::2] == (3, "vllava: error: no such file: 'nowhere.mp4'\n")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", ">&- 2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_file_of_results_holds_results_alone_where_descriptors_are_closed(shell, noisy_picture, closed):
+    run = f"$VLLAVA batch noisy.tiff clip.mp4 -q 'What happens?' {' '.join(TINY)} -o out.jsonl --json-summary sum.json"
+
+    assert shell(f"{run} {closed}")[0] == 0
+    assert answers(Path("out.jsonl").read_text())[1:] == [ANSWER]
+    assert json.loads(Path("sum.json").read_text())["answered"] == 2
+    assert "2 there before" in shell(run)[2]
+
+
+def test_lines_on_stdout_are_whole_where_stderr_is_closed(shell):
+    status, lines, said = shell(f"$VLLAVA batch clip.mp4 -q 'What happens?' {' '.join(TINY)} 2>&-")
+
+    assert (status, answers(lines), said) == (0, [ANSWER], "")
+
+
+def test_closed_stdin_is_still_told_as_such(shell):
+    assert shell("$VLLAVA ask - 'What?' <&- 2>&1")[1].endswith("stdin is closed: pipe a file into it\n")
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
+def test_output_named_after_stdout_goes_there(shell, name):
+    status, lines, said = shell(f"$VLLAVA batch clip.mp4 -q 'What happens?' {' '.join(TINY)} -o {name} | cat")
+
+    assert (status, answers(lines), "1 answered" in said) == (0, [ANSWER], True)
+
+
+def test_answer_to_a_full_disk_is_told(shell):
+    status, _, said = shell(f"$VLLAVA ask {' '.join(TINY)} clip.mp4 'What happens?' --quiet >/dev/full")
+
+    assert (status, said) == (1, "vllava: error: cannot write the answer: No space left on device\n")
+
+
+def test_notes_that_nobody_reads_cost_no_answer(shell):
+    run = f"$VLLAVA ask --verbose {' '.join(TINY)} clip.mp4 'What happens?'"
+
+    assert shell(f"{{ {{ {run}; echo $? >&3; }} 2>&1 >&3 3>&3 | true; }} 3>&1")[1] == f"{ANSWER}\n0\n"
+
+
+def test_terminal_is_still_one_behind_moved_descriptors(shell):
+    with Terminal(*VLLAVA[1:], "frames", *TINY[:2], "clip.mp4", "--quiet") as terminal:
+        assert terminal.end() == 0
+
+    assert "noise" not in terminal.output
+    assert "\x1b[38;2;" in terminal.raw or "\x1b[38;5;" in terminal.raw  # drawn, with colours
