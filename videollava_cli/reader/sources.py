@@ -68,12 +68,13 @@ def _why_not_there(source: str, path: Path, error: OSError | ValueError) -> str:
     is_missing = isinstance(error, FileNotFoundError)
     try:
         target = os.readlink(path)
+        is_missing |= isinstance(error, NotADirectoryError)
     except (OSError, ValueError):  # no link
         if is_missing:
             return f"no such file: {source!r}{_suggestion(path)}"
         return f"cannot open {source!r}: {getattr(error, 'strerror', None) or error}"
     if is_missing:
-        return f"{source!r} is a link to {target!r}, and there is no such file: make the link anew"
+        return f"{source!r} is a link to {target!r}, and there is no such file: make it anew"
     return f"{source!r} is a link to {target!r}, which cannot be opened: {getattr(error, 'strerror', None) or error}"
 
 
