@@ -121,7 +121,9 @@ def test_link_that_goes_nowhere_is_told_and_suggests_neither_itself_nor_another(
     (tmp_path / "between").symlink_to("nowhere.mp4")
     (tmp_path / "dangling").symlink_to(target)
 
-    with pytest.raises(MediaError, match=rf"dangling' is a link to '{target}', and there is no such file: make it anew$"):
+    with pytest.raises(
+        MediaError, match=rf"dangling' is a link to '{target}', and there is no such file: make it anew$"
+    ):
         reader.find(str(tmp_path / "dangling"))
     with pytest.raises(MediaError, match=r"^no such file: '.*dangline'$"):
         reader.find(str(tmp_path / "dangline"))
@@ -163,5 +165,7 @@ def test_file_that_may_not_be_read_is_told(locked, reader):
 @pytest.mark.skipif(not hasattr(os, "setresuid"), reason="users cannot be changed for a while")
 def test_link_into_a_folder_that_may_not_be_entered_is_told(tmp_path, reader, locked):
     link = locked.with_name("link")
-    with pytest.raises(MediaError, match=r"link' is a link to '.*shut/clip\.mp4', which cannot be opened: Permission denied$"):
+    with pytest.raises(
+        MediaError, match=r"link' is a link to '.*shut/clip\.mp4', which cannot be opened: Permission denied$"
+    ):
         reader.find(str(link))

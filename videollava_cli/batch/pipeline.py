@@ -77,7 +77,7 @@ def list_items(job: Job, console: Console) -> ExitStatus:
                 else:
                     stats.add(Outcome(item, error=None if is_no_media else error))
                 if not is_no_media:
-                    line = {"id": item.id, "path": item.path, "question": item.question}
+                    line = {"id": item.id, "path": item.name, "question": item.question}
                     console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
     console.notice(f"would ask {num_asked:,}{stats.others}")
     return _status(stats)

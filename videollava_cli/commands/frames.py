@@ -15,6 +15,7 @@ from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import Reader
+from videollava_cli.reader.urls import local_path
 from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
@@ -51,7 +52,7 @@ def frames(
     shown, such as in a pipe, the frames are listed. No weights are needed, and for a preset no download.
     """
     if output:
-        _check_output(output, medium)
+        _check_output(output, local_path(medium))
     with Reader(settings) as reader:
         with console.status("Finding media"):
             found = reader.find(medium)
