@@ -217,9 +217,7 @@ def test_file_begun_without_ray_is_gone_on_with_by_a_ray_of_our_own(start, folde
 
 
 @pytest.mark.parametrize(("sent", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_stops_the_nodes_says_how_to_go_on_and_leaves_no_copy(
-    two_nodes, start, folder, monkeypatch, sent, expected
-):
+def test_signal_stops_the_nodes_and_leaves_no_copy(two_nodes, start, folder, monkeypatch, sent, expected):
     copies(folder / "clips", 59)
     output, scratch = folder / "out.jsonl", folder / "tmp"
     scratch.mkdir()
