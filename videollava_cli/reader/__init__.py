@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Lock, Semaphore
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
@@ -14,6 +13,7 @@ from videollava_cli.errors import MediaError
 from videollava_cli.machine import limit_arenas, num_processors, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
+from videollava_cli.process import scratch_folder
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
 from videollava_cli.reader.sources import to_file
 from videollava_cli.reader.urls import shown_name
@@ -21,6 +21,8 @@ from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
     import numpy as np
     from av.container import InputContainer
     from numpy.typing import NDArray
@@ -247,10 +249,12 @@ class Reader:
         return ReadAhead(self, items, pixels, source=source, is_ordered=is_ordered)
 
     def _scratch_folder(self) -> Path:
+        if self._stopped.is_set():
+            raise ReadingStopped
         with self._lock:
             if not self._scratch:
                 try:
-                    self._scratch = TemporaryDirectory(prefix="vllava-")
+                    self._scratch = scratch_folder()
                 except OSError as error:
                     reason = error.strerror
                     message = f"cannot make a temporary folder: {reason}; point TMPDIR to one with space"
