@@ -284,7 +284,7 @@ def test_nothing_is_asked_when_there_is_nothing(batch, clips):
         (["clips", "-q", QUESTION, "-o", "o", "--json-summary", "./o"], "-o and --json-summary are both 'o': give two"),
         (["clips", "-q", QUESTION, "-o", "clips"], "cannot write 'clips': it is a folder"),
         (["clips", "-q", QUESTION, "-o", "no/out"], "cannot write 'no/out': there is no folder 'no'"),
-        (["clips", "-q", QUESTION, "-o", "clips/ring-moves-up.mp4"], "'clips/ring-moves-up.mp4' holds what is no line"),
+        (["clips", "-q", QUESTION, "-o", "clips/ring-moves-up.mp4"], "'clips/ring-moves-up.mp4' is read by this run"),
         (["clips", "-q", "Why? " * 300], "the prompt has "),
         (["clips", "-q", QUESTION, "--load-4bit", "--load-8bit"], "load_4bit and load_8bit exclude each other"),
         (["clips", "-q", QUESTION, "--flash-attn", "--attn-implementation", "sdpa"], "--flash-attn and --attn-impl"),

@@ -300,6 +300,15 @@ def test_line_is_there_as_soon_as_it_is_written(path):
         assert ids(path) == ["a.mp4"]
 
 
+@pytest.mark.parametrize("half", ['{"', '{"id": 1', '{"id": "a.m', '{"id": "a", "me', '{"id": 1, "media": [{"path'])
+def test_half_written_first_line_is_cut_off(path, half):
+    path.write_text(half)
+
+    write(path, line_for())
+
+    assert ids(path) == ["a.mp4"]
+
+
 @pytest.mark.parametrize("num_bytes", [1, 5, 9, 60, -1])
 def test_half_written_last_line_is_cut_off(path, num_bytes):
     write(path, line_for())
@@ -329,7 +338,12 @@ def test_last_line_that_is_whole_but_for_its_end_is_kept(path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"Dear diary,\n", b"Dear diary", b"[1]\n", b'{"a": 1}\n', b"\x00\x01\x02\n", b"\xff"]
+    "content",
+    [
+        *(b"Dear diary,\n", b"Dear diary", b"[1]\n", b'{"a": 1}\n', b"\x00\x01\x02\n", b"\xff", bytes(100)),
+        *(b'{"id": 1}', b'{"id": 1, "name": "Ada', b'{"id": [1', b'{"id": "a", "media": []}'),
+        *(b'{"id": 1, "media": 1}\n', b'{"id": 1, "path": "a.mp4", "question": "Why?"}\n'),
+    ],
 )
 def test_file_that_is_not_ours_is_refused_and_left_as_it_is(path, content):
     path.write_bytes(content)
@@ -339,12 +353,15 @@ def test_file_that_is_not_ours_is_refused_and_left_as_it_is(path, content):
     assert path.read_bytes() == content
 
 
-def test_overwriting_empties_the_file(path):
-    path.write_text("Dear diary,\n")
-
+def test_overwriting_empties_a_file_of_ours_and_no_other(path):
+    write(path, line_for(replace(ITEM, id="b.mp4")))
     write(path, line_for(), is_fresh=True)
-
     assert ids(path) == ["a.mp4"]
+
+    path.write_bytes(path.read_bytes() + b"Dear diary,\n")
+    with pytest.raises(UsageError, match="holds what is no line of a batch, 'Dear diary"):
+        Results(path, is_fresh=True)
+    assert path.read_bytes().endswith(b"Dear diary,\n")
 
 
 def test_lines_of_failed_items_are_dropped_to_be_asked_again(path):

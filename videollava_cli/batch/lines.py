@@ -16,6 +16,7 @@ from videollava_cli.errors import VllavaError
 from videollava_cli.media import Medium
 from videollava_cli.settings import IDENTITY_KEYS, Settings
 
+MAX_SUMMARY_BYTES = 1 << 16
 LINE_KEYS = ("id", "question", "model", "settings", "file")  # on which an item and its line must agree
 
 
@@ -150,6 +151,17 @@ class BatchStats:
             "clips_per_second": round(self.clips_per_second, 3),
             "interrupted": self.is_interrupted,
         }
+
+
+def is_summary(path: Path) -> bool:
+    """Return whether a file holds what --json-summary writes; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        content = file.read(MAX_SUMMARY_BYTES + 1)
+    try:
+        found = json.loads(content) if len(content) <= MAX_SUMMARY_BYTES else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"items", "answered", "failed", "there_before", "interrupted"}
 
 
 def line_of(outcome: Outcome, settings: Settings) -> dict[str, Any]:

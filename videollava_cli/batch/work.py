@@ -103,11 +103,12 @@ def without_repetitions(items: Iterable[Item]) -> tuple[list[Item], int]:
 
 def with_stamps(items: Sequence[Item]) -> list[Item]:
     """Return the items with their files' sizes and times, looked up once a medium."""
-    stamps = {path: _stamp(path) for path in dict.fromkeys(item.path for item in items)}
+    stamps = {path: file_stamp(path) for path in dict.fromkeys(item.path for item in items)}
     return [replace(item, stamp=stamps[item.path]) for item in items]
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def file_stamp(path: str) -> tuple[int, int] | None:
+    """Return a file's size in bytes and time of modification in microseconds; None if there is no regular file."""
     try:
         found = os.stat(os.path.expanduser(path))
     except (OSError, ValueError):
