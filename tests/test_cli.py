@@ -98,7 +98,11 @@ def imported(*arguments):
         (["clip.mp4", QUESTION, "--at", "7,6,5,4,3,2,1,0"], 2, "at is '7,6,5,4,3,2,1,0': give seconds from the "),
         (["clip.mp4", QUESTION, "--at", EIGHT, "--start", "1"], 2, "at names the frames to take, start and end a "),
         (["clip.mp4", QUESTION, "--decode-threads", "0"], 2, "decode_threads is 0: give at least 1"),
-        (["clip.mp4", QUESTION, "-m", "tiny", "--at", f"{EIGHT}9"], 3, "'clip.mp4' has no frame at 0.79 s: its last "),
+        (
+            ["clip.mp4", QUESTION, "-m", "tiny", "--at", f"{EIGHT[:-1]}8"],
+            3,
+            "'clip.mp4' has no frame at 0.8 s: its last ",
+        ),
         (["clip.mp4", QUESTION, "--seed", "x"], 2, "Invalid value for '--seed': "),
         (["clip.mp4", QUESTION, "--tempereture", "1"], 2, "No such option: --tempereture"),
         (["clip.mp4", QUESTION, "--config", "no.toml"], 2, "cannot read the config file 'no.toml': No such file"),

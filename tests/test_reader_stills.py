@@ -33,24 +33,30 @@ def save(path, picture, **options):
     return path
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, read, orientation):
+def exif_of(orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    path = still(tmp_path / "photo.jpg", corners(), exif=exif, quality=95)
-
-    image = read(path)
-
-    assert corner_colors(image.pixels[0]) == TURNED[orientation]
+    return exif
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
-def test_exif_orientation_of_other_formats_is_applied_too(tmp_path, read, suffix):
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    path = still(tmp_path / f"photo.{suffix}", corners(), exif=exif)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "avif", "mpo"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_exif_orientation_is_applied(tmp_path, read, suffix, orientation):
+    path = still(tmp_path / f"photo.{suffix}", corners(), exif=exif_of(orientation), quality=95)
 
-    assert corner_colors(read(path).pixels[0]) == TURNED[6]
+    assert corner_colors(read(path).pixels[0]) == TURNED[orientation]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_exif_orientation_is_applied_to_every_frame_of_an_animation(tmp_path, read, suffix, orientation):
+    first, second = Image.fromarray(corners()), Image.fromarray(255 - corners())
+    options = {"save_all": True, "append_images": [second, first] * 3 + [second], "exif": exif_of(orientation)}
+    path = save(tmp_path / f"clip.{suffix}", first, duration=100, **options)
+
+    frames = read(path).pixels
+
+    assert [corner_colors(frame) for frame in (*frames[::2], *(255 - frames[1::2]))] == [TURNED[orientation]] * 8
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "ico", "jp2", "ppm", "avif"])

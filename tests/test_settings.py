@@ -211,9 +211,9 @@ def test_config_file_that_is_no_toml_is_refused_with_the_place(presets, config):
 
 def test_config_file_that_is_no_text_is_refused(presets, tmp_path):
     file = tmp_path / "config.toml"
-    file.write_bytes(b"\xff\xfe")
+    file.write_bytes(b"\x89\xff")
 
-    with pytest.raises(UsageError, match=r"config\.toml' is not TOML"):
+    with pytest.raises(UsageError, match=r"config\.toml' is not UTF-8 at byte 1: save it as UTF-8"):
         resolve({}, config_file=file, presets=presets)
 
 

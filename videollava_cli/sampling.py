@@ -24,6 +24,18 @@ def repetition_notice(name: str, num_frames: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeline:
+    """When the frames of a clip are shown: each from its second until that of the next, the last until `end`."""
+
+    seconds: Sequence[float]  # ascending
+    end: float
+
+    def on_display(self, moment: float) -> int | None:
+        """Return the index of the frame on display at a moment, the first one before it comes; None from the end on."""
+        return max(bisect_right(self.seconds, moment) - 1, 0) if self.seconds and moment < self.end else None
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """The part of a clip to sample from: seconds in [start, end), None leaves a side open."""
 
@@ -41,19 +53,31 @@ class Window:
         """Whether it is all of the clip, so that no frame's time matters."""
         return self.start is None and self.end is None
 
-    def chosen(self, seconds: Sequence[float]) -> list[int]:
-        """Return the indices of eight frames of a clip, given the time of each; none if the window has no frame."""
-        positions = self.positions(seconds)
-        return [positions[i] for i in uniform_indices(len(positions))] if positions else []
+    def chosen(self, clip: Timeline) -> list[int]:
+        """Return the indices of eight frames of a clip; none if the window lies behind its end.
 
-    def error_message(self, name: str, seconds: Sequence[float]) -> str:
+        If no frame begins in the window, they are the one on display at its start.
+        """
+        if positions := self.positions(clip.seconds):
+            return [positions[i] for i in uniform_indices(len(positions))]
+        shown = clip.on_display(self.start or 0.0)
+        return [] if shown is None else [shown] * NUM_FRAMES
+
+    def error_message(self, name: str, clip: Timeline) -> str:
         """Return what is wrong when no frame was chosen."""
-        return f"{name!r} has no frames between the times asked for: its last frame is at {seconds[-1]:.2f} s"
+        return f"{name!r} has no frames between the times asked for: its last frame is at {clip.seconds[-1]:.2f} s"
 
-    def notices(self, name: str, seconds: Sequence[float]) -> list[str]:
+    def notices(self, name: str, clip: Timeline) -> list[str]:
         """Return what the user should know about the choice: frames that are repeated."""
-        num_frames = len(self.positions(seconds))
-        return [repetition_notice(name, num_frames)] if num_frames < NUM_FRAMES else []
+        num_frames = len(self.positions(clip.seconds))
+        if num_frames:
+            return [repetition_notice(name, num_frames)] if num_frames < NUM_FRAMES else []
+        end = "the end" if self.end is None else f"{self.end:g} s"
+        shown = clip.seconds[self.chosen(clip)[0]]
+        return [
+            f"no frame of {name!r} begins between {self.start or 0:g} s and {end}: "
+            f"the one that is shown then, at {shown:.2f} s, is repeated to make {NUM_FRAMES}"
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +91,16 @@ class Moments:
         if len(self.seconds) != NUM_FRAMES or list(self.seconds) != sorted(self.seconds) or self.seconds[0] < 0:
             raise ValueError(f"not {NUM_FRAMES} ascending times from 0 on: {self.seconds}")
 
-    def chosen(self, seconds: Sequence[float]) -> list[int]:
-        """Return the indices of the frames that are on display at the moments; none if one is behind the last frame."""
-        if not seconds or self.seconds[-1] > seconds[-1]:
-            return []
-        return [max(bisect_right(seconds, moment) - 1, 0) for moment in self.seconds]  # 0: before the first frame
+    def chosen(self, clip: Timeline) -> list[int]:
+        """Return the indices of the frames that are on display at the moments; none if one is behind the clip's end."""
+        shown = [clip.on_display(moment) for moment in self.seconds]
+        return [index for index in shown if index is not None] if None not in shown else []
 
-    def error_message(self, name: str, seconds: Sequence[float]) -> str:
+    def error_message(self, name: str, clip: Timeline) -> str:
         """Return what is wrong when no frame was chosen."""
-        return f"{name!r} has no frame at {self.seconds[-1]:g} s: its last frame is at {seconds[-1]:.2f} s"
+        return f"{name!r} has no frame at {self.seconds[-1]:g} s: its last frame is at {clip.seconds[-1]:.2f} s"
 
-    def notices(self, name: str, seconds: Sequence[float]) -> list[str]:
+    def notices(self, name: str, clip: Timeline) -> list[str]:
         """Return what the user should know about the choice: nothing, as it is theirs."""
         return []
 

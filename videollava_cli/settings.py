@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.media import NUM_FRAMES
 from videollava_cli.sampling import Moments, Sampling, Window
+from videollava_cli.text import check_unicode, decoded, parsed
 
 Scope = Literal["engine", "answer"]  # fixed when an engine is loaded, or free to change from answer to answer
 Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
@@ -29,6 +30,7 @@ XDG_DEFAULTS = {"CONFIG": ".config", "CACHE": ".cache", "STATE": ".local/state"}
 # Temperatures, as in vLLM: the likeliest token has all the probability, and logits / 1e-40 would be infinite.
 GREEDY_BELOW = 1e-5
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
+PRESET_TABLE = "image_processor"  # of a preset: how its checkpoint prepares pictures
 HINTS = {
     "flash_attn": "; say attn_implementation = 'flash_attention_2'",
     PRESET_KEY: "; say model = 'FOLDER or hub id'",
@@ -141,6 +143,9 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        for key in DEFAULTS:
+            if isinstance(value := getattr(self, key), str):
+                check_unicode(value, key)
         for key, setting in SETTINGS.items():
             if (value := getattr(self, key)) is not None and (problem := _problem(value, setting)):
                 raise UsageError(f"{key} is {problem}")
@@ -223,7 +228,7 @@ def resolve(
     """
     given = _checked({k: v for k, v in flags.items() if v is not None}, "the options")
     from_environment = _read_environment(environment or {})
-    from_file = _read_toml(config_file) if config_file else {}
+    from_file = _checked(_read_toml(config_file), repr(str(config_file))) if config_file else {}
     model = str((DEFAULTS | from_file | from_environment | given)["model"])
     settings: dict[str, Any] = {}
     for layer in (from_file, _read_preset(model, presets), from_environment, given):
@@ -287,10 +292,20 @@ def closest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def preset_image_processor(model: str, presets: Path) -> dict[str, Any] | None:
+    """Return the settings in the form of preprocessor_config.json that a preset holds; None if it holds none."""
+    if model not in preset_names(presets):
+        return None
+    found = _read_toml(presets / f"{model}.toml").get(PRESET_TABLE)
+    return found if isinstance(found, dict) else None
+
+
 def _read_preset(model: str, presets: Path) -> dict[str, Any]:
     names = preset_names(presets)
     if model in names:
-        return _read_toml(presets / f"{model}.toml", is_preset=True)
+        values = _read_toml(presets / f"{model}.toml")
+        values.pop(PRESET_TABLE, None)
+        return _checked(values, repr(str(presets / f"{model}.toml")), is_preset=True)
     if os.path.isdir(os.path.expanduser(model)) or model.count("/") == 1:
         return {PRESET_KEY: model}
     raise CheckpointError(
@@ -299,14 +314,14 @@ def _read_preset(model: str, presets: Path) -> dict[str, Any]:
     )
 
 
-def _read_toml(path: Path, *, is_preset: bool = False) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = parsed(tomllib.loads, decoded(path.read_bytes(), f"the config file {str(path)!r}"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"the config file {str(path)!r} is not TOML: {error}") from error
-    return _checked(values, repr(str(path)), is_preset=is_preset)
+    return values
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from videollava_cli.engine.request import answer_line, error_line
 from videollava_cli.errors import VllavaError
 from videollava_cli.media import Medium
 from videollava_cli.settings import IDENTITY_KEYS, Settings
+from videollava_cli.text import parsed
 
 MAX_SUMMARY_BYTES = 1 << 16
 LINE_KEYS = ("id", "question", "model", "settings", "file")  # on which an item and its line must agree
@@ -158,8 +159,8 @@ def is_summary(path: Path) -> bool:
     with path.open("rb") as file:
         content = file.read(MAX_SUMMARY_BYTES + 1)
     try:
-        found = json.loads(content) if len(content) <= MAX_SUMMARY_BYTES else None
-    except (ValueError, RecursionError):
+        found = parsed(json.loads, content) if len(content) <= MAX_SUMMARY_BYTES else None
+    except ValueError:
         return False
     return isinstance(found, dict) and found.keys() >= {"items", "answered", "failed", "there_before", "interrupted"}
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 from videollava_cli.batch.lines import LINE_KEYS, digest
 from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
+from videollava_cli.text import parsed
 
 FIRST_BYTES = b'{"id": '  # of every line
 SECOND_KEY = ', "media": '
@@ -199,7 +200,7 @@ def _parsed(line: bytes, path: Path) -> dict[str, Any]:
 def _entry(line: bytes) -> dict[str, Any] | None:
     """Return the object of a whole line of ours; None for anything else, such as a line of --questions."""
     try:
-        entry = json.loads(line)
+        entry = parsed(json.loads, line)
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and entry.keys() >= set(LINE_KEYS) else None
@@ -222,7 +223,7 @@ def _is_half(line: bytes, *, is_first: bool) -> bool:
     except ValueError:  # it ends in a text
         return True
     try:
-        json.loads(text)
+        parsed(json.loads, text)
     except ValueError:
         return not is_first or text.startswith(SECOND_KEY, end) or SECOND_KEY.startswith(text[end:])
     return False  # a whole object, of somebody else

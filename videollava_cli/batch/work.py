@@ -10,11 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from videollava_cli.errors import UsageError
+from videollava_cli.text import decoded, parsed, unmarked
+
+Entry = TypeVar("Entry", list[Any], dict[str, Any])
 
 STDIN = "-"
+JSON_ARRAY = re.compile(r"\s*\[\s*[]\[{\"]")  # a question may begin with a bracket, too: "[1] What happens?"
 # A file in a folder that bears one of these and is no medium is a broken one, and not passed over in silence.
 MEDIA_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -125,39 +129,54 @@ def by_medium(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
 
 def read_list(name: str, *, is_null_separated: bool) -> list[str]:
     """Return the paths that a file, or stdin for `-`, lists one a line, or NUL-separated as with `find -print0`."""
-    content = _content(name)
+    what = f"the list {name!r}"
+    content = unmarked(_content(name), what, is_null_separated=is_null_separated)
     if is_null_separated:
         return [os.fsdecode(path) for path in content.split(b"\0") if path]
     if b"\0" in content:
-        raise UsageError(f"the list {name!r} holds NUL bytes: add -0 if they end the paths")
+        raise UsageError(f"{what} holds NUL bytes: add -0 if they end the paths")
     return [os.fsdecode(path) for line in content.split(b"\n") if (path := line.removesuffix(b"\r"))]
 
 
 def read_questions(name: str) -> list[str] | list[Item]:
-    r"""Return the questions in a file: one a line, or items when its lines are JSON objects.
+    r"""Return the questions in a file: one a line, or items when its lines are JSON objects; or a JSON array of either.
 
-    A line is `{"path": "a.mp4", "question": "What happens?", "id": 7}`; without an id the path is it, and other keys
+    An item is `{"path": "a.mp4", "question": "What happens?", "id": 7}`; without an id the path is it, and other keys
     are ignored, so that the lines of --dry-run can be asked.
     """
-    try:
-        text = _content(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the questions in {name!r} are not UTF-8: {error.reason} at byte {error.start}") from error
-    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not numbered:
+    text = decoded(_content(name), f"the list of questions {name!r}")
+    if JSON_ARRAY.match(text):
+        entries = enumerate(_json(repr(name), text, list), 1)
+        found: list[tuple[str, Any]] = [(f"item {number} of {name!r}", entry) for number, entry in entries]
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        found = [(f"line {number} of {name!r}", line.strip()) for number, line in lines if line.strip()]
+        if text.lstrip().startswith("{"):
+            found = [(where, _json(where, line, dict)) for where, line in found]
+    if not found:
         raise UsageError(f"there is no question in {name!r}: write one a line")
-    if numbered[0][1].startswith("{"):
-        return [_item(f"line {number} of {name!r}", line) for number, line in numbered]
-    return [line for _, line in numbered]
+    if not isinstance(found[0][1], str):
+        return [_item(where, entry) for where, entry in found]
+    for where, entry in found:
+        if not isinstance(entry, str):
+            raise UsageError(f"{where} is no question, as those before it are: {entry!r:.40}")
+    return [entry.strip() for _, entry in found]
 
 
-def _item(where: str, line: str) -> Item:
+def _json(where: str, text: str, kind: type[Entry]) -> Entry:
+    name = "array" if kind is list else "object"
     try:
-        entry = json.loads(line)
+        entry = parsed(json.loads, text)
     except ValueError as error:
-        raise UsageError(f"{where} is no JSON object: {error}") from error
+        raise UsageError(f"{where} is no JSON {name}: {error}") from error
+    if not isinstance(entry, kind):
+        raise UsageError(f"{where} is no JSON {name}: {text[:40]!r}")
+    return entry
+
+
+def _item(where: str, entry: object) -> Item:
     if not isinstance(entry, dict):
-        raise UsageError(f"{where} is no JSON object: {line[:40]!r}")
+        raise UsageError(f"{where} is no JSON object: {entry!r:.40}")
     path, question = (_text(entry, key, where) for key in ("path", "question"))
     item_id = entry.get("id", path)
     if not isinstance(item_id, str | int) or isinstance(item_id, bool):

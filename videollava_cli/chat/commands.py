@@ -263,7 +263,7 @@ def parse(line: str) -> tuple[str, str] | None:
     if not text:
         return None
     if text.startswith(QUOTES):
-        return _question(text.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n"))
+        return "question", text.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n")
     found = COMMAND.match(text)
     if found and (command := COMMANDS.get(found[0])):
         argument = text[found.end() :].strip()
@@ -278,11 +278,7 @@ def parse(line: str) -> tuple[str, str] | None:
             return "path", path
     if found:
         raise UsageError(f"no command {found[0]!r}{closest(found[0], COMMANDS) or ':'} /help lists them")
-    return _question(text)
-
-
-def _question(text: str) -> tuple[str, str]:
-    return "question", text.encode("utf-8", "replace").decode()  # surrogates are no text
+    return "question", text
 
 
 def is_open(text: str) -> bool:

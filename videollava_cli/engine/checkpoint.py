@@ -10,7 +10,8 @@ from typing import Any, Self
 from videollava_cli.errors import CheckpointError, UsageError, first_line
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
-from videollava_cli.settings import Settings
+from videollava_cli.settings import Settings, preset_image_processor, presets_folder
+from videollava_cli.text import parsed
 
 BUNDLED_SCHEME = "bundled:"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[1] / "bundled"
@@ -153,6 +154,17 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
         raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
 
 
+def find_pixels(settings: Settings) -> PixelSettings:
+    """Return how the checkpoint of the settings prepares pictures: by its preset, else by its files.
+
+    Raises as `find_checkpoint`, and for a preset nothing: it needs neither files nor network.
+    """
+    config = None if settings.revision else preset_image_processor(settings.model, presets_folder())
+    if config is None:
+        return find_checkpoint(settings).pixels
+    return replace(PixelSettings.from_config(config), fit=Fit(settings.fit))
+
+
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
     """Download the weights unless they are on this disk; raises CheckpointError if there are no safetensors files."""
     folder = checkpoint.folder
@@ -226,7 +238,7 @@ def _image_processor(folder: Path, name: str) -> dict[str, Any]:
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(json.loads, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{name!r} is no checkpoint: it has no {path.name}") from error
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ FFmpeg allocates what the sample tables of an ISO media file (mp4, mov) claim be
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from videollava_cli.errors import MediaError
 from videollava_cli.reader import MediaFile, check_size
 from videollava_cli.reader.bitstream import START_CODE
+from videollava_cli.sampling import Timeline
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
@@ -95,6 +96,7 @@ class Clock:
     """Presentation timestamps to seconds from the moment that players show as 0:00."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
         self.time_base = float(stream.time_base or 0)
         self.origin = (container.start_time or 0) / av.time_base
         self.rate = float(stream.average_rate or 25)
@@ -104,6 +106,25 @@ class Clock:
         if pts is None or not self.time_base:
             return index / self.rate
         return round(pts * self.time_base - self.origin, 6)
+
+    def timeline(self, seconds: Sequence[float], last_duration: int | None) -> Timeline:
+        """Return when frames of these times are shown, of which the last has a duration in ticks, or none.
+
+        In an mp4 file it may be shown longer: durations are those between frames in decoding order, and sound may go
+        on. Other headers count only where there is no duration: those of files that were cut off say too much.
+        """
+        length, last = (self._container.duration or 0) / av.time_base, seconds[-1] if seconds else 0.0
+        if not self._container.format.name.startswith(("mov", "mpeg")):
+            length -= self.origin  # FFmpeg takes it from a header, which counts from zero
+        end = last + (last_duration or 0) * self.time_base
+        if end == last or self._has_whole_table():
+            end = max(end, length)
+        return Timeline(seconds, round(end if end > last else last + 1 / self.rate, 6))
+
+    def _has_whole_table(self) -> bool:
+        entries = self._stream.index_entries
+        is_mov = self._container.format.name.startswith("mov")
+        return is_mov and len(entries) > 0 and entries[-1].pos + entries[-1].size <= self._container.size
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
