@@ -259,13 +259,6 @@ def test_quiet_says_nothing_and_verbose_says_more(batch):
     assert "clips/ring-moves-up.mp4: frames 0 (0.00 s), " in said
 
 
-def test_nothing_is_asked_when_there_is_nothing(batch, clips):
-    status, lines, said = batch("clips", "-q", QUESTION, "--glob", "*.avi")
-
-    assert (status, lines) == (0, [])
-    assert "note: 0 answered; " in said
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

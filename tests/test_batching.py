@@ -11,7 +11,7 @@ from dataclasses import replace
 import filelock
 import pytest
 
-from videollava_cli.batch.lines import digest, identity
+from videollava_cli.batch.lines import digests, identity
 from videollava_cli.batch.output import Results, read_held
 from videollava_cli.batch.pipeline import Interrupts
 from videollava_cli.batch.work import (
@@ -45,7 +45,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def found(*paths, patterns=()):
-    return [item.path for item in find_items(paths, [QUESTION], patterns)]
+    return [item.path for item in find_items(paths, [QUESTION], patterns)[0]]
 
 
 def line_for(item=ITEM, settings=SETTINGS, **more):
@@ -61,7 +61,7 @@ def test_folders_are_searched_to_their_bottom_in_the_order_of_names_without_hidd
 def test_what_is_named_is_taken_as_it_is_and_what_a_folder_holds_is_not_named(tree):
     named = ["tree/.hidden.mp4", "nowhere.mp4", "https://example.org/a.mp4", "tree/sub/deep"]
 
-    assert [(item.path, item.is_named) for item in find_items(named, [QUESTION])] == [
+    assert [(item.path, item.is_named) for item in find_items(named, [QUESTION])[0]] == [
         ("tree/.hidden.mp4", True),
         ("nowhere.mp4", True),
         ("https://example.org/a.mp4", True),
@@ -165,14 +165,14 @@ def test_questions_that_make_no_sense_are_told_with_their_line(tmp_path, content
 def test_questions_that_are_no_text_or_not_there_are_told(tmp_path):
     (tmp_path / "questions").write_bytes(b"\xff\xfe")
 
-    with pytest.raises(UsageError, match="are not UTF-8"):
+    with pytest.raises(UsageError, match="is UTF-16: save it as UTF-8"):
         read_questions(str(tmp_path / "questions"))
     with pytest.raises(UsageError, match=r"cannot read '/nowhere': No such file"):
         read_questions("/nowhere")
 
 
 def test_every_question_is_asked_about_every_medium_and_neighbours_share_it():
-    items = list(find_items(["a.mp4", "b.mp4"], ["Why?", "Who?"]))
+    items, _ = find_items(["a.mp4", "b.mp4"], ["Why?", "Who?"])
 
     assert [(item.id, item.question) for item in items] == [
         *(("a.mp4", "Why?"), ("a.mp4", "Who?")),
@@ -250,14 +250,14 @@ def test_shard_that_is_none_is_refused(text):
     ],
 )
 def test_line_counts_for_what_was_asked_and_for_nothing_else(item, settings):
-    assert digest(line_for(item, settings)) != digest(line_for())
+    assert digests(line_for(item, settings), item.path) != digests(line_for(), ITEM.path)
 
 
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"offline": True}, {"decode_threads": 2}, {"temperature": 0}])
 def test_what_changes_no_answer_makes_no_other_line(change):
     line = json.loads(json_text(line_for(ITEM, replace(SETTINGS, **change), answer="Yes.")))
 
-    assert digest(line) == digest(line_for())
+    assert digests(line, ITEM.path) == digests(line_for(), ITEM.path)
 
 
 def test_name_that_is_no_unicode_comes_back_from_its_line_to_the_byte():
@@ -289,8 +289,8 @@ def test_lines_are_appended_and_known_again(path):
     write(path, line_for(replace(ITEM, id=2), error={}))
 
     with Results(path) as results:
-        assert results.held.answered == {digest(line_for())}
-        assert results.held.failed == {digest(line_for(replace(ITEM, id=2)))}
+        assert results.held.answered == {*digests(line_for(), ITEM.path)}
+        assert results.held.failed == {*digests(line_for(replace(ITEM, id=2)), ITEM.path)}
     assert ids(path) == ["a.mp4", 2]
 
 

@@ -21,7 +21,8 @@ Answers go to stdout, everything else to stderr.
 Exit status: 0 answered, 1 the model or machine failed,
              2 wrong usage or settings, 3 media missing or unreadable,
              4 batch finished, some items failed,
-             5 checkpoint not to be had, 130 Ctrl-C.
+             5 checkpoint not to be had, 6 nothing found,
+             130 Ctrl-C.
 Start with:  vllava ask --help
 """
 

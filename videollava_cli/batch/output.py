@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from videollava_cli.batch.lines import LINE_KEYS, digest
+from videollava_cli.batch.lines import LINE_KEYS, digests, path_in
 from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
 from videollava_cli.text import parsed
@@ -32,12 +32,12 @@ class Held:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Note a line; an item that failed once and was answered later is answered."""
-        key = digest(line)
+        keys = digests(line, path_in(line))
         if "error" not in line:
-            self.answered.add(key)
-            self.failed.discard(key)
-        elif key not in self.answered:
-            self.failed.add(key)
+            self.answered.update(keys)
+            self.failed.difference_update(keys)
+        else:
+            self.failed.update(key for key in keys if key not in self.answered)
 
 
 def read_held(path: Path) -> Held:

@@ -30,6 +30,7 @@ from videollava_cli.output_file import check_output, is_same_file
 from videollava_cli.prompt import Turn
 from videollava_cli.settings import Settings
 
+MAX_NAMED = 3  # folders in a message
 BATCH_EXAMPLES = """\b
 Examples:
   vllava batch clips/ -q "What happens?" -o answers.jsonl      run it again to go on
@@ -118,7 +119,7 @@ def batch(
         check_address(ray)
     max_num_seqs = parse_batch_size(batch_size)
     check_options(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
-    items, common_questions = asked_items(
+    items, common_questions, fruitless = asked_items(
         paths or [],
         question or [],
         questions_file=questions_file,
@@ -126,9 +127,13 @@ def batch(
         is_null_separated=null,
         patterns=glob or [],
     )
+    is_any = bool(items)
     items = with_stamps([item for item in items if part is None or part.holds(item.path)])
     check_outputs(output, json_summary, items, [name for name in (from_file, questions_file) if name])
     kept, num_repeated = without_repetitions(items)
+    without_files = no_files(fruitless, glob or []) if fruitless else None
+    if without_files and is_any:
+        console.notice(without_files)
     if num_repeated:
         console.notice(f"{num_repeated:,} repeated item{'s are' if num_repeated > 1 else ' is'} asked once")
     job = Job(
@@ -142,6 +147,8 @@ def batch(
         batch_size=max_num_seqs,
         summary=json_summary,
         ray=ray,
+        nothing_found=None if is_any else without_files,
+        is_part=part is not None,
     )
     return list_items(job, console) if dry_run else run(job, console)
 
@@ -173,8 +180,8 @@ def asked_items(
     from_file: str | None,
     is_null_separated: bool,
     patterns: Sequence[str],
-) -> tuple[list[Item], tuple[str, ...]]:
-    """Return the items that a command line names, and the questions that it asks about every medium."""
+) -> tuple[list[Item], tuple[str, ...], list[str]]:
+    """Return the items that a command line names, the questions about every medium, and the fruitless folders."""
     if STDIN in paths:
         raise UsageError("'-' is no medium here: --from-file - reads a list of media from stdin")
     if from_file == questions_file == STDIN:
@@ -188,7 +195,7 @@ def asked_items(
         if items and (paths or from_file is not None or asked):
             raise UsageError(f"the lines of {questions_file!r} name media and questions: leave others out")
         if items:
-            return items, ()
+            return items, (), []
         asked += [text for text in read if isinstance(text, str)]
     if not asked:
         raise UsageError('a question is needed: vllava batch clips/ -q "What happens in this video?"')
@@ -197,7 +204,18 @@ def asked_items(
     for text in asked:
         Turn(text)
     listed = [] if from_file is None else read_list(from_file, is_null_separated=is_null_separated)
-    return list(find_items([*paths, *listed], asked, patterns)), tuple(asked)
+    named = [*paths, *listed]
+    items, fruitless = find_items(named, asked, patterns)
+    return items, tuple(asked), fruitless if items else named
+
+
+def no_files(folders: Sequence[str], patterns: Sequence[str]) -> str:
+    """Say that folders have no file that counts."""
+    names = ", ".join(map(repr, folders[:MAX_NAMED]))
+    more = f" and {len(folders) - MAX_NAMED:,} more" if len(folders) > MAX_NAMED else ""
+    if patterns:
+        return f"nothing found in {names}{more}: no file matches --glob {' '.join(map(repr, patterns))}"
+    return f"nothing found in {names}{more}: no files, hidden ones apart"
 
 
 def parse_batch_size(text: str | None) -> int | None:
