@@ -62,7 +62,7 @@ def imported(*arguments):
     [
         (["nowhere.mp4", QUESTION], 3, "no such file: 'nowhere.mp4'"),
         (["klip.mp4", QUESTION], 3, "no such file: 'klip.mp4'; did you mean 'clip.mp4'?"),
-        (["text.mp4", QUESTION], 3, "'text.mp4' is no video or image that can be read (Invalid data"),
+        (["text.mp4", QUESTION], 3, "'text.mp4' is no video or image that can be read: it is plain text"),
         (["empty.mp4", QUESTION], 3, "'empty.mp4' is empty: 0 bytes"),
         (["folder", QUESTION], 3, "'folder' is a folder: name the files in it"),
         (["sound.m4a", QUESTION], 3, "'sound.m4a' holds no video, only audio"),
@@ -160,7 +160,7 @@ def test_version_is_the_packages_own():
 def test_bytes_on_stdin_that_are_no_medium_are_refused():
     status, message = refusal("ask", "-", QUESTION, stdin=b"Dear diary,\n")
 
-    assert (status, message[:47]) == (3, "'stdin' is no video or image that can be read (")
+    assert (status, message[:47]) == (3, "'stdin' is no video or image that can be read: ")
 
 
 def test_video_on_stdin_is_found(folder):

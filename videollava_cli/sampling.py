@@ -1,10 +1,14 @@
 """Which frames of a clip the model sees; pure arithmetic on counts and times."""
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videollava_cli.media import NUM_FRAMES
+
+CLOCK_TIME = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d(?:\.\d+)?)")
+UNIT_TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def uniform_indices(total: int, num_frames: int = NUM_FRAMES) -> list[int]:
@@ -33,6 +37,18 @@ class Timeline:
     def on_display(self, moment: float) -> int | None:
         """Return the index of the frame on display at a moment, the first one before it comes; None from the end on."""
         return max(bisect_right(self.seconds, moment) - 1, 0) if self.seconds and moment < self.end else None
+
+
+def parse_seconds(text: str) -> float:
+    """Return the seconds that a time means, as ffmpeg writes times: 90, 1.5s, 1:30, 1:02:03.5; or 1h2m3s.
+
+    Raises ValueError if it means none.
+    """
+    text = text.strip().lower()
+    if match := CLOCK_TIME.fullmatch(text) or (text and UNIT_TIME.fullmatch(text)):
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    return float(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def list_items(job: Job, console: Console) -> ExitStatus:
                 else:
                     stats.add(Outcome(item, error=None if is_no_media else error))
                 if not is_no_media:
-                    line = {"id": item.id, "path": item.path, "question": item.question}
+                    line = {"id": item.id, "path": item.name, "question": item.question}
                     console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
     _refuse_nothing(job, stats)
     console.notice(f"would ask {num_asked:,}{stats.others}")
@@ -343,7 +343,7 @@ def _find_error(reader: Reader, path: str) -> MediaError | None:
 def _left(job: Job, held: Held) -> tuple[list[Item], BatchStats]:
     left, stats = [], BatchStats(len(job.items))
     for item in job.items:
-        keys = set(digests(identity(item, job.settings), item.path))
+        keys = set(digests(identity(item, job.settings), item.name))
         is_answered = not keys.isdisjoint(held.answered)
         if is_answered or not keys.isdisjoint(held.failed):
             stats.num_there_before += 1

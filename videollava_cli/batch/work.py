@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Self, TypeVar
 
 from videollava_cli.errors import UsageError
+from videollava_cli.reader.urls import local_path, shown_name, without_logins
 from videollava_cli.text import decoded, parsed, unmarked
 
 Entry = TypeVar("Entry", list[Any], dict[str, Any])
@@ -31,7 +32,7 @@ MEDIA_SUFFIXES = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about one medium. `id` is the path unless the user gave one.
+    """One question about one medium. `id` is the medium's name unless the user gave one.
 
     `is_named` is False for a file that a folder holds: it may be no medium at all. `stamp` is a local file's size in
     bytes and time of modification in microseconds, `resolved` its absolute path without links. `problem` says why a
@@ -45,6 +46,11 @@ class Item:
     stamp: tuple[int, int] | None = None
     resolved: str | None = None
     problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The path as it is written down: without a URL's user and password."""
+        return shown_name(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +90,10 @@ def find_items(
     found: list[Item] = []
     fruitless = []
     entered: set[tuple[int, int]] = set()
-    for path in paths:
+    for path in map(local_path, paths):
         folder = os.path.expanduser(path)
         if "://" in path or not os.path.isdir(folder):
-            found += (Item(path, path, question) for question in questions)
+            found += (Item(shown_name(path), path, question) for question in questions)
             continue
         is_fruitless = True
         for name, problem in _names_below(folder, entered):
@@ -124,13 +130,13 @@ def without_repetitions(items: Iterable[Item]) -> tuple[list[Item], int]:
     num_items = 0
     for item in items:
         num_items += 1
-        if item.id == item.path and item.resolved:
+        if item.id == item.name and item.resolved:
             first = by_file.setdefault((item.resolved, item.question), item)
             if first.path != item.path:
                 continue
         other = kept.setdefault((item.id, item.question), item)
-        if other.path != item.path and (other.resolved is None or other.resolved != item.resolved):
-            paths = f"{other.path!r} and {item.path!r}"
+        if other.name != item.name and (other.resolved is None or other.resolved != item.resolved):
+            paths = f"{other.name!r} and {item.name!r}"
             raise UsageError(f"the id {item.id!r} is given to two media, {paths}: give each its own")
     return list(kept.values()), num_items - len(kept)
 
@@ -211,18 +217,19 @@ def _json(where: str, text: str, kind: type[Entry]) -> Entry:
     except ValueError as error:
         raise UsageError(f"{where} is no JSON {name}: {error}") from error
     if not isinstance(entry, kind):
-        raise UsageError(f"{where} is no JSON {name}: {text[:40]!r}")
+        raise UsageError(f"{where} is no JSON {name}: {without_logins(text)[:40]!r}")
     return entry
 
 
 def _item(where: str, entry: object) -> Item:
     if not isinstance(entry, dict):
-        raise UsageError(f"{where} is no JSON object: {entry!r:.40}")
+        raise UsageError(f"{where} is no JSON object: {without_logins(repr(entry))[:40]}")
     path, question = (_text(entry, key, where) for key in ("path", "question"))
-    item_id = entry.get("id", path)
+    path = local_path(path)
+    item_id = entry.get("id", shown_name(path))
     if not isinstance(item_id, str | int) or isinstance(item_id, bool):
         raise UsageError(f"the id on {where} is {item_id!r}: give a text or a whole number")
-    return Item(item_id, path, question)
+    return Item(without_logins(item_id) if isinstance(item_id, str) else item_id, path, question)
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str:

@@ -128,7 +128,7 @@ def batch(
         patterns=glob or [],
     )
     is_any = bool(items)
-    items = with_stamps([item for item in items if part is None or part.holds(item.path)])
+    items = with_stamps([item for item in items if part is None or part.holds(item.name)])
     check_outputs(output, json_summary, items, [name for name in (from_file, questions_file) if name])
     kept, num_repeated = without_repetitions(items)
     without_files = no_files(fruitless, glob or []) if fruitless else None

@@ -16,6 +16,7 @@ from videollava_cli.media import Medium
 from videollava_cli.output_file import check_output
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import Reader
+from videollava_cli.reader.urls import local_path
 from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
@@ -57,7 +58,7 @@ def frames(
     if overwrite and output is None:
         raise UsageError("--overwrite is about a file: add -o FILE")
     if output:
-        _check_output(output, medium, is_any_replaced=overwrite)
+        _check_output(output, local_path(medium), is_any_replaced=overwrite)
     with Reader(settings) as reader:
         with console.status("Finding media"):
             found = reader.find(medium)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from videollava_cli.errors import CheckpointError, UsageError, first_line
+from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
 from videollava_cli.settings import Settings, preset_image_processor, presets_folder
@@ -151,7 +151,7 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     try:
         return _from_config(settings, folder, hub_id, config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
+        raise CheckpointError(f"config.json of {settings.model!r} makes no sense: it may be damaged") from error
 
 
 def find_pixels(settings: Settings) -> PixelSettings:
@@ -241,8 +241,10 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         content = parsed(json.loads, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{name!r} is no checkpoint: it has no {path.name}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path.name} of {name!r}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path.name} of {name!r}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} of {name!r} is no JSON: it is damaged, download it anew") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} of {name!r} is no JSON object")
     return content
@@ -252,31 +254,22 @@ def _fetch(hub_id: str, patterns: list[str], revision: str | None, *, offline: b
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
+    from videollava_cli.reader.hub import hub_problem, quiet_hub
+
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
-    except (hub.HFValidationError, hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
-        raise CheckpointError(_hub_problem(error, hub_id, revision, offline=offline)) from error
-
-
-def _hub_problem(error: Exception, hub_id: str, revision: str | None, *, offline: bool) -> str:
-    from huggingface_hub import errors as hub
-
-    named = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
-    match error:
-        case hub.GatedRepoError():
-            return f"no access to {hub_id!r}: accept its terms on the hub, then `hf auth login`"
-        case hub.RevisionNotFoundError():
-            return f"{hub_id!r} has no revision {revision!r}: check its name on the hub"
-        case hub.RepositoryNotFoundError():
-            return f"no checkpoint {hub_id!r} on the hub, or no access to it: check its name, or `hf auth login`"
-        case hub.HFValidationError():
-            return f"{hub_id!r} is neither a folder nor a hub id such as owner/name"
-        case hub.OfflineModeIsEnabled():
-            return f"HF_HUB_OFFLINE is set, and {named} is not in the local cache: unset it once, or try -m tiny"
-        case hub.LocalEntryNotFoundError() if offline:
-            return f"offline, and {named} is not in the local cache: run once without --offline, or try -m tiny"
-        case hub.LocalEntryNotFoundError():
-            what = "is not in the local cache and the hub cannot be reached"
-            return f"{named} {what}: check the network, or try -m tiny"
-        case _:  # of line, disk, hf_xet
-            return f"cannot fetch {named}: {first_line(error)}"
+        with quiet_hub():
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
+    except hub.HFValidationError as error:
+        raise CheckpointError(f"{hub_id!r} is neither a folder nor a hub id such as owner/name") from error
+    except (hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
+        named = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
+        problem = hub_problem(
+            error,
+            hub_id,
+            kind="checkpoint",
+            revision=revision,
+            offline=offline,
+            named=named,
+            instead=", or try -m tiny",
+        )
+        raise CheckpointError(problem) from error

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from videollava_cli.errors import MediaError
 from videollava_cli.reader import MediaFile, check_size
 from videollava_cli.reader.bitstream import START_CODE
+from videollava_cli.reader.foreign import head_of, no_medium, what_is
 from videollava_cli.sampling import Timeline
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
@@ -60,11 +61,15 @@ def open_container(path: Path, name: str, *, is_thorough: bool = False) -> Input
         # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
         if stream_options and not isinstance(error, av.error.FFmpegError | OSError):
             return open_container(path, name, is_thorough=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        with path.open("rb") as file:
-            if file.read(4).removeprefix(b"\0").startswith(START_CODE):
-                reason = "it is a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
-        raise MediaError(f"{name!r} is no video or image that can be read ({reason})") from error
+        if isinstance(error, av.error.ExitError):
+            raise MediaError(f"{name!r} could not be opened within {OPEN_SECONDS:g} s: is its disk slow?") from error
+        if isinstance(error, PermissionError | FileNotFoundError):  # it went away since it was found
+            raise MediaError(f"cannot open {name!r}: {error.strerror}") from error
+        head = head_of(path)
+        what = what_is(head)
+        if head.removeprefix(b"\0").startswith(START_CODE):
+            what = "a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
+        raise MediaError(no_medium(name, what)) from error
 
 
 def opened(file: MediaFile) -> InputContainer:
@@ -81,7 +86,8 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
     if stream is None:
         held = " and ".join(sorted({other.type for other in container.streams if other.type} - {"data"}))
         held = "only cover art" if container.streams.video else held and f"only {held}"
-        raise MediaError(f"{name!r} holds no video{f', {held}' if held else ': it may be cut off or damaged'}")
+        sound = ", and there is nothing to see" if held == "only audio" else ""
+        raise MediaError(f"{name!r} holds no video{f', {held}{sound}' if held else ': it may be cut off or damaged'}")
     if not stream.codec_context:
         raise MediaError(f"{name!r} holds a video in a format that cannot be decoded")
     check_size(name, stream.width, stream.height, MAX_PIXELS)

@@ -91,8 +91,11 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
+    except Pillow.DecompressionBombError as error:
+        raise MediaError(f"{name!r} is too large: over {MAX_PIXELS:,} pixels") from error
     except DAMAGE as error:
-        raise MediaError(f"cannot read {name!r}: {error}") from error
+        what = "cut off" if "truncated" in str(error) else "damaged, or of a kind that is not read"
+        raise MediaError(f"cannot read {name!r}: the picture is {what}") from error
     except MemoryError as error:  # Pillow asks for as many bytes as a damaged length says
         raise MediaError(f"cannot read {name!r}: it is damaged, or larger than the memory") from error
 
