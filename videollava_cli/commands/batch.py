@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 from videollava_cli.batch.lines import is_summary
 from videollava_cli.batch.output import is_results
 from videollava_cli.batch.pipeline import Job, list_items, run
-from videollava_cli.batch.ray import ADDRESS, LOCAL, check_address
+from videollava_cli.batch.ray import ADDRESS, LOCAL, answer_on_ray, check_address
 from videollava_cli.batch.work import (
     STDIN,
     Item,
@@ -150,7 +150,7 @@ def batch(
         nothing_found=None if is_any else without_files,
         is_part=part is not None,
     )
-    return list_items(job, console) if dry_run else run(job, console)
+    return list_items(job, console) if dry_run else run(job, console, answer_on_ray)
 
 
 class RayCommand(TyperCommand):
