@@ -20,7 +20,7 @@ Answers go to stdout, everything else to stderr.
 Exit status: 0 answered, 1 the model or machine failed,
              2 wrong usage or settings, 3 media missing or unreadable,
              4 batch finished, some items failed,
-             5 checkpoint not to be had,
+             5 checkpoint not to be had, 6 nothing found,
              129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 Start with:  vllava ask --help
 """

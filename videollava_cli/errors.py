@@ -12,6 +12,7 @@ class ExitStatus(IntEnum):
     MEDIA = 3
     INCOMPLETE = 4
     CHECKPOINT = 5
+    NOTHING_FOUND = 6
     HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
@@ -48,6 +49,12 @@ class CheckpointError(VllavaError):
     """A checkpoint that cannot be had: unknown, offline, no access, incomplete."""
 
     status = ExitStatus.CHECKPOINT
+
+
+class NothingFoundError(VllavaError):
+    """Nothing to ask about where media were looked for, or nothing that matches."""
+
+    status = ExitStatus.NOTHING_FOUND
 
 
 class OutputError(VllavaError):
