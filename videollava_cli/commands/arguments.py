@@ -20,6 +20,17 @@ def is_like_question(text: str) -> bool:
     return not names_medium(text) and (text.rstrip().endswith("?") or " " in text.strip())
 
 
+def media_and_questions(
+    words: Sequence[str], questions: Sequence[str], console: Console
+) -> tuple[list[str], list[str]]:
+    """Return media and questions: those of -q, or else one among the words where that is unmistakable."""
+    if questions:
+        check_media(words, "with -q, give each question its own -q")
+        return list(words), list(questions)
+    media, taken = taken_question(words, console)
+    return media, [] if taken is None else [taken]
+
+
 def taken_question(words: Sequence[str], console: Console) -> tuple[list[str], str | None]:
     """Return the media and the question of words, the question last, unquoted, or first where that is unmistakable.
 

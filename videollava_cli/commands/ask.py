@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.arguments import check_media, taken_question
+from videollava_cli.commands.arguments import media_and_questions
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
@@ -73,14 +73,11 @@ def split_arguments(
     arguments: Sequence[str], questions: Sequence[str], console: Console
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return media and questions, at least one of each; without -q the last positional is the question."""
-    sources, asked = list(arguments), list(questions)
-    if asked:
-        check_media(sources, "with -q, give each question its own -q")
+    sources, asked = media_and_questions(arguments, questions, console)
     if not asked:
         if len(sources) < 2:
             raise UsageError('media and a question are needed: vllava ask clip.mp4 "What happens in this video?"')
-        sources, taken = taken_question(sources, console)
-        asked = [sources.pop() if taken is None else taken]
+        asked = [sources.pop()]
         if asked[0].strip() and os.path.isfile(local_path(asked[0])):
             raise UsageError(f"the last argument is the question, and {asked[0]!r} is a file: add a question")
     if not sources:
