@@ -110,5 +110,8 @@ def _usage_problem(error: typer.TyperException) -> int:
         from videollava_cli.reader.urls import without_logins
 
         command = context.command_path if context else "vllava"
-        Console().error(f"{without_logins(message).rstrip('.')}: see {command} --help")
+        advice = f"see {command} --help"
+        if command == "vllava" and message.startswith("No such option"):
+            advice = "options stand behind the command, as in vllava ask -m tiny ...; see vllava --help"
+        Console().error(f"{without_logins(message).rstrip('.')}: {advice}")
     return ExitStatus.USAGE

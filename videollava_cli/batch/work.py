@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Self, TypeVar
 
 from videollava_cli.errors import UsageError
+from videollava_cli.media import MEDIA_SUFFIXES
 from videollava_cli.reader.urls import local_path, shown_name, without_logins
 from videollava_cli.text import decoded, parsed, unmarked
 
@@ -21,13 +22,6 @@ Entry = TypeVar("Entry", list[Any], dict[str, Any])
 STDIN = "-"
 ENTERED_BEFORE = "entered before"  # why a folder is not searched once more
 JSON_ARRAY = re.compile(r"\s*\[\s*[]\[{\"]")  # a question may begin with a bracket, too: "[1] What happens?"
-# A file in a folder that bears one of these and is no medium is a broken one, and not passed over in silence.
-MEDIA_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mxf", ".nut", ".ogv", ".webm", ".wmv"),
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
-    *(".tif", ".tiff", ".webp"),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from videollava_cli.batch.work import (
     without_repetitions,
 )
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.arguments import media_and_questions
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, UsageError
 from videollava_cli.output_file import check_output, is_same_file
@@ -120,9 +121,12 @@ def batch(
         check_address(ray)
     max_num_seqs = parse_batch_size(batch_size)
     check_options(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
+    media, questions = list(paths or []), list(question or [])
+    if questions_file is None:
+        media, questions = media_and_questions(media, questions, console)
     items, common_questions, fruitless = asked_items(
-        paths or [],
-        question or [],
+        media,
+        questions,
         questions_file=questions_file,
         from_file=from_file,
         is_null_separated=null,

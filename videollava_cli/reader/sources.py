@@ -59,7 +59,7 @@ def _on_disk(source: str) -> Path:
     except ValueError as error:  # a zero byte, or no Unicode
         raise MediaError(f"cannot open {source!r}: no file can have this name") from error
     if stat.S_ISDIR(found.st_mode):
-        raise MediaError(f"{source!r} is a folder: name the files in it")
+        raise MediaError(f"{source!r} is a folder: name the files in it, or ask about all of them by vllava batch")
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISFIFO(found.st_mode):
         raise MediaError(f"{source!r} is neither a file nor a pipe: save what it gives, or pipe it into `vllava ask -`")
     if found.st_size == 0 and not stat.S_ISFIFO(found.st_mode):
