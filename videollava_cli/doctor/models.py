@@ -8,10 +8,10 @@ from typing import Any
 from videollava_cli.console import bytes_in_words
 from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark
 from videollava_cli.engine.checkpoint import (
-    BUNDLED_SCHEME,
     ModelSize,
     TextShape,
     find_checkpoint,
+    local_folder,
     missing_shards,
     model_size,
     needed_memory,
@@ -98,10 +98,9 @@ def _look_at_files(settings: Settings) -> tuple[dict[str, Any], ModelSize | None
         size, missing = model_size(checkpoint), missing_shards(checkpoint)
     except CheckpointError as error:
         cause = error.__cause__
-        is_local = named.startswith(BUNDLED_SCHEME) or Path(named).expanduser().is_dir()
         if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
             return found | {"state": "absent"}, known
-        if isinstance(cause, FileNotFoundError) and not is_local:  # a download that ended before all small files
+        if isinstance(cause, FileNotFoundError) and not local_folder(named):  # a download that ended early
             return found | {"missing": [Path(str(cause.filename)).name]}, known
         return found | {"state": "broken", "missing_bytes": None, "reason": str(error)}, known
     if not any((checkpoint.folder / name).exists() for name in TOKENIZER_FILES):

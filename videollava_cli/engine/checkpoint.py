@@ -134,16 +134,11 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     Raises CheckpointError if it cannot be had or is no Video-LLaVA, UsageError if there is a revision and no hub id.
     """
     named = settings.checkpoint or settings.model
-    hub_id = None
-    if settings.revision and (named.startswith(BUNDLED_SCHEME) or os.path.isdir(os.path.expanduser(named))):
+    folder = local_folder(named)
+    hub_id = None if folder else named
+    if folder and settings.revision:
         raise UsageError(f"revision is {settings.revision!r}, and {settings.model!r} is no hub id: leave it out")
-    if named.startswith(BUNDLED_SCHEME):
-        folder = BUNDLED_FOLDER / named.removeprefix(BUNDLED_SCHEME)
-    elif os.path.isdir(local := os.path.expanduser(named)):
-        folder = Path(local)
-    else:
-        hub_id = named
-        folder = _fetch(hub_id, SMALL_FILES, settings.revision, offline=settings.offline)
+    folder = folder or _fetch(named, SMALL_FILES, settings.revision, offline=settings.offline)
     config = _read_json(folder / "config.json", settings.model)
     if config.get("model_type") != MODEL_TYPE:
         raise CheckpointError(f"{settings.model!r} is a {config.get('model_type')!r} model, not a Video-LLaVA one")
@@ -151,6 +146,14 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
         return _from_config(settings, folder, hub_id, config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
+
+
+def local_folder(named: str) -> Path | None:
+    """Return the folder that the name of a checkpoint means; None for a hub id."""
+    if named.startswith(BUNDLED_SCHEME):
+        return BUNDLED_FOLDER / named.removeprefix(BUNDLED_SCHEME)
+    folder = os.path.expanduser(named)
+    return Path(folder) if os.path.isdir(folder) else None
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
@@ -183,18 +186,16 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 
 
 def published_bytes(checkpoint: Checkpoint) -> int:
-    """Return the size of the weights in bytes by the index of shards, or by the files on this disk."""
+    """Return the size of the weights in bytes by the index of shards, which need not have it, or on this disk."""
     index = checkpoint.folder / SHARD_INDEX
-    if index.exists():
-        return int(_read_json(index, checkpoint.name).get("metadata", {}).get("total_size", 0))
-    return weight_bytes(checkpoint)
+    metadata = _read_json(index, checkpoint.name).get("metadata", {}) if index.exists() else {}
+    return max(int(metadata.get("total_size", 0)), weight_bytes(checkpoint))
 
 
 def model_size(checkpoint: Checkpoint) -> ModelSize:
     """Return the sizes from which the checkpoint's need of memory follows."""
     clip_tokens = max(checkpoint.media_tokens(kind) for kind in MediaKind)
-    num_bytes = max(published_bytes(checkpoint), weight_bytes(checkpoint))  # an index need not have it
-    return ModelSize(num_bytes, checkpoint.shape, clip_tokens, checkpoint.context_length)
+    return ModelSize(published_bytes(checkpoint), checkpoint.shape, clip_tokens, checkpoint.context_length)
 
 
 def _from_config(settings: Settings, folder: Path, hub_id: str | None, config: Mapping[str, Any]) -> Checkpoint:
@@ -243,28 +244,22 @@ def _fetch(hub_id: str, patterns: list[str], revision: str | None, *, offline: b
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except (hub.HFValidationError, hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
-        raise CheckpointError(_hub_problem(error, hub_id, revision, offline=offline)) from error
-
-
-def _hub_problem(error: Exception, hub_id: str, revision: str | None, *, offline: bool) -> str:
-    from huggingface_hub import errors as hub
-
-    named = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
-    match error:
-        case hub.GatedRepoError():
-            return f"no access to {hub_id!r}: accept its terms on the hub, then `hf auth login`"
-        case hub.RevisionNotFoundError():
-            return f"{hub_id!r} has no revision {revision!r}: check its name on the hub"
-        case hub.RepositoryNotFoundError():
-            return f"no checkpoint {hub_id!r} on the hub, or no access to it: check its name, or `hf auth login`"
-        case hub.HFValidationError():
-            return f"{hub_id!r} is neither a folder nor a hub id such as owner/name"
-        case hub.OfflineModeIsEnabled():
-            return f"HF_HUB_OFFLINE is set, and {named} is not in the local cache: unset it once, or try -m tiny"
-        case hub.LocalEntryNotFoundError() if offline:
-            return f"offline, and {named} is not in the local cache: run once without --offline, or try -m tiny"
-        case hub.LocalEntryNotFoundError():
-            what = "is not in the local cache and the hub cannot be reached"
-            return f"{named} {what}: check the network, or try -m tiny"
-        case _:  # of line, disk, hf_xet
-            return f"cannot fetch {named}: {first_line(error)}"
+        named = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
+        absent = f"{named} is not in the local cache"
+        problem = f"cannot fetch {named}: {first_line(error)}"  # of line, disk, hf_xet
+        match error:
+            case hub.GatedRepoError():
+                problem = f"no access to {hub_id!r}: accept its terms on the hub, then `hf auth login`"
+            case hub.RevisionNotFoundError():
+                problem = f"{hub_id!r} has no revision {revision!r}: check its name on the hub"
+            case hub.RepositoryNotFoundError():
+                problem = f"no checkpoint {hub_id!r} on the hub, or no access to it: check its name, or `hf auth login`"
+            case hub.HFValidationError():
+                problem = f"{hub_id!r} is neither a folder nor a hub id such as owner/name"
+            case hub.OfflineModeIsEnabled():
+                problem = f"HF_HUB_OFFLINE is set, and {absent}: unset it once, or try -m tiny"
+            case hub.LocalEntryNotFoundError() if offline:
+                problem = f"offline, and {absent}: run once without --offline, or try -m tiny"
+            case hub.LocalEntryNotFoundError():
+                problem = f"{absent} and the hub cannot be reached: check the network, or try -m tiny"
+        raise CheckpointError(problem) from error
