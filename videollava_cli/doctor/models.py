@@ -33,12 +33,11 @@ def check_models(settings: Settings, facts: Mapping[str, Any]) -> Checked:
     names = [name for name in preset_names(presets_folder()) if name != settings.model]
     others = [resolve({**shared, "model": name}, presets=presets_folder()) for name in names]
     models = [_look_at(each, facts) for each in (settings, *others)]
-    entries = [(FILES, model, _files_in_words(model, facts["disk"], settings)) for model in models]
-    entries += [(MEMORY, model, _memory_in_words(model, facts)) for model in models]
-    findings = []
-    for section, model, (mark, text) in entries:
-        is_other = mark == "problem" and model["name"] != settings.model
-        findings.append(Finding(section, model["name"], "note" if is_other else mark, text))
+    findings = [Finding(FILES, model["name"], *_files_in_words(model, facts["disk"], settings)) for model in models]
+    findings += [Finding(MEMORY, model["name"], *_memory_in_words(model, facts)) for model in models]
+    for number, found in enumerate(findings):
+        if found.mark == "problem" and found.subject != settings.model:
+            findings[number] = replace(found, mark="note")
     return models, findings
 
 
@@ -74,15 +73,13 @@ def _look_at(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _free_memory(settings: Settings, facts: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
     """Return the free bytes of the device, of all devices that the loader may use, and of these and the computer."""
     device, available = facts["device"], facts["computer"]["available_bytes"]
-    if device == "cpu":
-        return available, available, available
     gpus = {gpu["device"]: gpu["free_bytes"] for gpu in facts["graphics"]["gpus"]}
-    free = gpus.get("cuda:0" if device == "cuda" else device)
+    free = available if device == "cpu" else gpus.get("cuda:0" if device == "cuda" else device)
     # The loader spreads a model over several devices unless one was named by its number.
-    if free is None or device == "mps" or settings.device.startswith("cuda:"):
+    if free is None or device in ("cpu", "mps") or settings.device.startswith("cuda:"):
         return free, free, free
     in_total = sum(gpus.values())
-    return free, in_total, in_total + (available or 0)
+    return free, in_total, in_total + available
 
 
 def _look_at_files(settings: Settings) -> tuple[dict[str, Any], ModelSize | None]:
