@@ -180,9 +180,8 @@ def _quantization_config(settings: Settings) -> BitsAndBytesConfig | None:
     if settings.load_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     if settings.load_4bit:
-        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
-        )
+        nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float16}
+        return BitsAndBytesConfig(load_in_4bit=True, **nf4)  # type: ignore[no-untyped-call]
     return None
 
 
