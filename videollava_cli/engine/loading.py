@@ -79,17 +79,12 @@ def load_model(
     would read them; neither are those of the bundled model, which is quantized faster than its copy is checked. Raises
     UsageError, CheckpointError, or GenerationError if the weights do not fit the memory.
     """
-    if cache is not None and settings.load_4bit and BUNDLED_FOLDER not in checkpoint.folder.parents:
-        return _load_cached(checkpoint, settings, cache)
-    return _load_folder(checkpoint.folder, checkpoint, settings)
-
-
-def _load_cached(
-    checkpoint: Checkpoint, settings: Settings, cache: QuantizedCache
-) -> VideoLlavaForConditionalGeneration:
+    quantization = _quantization_config(settings)
+    is_bundled = BUNDLED_FOLDER in checkpoint.folder.parents
+    if cache is None or quantization is None or settings.load_8bit or is_bundled:
+        return _load_folder(checkpoint.folder, checkpoint, settings)
     device = choose_device(settings.device)
-    dtype, quantization = choose_dtype(settings.dtype, device), _quantization_config(settings)
-    assert quantization is not None
+    dtype = choose_dtype(settings.dtype, device)
     way = json.dumps(quantization.to_dict(), sort_keys=True, default=str)
     identity = identity_of(checkpoint, dtype=str(dtype), device=device.type, quantization=way)
     folder = cache.folder_of(checkpoint, identity)
