@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -205,9 +206,21 @@ def write_two_videos(path: Path) -> Path:
     return path
 
 
-def remux(source: Path, target: Path, change, container: dict[str, str] | None = None, *, extradata=None) -> Path:
+def as_from_avi(packets, delay: int = 2):
+    """Give packets the times that copies of AVI files have: in decoding order, shown a few frames later."""
+    step = min(later.dts - packet.dts for packet, later in pairwise(packets))
+    for number, packet in enumerate(packets):
+        packet.dts = number * step
+        packet.pts = packet.dts + delay * step
+    return packets
+
+
+def remux(
+    source: Path, target: Path, change, container: dict[str, str] | None = None, *, extradata=None, flags=""
+) -> Path:
     """Copy the packets that `change` makes of a video's packets into another container."""
-    with av.open(str(source)) as old, av.open(str(target), "w", options=container or {}) as new:
+    options = {"fflags": flags} if flags else {}
+    with av.open(str(source), options=options) as old, av.open(str(target), "w", options=container or {}) as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         if extradata:
             stream.codec_context.extradata = extradata

@@ -168,10 +168,6 @@ def test_piped_lines_are_read_whatever_ends_them(content, lines):
     assert read_all(content) == lines
 
 
-def test_question_that_is_no_unicode_gets_question_marks_for_it():
-    assert parse("What is \udcff?") == ("question", "What is ??")
-
-
 @pytest.mark.parametrize(
     ("pieces", "line"),
     [

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from in_process import Done, vllava
 from media_files import COLORS, LEVEL_STEP, corners, write_frames, write_image, write_video
 from PIL import Image
+from transformers import VideoLlavaImageProcessor
 
-from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint, find_pixels
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, resize_image, to_model
 from videollava_cli.settings import presets_folder, resolve
@@ -164,6 +165,27 @@ def test_mistake_is_one_line_with_its_exit_status(photo, monkeypatch, arguments,
     assert frames(*arguments) == Done(status, "", f"vllava: error: {message}\n")
 
 
+@pytest.mark.parametrize("preset", ["7b", "7b-4bit"])
+def test_preset_needs_no_file_of_its_checkpoint(clip, tmp_path, monkeypatch, preset):
+    monkeypatch.chdir(tmp_path)
+    command = ("frames", "-m", preset, clip, "--offline", "-o", "sheet.png", "--fit", "pad")
+
+    done = vllava(*command, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+
+    assert (done.status, done.stdout, done.stderr) == (0, "", "")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 4 * 224
+    refused = vllava(*command, "--revision", "v2")  # which may prepare pictures in another way
+    assert (refused.status, refused.stderr.count("\n")) == (5, 1)
+
+
+@pytest.mark.parametrize("preset", ["7b", "7b-4bit"])
+def test_preset_prepares_pictures_as_the_image_processor_of_its_model_does(preset):
+    reference = VideoLlavaImageProcessor().to_dict()  # its defaults are those of the checkpoint
+
+    assert find_pixels(resolve({"model": preset}, presets=presets_folder())) == PixelSettings.from_config(reference)
+
+
 def test_full_disk_is_one_line(photo, tmp_path):
     (tmp_path / "full.png").symlink_to("/dev/full")
     command = [sys.executable, "-m", "videollava_cli", "frames", "-m", "tiny", photo, "-o", tmp_path / "full.png"]
@@ -188,10 +210,10 @@ def test_ask_takes_the_same_fit_and_refuses_the_same_others(photo):
     assert find_checkpoint(resolve({"model": "tiny", "fit": "pad"}, presets=presets_folder())).pixels.fit is Fit.PAD
 
 
-def in_terminal(*arguments, replies=(), **environment):
-    """Run the command in a terminal of 100 by 40 cells that gives each reply once it is asked for it."""
+def in_terminal(*arguments, replies=(), columns=100, lines=40, **environment):
+    """Run the command in a terminal of some size in cells that gives each reply once it is asked for it."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 1000, 800))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 10 * columns, 20 * lines))
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environment = {**inherited, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
     command = [sys.executable, "-m", "videollava_cli", "frames", "-m", "tiny", *map(str, arguments)]
@@ -244,6 +266,19 @@ def test_other_terminal_is_shown_half_blocks_of_the_frames_colours_with_their_ti
     assert "frame 14\r\n" in shown
     levels = {int(level) for level in re.findall(r"48;2;(\d+);\d+;\d+m▀", shown)}
     assert all(min(abs(level - index * LEVEL_STEP) for level in levels) <= 2 for index in range(0, 16, 2))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (80, 30), (100, 40), (200, 30), (40, 60), (40, 20), (300, 12)])
+def test_half_blocks_fit_the_terminal_with_the_line_of_the_prompt(clip, photo, size):
+    columns, lines = size
+
+    for medium in (clip, photo):
+        shown = re.sub(r"\x1b\[[\d;]*m", "", in_terminal(medium, columns=columns, lines=lines)).splitlines()
+        num_lines = sum(max(1, -(-len(line) // columns)) for line in shown)
+        assert max(map(len, shown[-2:])) <= columns
+        assert num_lines < lines
+        # No larger pictures would fit: the sheet is nearly as high or as wide as the terminal.
+        assert num_lines >= 0.6 * lines or max(line.count("▀") for line in shown) >= 0.6 * columns
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb", "COLORTERM": ""}])

@@ -4,7 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from media_files import Recipe, drawn_index, write_drawn
+from media_files import Recipe, as_from_avi, drawn_index, remux, write_drawn
 from reference import assert_exact, decode_all, read_with
 
 from videollava_cli.sampling import Moments, Window
@@ -126,6 +126,21 @@ CLIPS = {
     "flv1.flv": FLV1,
     "wmv2.asf": WMV2,
 }
+# Copied from AVI, or as programs do that: presentation times are decoding times, and some frames later.
+REMUXES = {
+    f"{codec}-b{number}-from-avi.{suffix}": recipe
+    for number in range(4)
+    for codec, recipe in {
+        "h264": x264(bf=str(number)),
+        "h264-open": x264(f"open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes={number}"),
+        "h264-pyramid": x264("b-adapt=0:b-pyramid=normal:ref=4", bf=str(number)),
+        "hevc": x265(f"keyint=12:min-keyint=12:bframes={number}:open-gop=0"),
+        "hevc-open": x265(f"keyint=12:min-keyint=12:bframes={number}:open-gop=1"),
+        "mpeg4": replace(MPEG4, options={**MPEG4.options, "bf": str(number)}),
+    }.items()
+    for suffix in ("mp4", "mov")
+}
+CLIPS |= REMUXES
 THREADED = [
     "pyramid.mp4",
     "h264.mp4",
@@ -146,6 +161,7 @@ THREADED += [
     "mpeg2.mpg",
     "mjpeg.mov",
     "ffv1.mkv",
+    *REMUXES,
 ]
 
 
@@ -156,7 +172,14 @@ def clips(tmp_path_factory):
 
     def clip(name, pixels):
         if name not in made:
-            path = write_drawn(folder / name, NUM_FRAMES, CLIPS[name])
+            recipe, path = CLIPS[name], folder / name
+            if name in REMUXES:
+                # AVI has no HEVC, and FFmpeg finds the times of MPEG-4: these get those that other copies have.
+                source = write_drawn(path.with_suffix(".mp4" if "hevc" in name else ".avi"), NUM_FRAMES, recipe)
+                path = folder / f"copy-{name}"
+                remux(source, path, list if "h264" in name else as_from_avi, flags="+genpts")
+            else:
+                write_drawn(path, NUM_FRAMES, recipe)
             made[name] = decode_all(path, pixels)
         return made[name]
 

@@ -33,24 +33,30 @@ def save(path, picture, **options):
     return path
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, read, orientation):
+def exif_of(orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    path = still(tmp_path / "photo.jpg", corners(), exif=exif, quality=95)
-
-    image = read(path)
-
-    assert corner_colors(image.pixels[0]) == TURNED[orientation]
+    return exif
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
-def test_exif_orientation_of_other_formats_is_applied_too(tmp_path, read, suffix):
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    path = still(tmp_path / f"photo.{suffix}", corners(), exif=exif)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "avif", "mpo"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_exif_orientation_is_applied(tmp_path, read, suffix, orientation):
+    path = still(tmp_path / f"photo.{suffix}", corners(), exif=exif_of(orientation), quality=95)
 
-    assert corner_colors(read(path).pixels[0]) == TURNED[6]
+    assert corner_colors(read(path).pixels[0]) == TURNED[orientation]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_exif_orientation_is_applied_to_every_frame_of_an_animation(tmp_path, read, suffix, orientation):
+    first, second = Image.fromarray(corners()), Image.fromarray(255 - corners())
+    options = {"save_all": True, "append_images": [second, first] * 3 + [second], "exif": exif_of(orientation)}
+    path = save(tmp_path / f"clip.{suffix}", first, duration=100, **options)
+
+    frames = read(path).pixels
+
+    assert [corner_colors(frame) for frame in (*frames[::2], *(255 - frames[1::2]))] == [TURNED[orientation]] * 8
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "ico", "jp2", "ppm", "avif"])
@@ -243,7 +249,7 @@ def test_several_pages_of_a_picture_are_the_image_of_the_first(tmp_path, read, s
     ("width", "height", "message"),
     [
         (9460, 9460, r"is too large: 9460 x 9460, over 89,478,485 pixels"),
-        (30000, 30000, r"bomb\.png.*30000|900000000 pixels"),
+        (30000, 30000, r"bomb\.png.* is too large: "),
         (1, 30000, r"is too narrow: 1 x 30000, beyond 2,000 to 1"),
     ],
 )
@@ -259,7 +265,7 @@ def test_truncated_photograph_is_refused(tmp_path, read):
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     path = truncate(still(tmp_path / "photo.jpg", rgb), 0.5)
 
-    with pytest.raises(MediaError, match=r"cannot read .*photo\.jpg': image file is truncated"):
+    with pytest.raises(MediaError, match=r"cannot read .*photo\.jpg': the picture is cut off"):
         read(path)
 
 
@@ -280,7 +286,7 @@ def test_damage_that_only_decoding_finds_is_told_in_one_line(tmp_path, read):
     body = content.index(b"mdat") + 4
     path.write_bytes(content[:body] + b"\xff" * (len(content) - body))
 
-    with pytest.raises(MediaError, match=r"cannot read .*photo\.avif': Failed to decode"):
+    with pytest.raises(MediaError, match=r"cannot read .*photo\.avif': the picture is damaged"):
         read(path)
 
 
@@ -291,7 +297,7 @@ def test_animation_that_grows_beyond_the_pixel_limit_is_refused(tmp_path, read):
     content[last_frame + 5 : last_frame + 9] = b"\xff\xff\xff\xff"
     path.write_bytes(content)
 
-    with pytest.raises(MediaError, match=r"cannot read .*clip\.gif': Image size .* exceeds limit"):
+    with pytest.raises(MediaError, match=r"clip\.gif' is too large: over 89,478,485 pixels"):
         read(path)
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import av
 import pytest
-from media_files import Recipe, drawn, drawn_indices, remux, write_drawn
+from media_files import Recipe, as_from_avi, damage_packet, drawn, drawn_indices, remux, write_drawn
 from reference import assert_exact, decode_all, read_with
 
 from videollava_cli.errors import MediaError
@@ -102,6 +102,56 @@ def test_timestamps_that_tell_the_order_of_decoding_are_not_believed(tmp_path, p
     clip = read_with(1, reference, pixels, Window())
 
     assert drawn_indices(clip) == [0, 6, 12, 18, 25, 31, 37, 43]
+    assert_exact(clip, reference, [0, 6, 12, 18, 25, 31, 37, 43])
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "clip.flv", "clip.ts", "clip.nut", "frag.mp4"])
+@pytest.mark.parametrize("delay", [1, 3])
+def test_timestamps_that_tell_the_order_of_decoding_later_are_not_believed(tmp_path, pixels, name, delay):
+    plain = write_drawn(tmp_path / "plain.mp4", NUM_FRAMES, H264)
+    container = FRAGMENTS if name.startswith("frag") else {}
+    late = remux(plain, tmp_path / name, lambda packets: as_from_avi(packets, delay), container)
+    reference = decode_all(late, pixels)
+
+    clip = read_with(1, reference, pixels, Window())
+
+    assert drawn_indices(clip) == [0, 6, 12, 18, 25, 31, 37, 43]
+    assert_exact(clip, reference, [0, 6, 12, 18, 25, 31, 37, 43])
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv"])
+@pytest.mark.parametrize("recipe", [H264, HEVC, MPEG4, MPEG2])
+def test_true_timestamps_in_decoding_order_spare_what_no_wanted_frame_needs(tmp_path, pixels, name, recipe):
+    x265 = recipe.options.get("x265-params", "").replace("bframes=3", "bframes=0")
+    options = {**recipe.options, **({"x265-params": x265} if x265 else {"bf": "0"})}
+    plain = write_drawn(tmp_path / "plain.mp4", NUM_FRAMES, replace(recipe, options=options))
+    path = remux(plain, tmp_path / name, as_from_avi)
+    reference = decode_all(path, pixels)
+    for number in range(2, 30):
+        damage_packet(path, number)
+
+    clip = read_with(1, reference, pixels, Window(3.95, 4.75))
+
+    assert clip.notices == ()
+    assert_exact(clip, reference, [40, 41, 42, 43, 44, 45, 46, 47])
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+@pytest.mark.parametrize("recipe", [H264, HEVC, MPEG4])
+def test_timestamps_of_which_a_part_tells_the_order_of_decoding_are_not_believed(tmp_path, pixels, name, recipe):
+    def change(packets):
+        second = next(i for i, packet in enumerate(packets) if i > 20 and packet.is_keyframe)
+        first_pts, delay = packets[second].pts, packets[second].pts - packets[second].dts
+        for packet in packets[second:]:
+            packet.pts = packet.dts + delay
+        assert packets[second].pts == first_pts
+        return packets
+
+    plain = write_drawn(tmp_path / "plain.mp4", NUM_FRAMES, recipe)
+    reference = decode_all(remux(plain, tmp_path / name, change), pixels)
+
+    clip = read_with(3, reference, pixels, Window())
+
     assert_exact(clip, reference, [0, 6, 12, 18, 25, 31, 37, 43])
 
 

@@ -275,7 +275,7 @@ def test_text_named_as_a_video_is_refused(tmp_path, reader):
     path = tmp_path / "notes.mp4"
     path.write_text("Dear diary,\n")
 
-    with pytest.raises(MediaError, match=r"notes\.mp4' is no video or image that can be read \(Invalid data"):
+    with pytest.raises(MediaError, match=r"notes\.mp4' is no video or image that can be read: it is plain text"):
         reader.find(str(path))
 
 

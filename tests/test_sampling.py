@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videollava_cli.sampling import Moments, Window, repetition_notice, uniform_indices
+from videollava_cli.sampling import Moments, Timeline, Window, repetition_notice, uniform_indices
 
 times = st.lists(st.floats(0, 100, allow_nan=False), max_size=30).map(sorted)
 bounds = st.none() | st.floats(0, 100, allow_nan=False)
@@ -73,27 +73,56 @@ def test_notice_of_repeated_frames_tells_both_numbers(num_frames, count):
 @given(
     seconds=st.lists(st.floats(0, 100), min_size=1, max_size=30).map(sorted),
     moments=st.lists(st.floats(0, 100), min_size=8, max_size=8).map(sorted),
+    duration=st.floats(1, 100),
 )
-def test_moments_take_the_last_frame_that_is_not_later(seconds, moments):
+def test_moments_take_the_last_frame_that_is_not_later(seconds, moments, duration):
     displayed = [max((i for i, second in enumerate(seconds) if second <= moment), default=0) for moment in moments]
+    end = seconds[-1] + duration
 
-    chosen = Moments(tuple(moments)).chosen(seconds)
+    chosen = Moments(tuple(moments)).chosen(Timeline(seconds, end))
 
-    assert chosen == ([] if moments[-1] > seconds[-1] else displayed)
+    assert chosen == (displayed if moments[-1] < end else [])
 
 
-def test_moment_behind_the_last_frame_is_complained_of_with_both_times():
-    moments = Moments((0, 1, 2, 3, 4, 5, 6, 7.5))
+def test_moment_behind_the_end_is_complained_of_with_the_time_of_the_last_frame():
+    moments, clip = Moments((0, 1, 2, 3, 4, 5, 6, 7.5)), Timeline([0.0, 7.0], 7.5)
 
-    assert moments.chosen([0.0, 7.0]) == []
-    assert moments.error_message("a.mp4", [0.0, 7.0]) == "'a.mp4' has no frame at 7.5 s: its last frame is at 7.00 s"
+    assert moments.chosen(clip) == []
+    assert moments.error_message("a.mp4", clip) == "'a.mp4' has no frame at 7.5 s: its last frame is at 7.00 s"
 
 
 def test_same_moment_may_be_taken_eight_times_without_a_notice():
-    moments = Moments((1.0,) * 8)
+    moments, clip = Moments((1.0,) * 8), Timeline([0.0, 1.0, 2.0], 3.0)
 
-    assert moments.chosen([0.0, 1.0, 2.0]) == [1] * 8
-    assert moments.notices("a.mp4", [0.0, 1.0, 2.0]) == []
+    assert moments.chosen(clip) == [1] * 8
+    assert moments.notices("a.mp4", clip) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "shown"), [(3.2, 3.9, 3), (3.2, 4.0, 3), (9.5, None, 9), (9.999, 99.0, 9), (0.1, 0.2, 0)]
+)
+def test_window_in_which_no_frame_begins_takes_the_one_on_display_at_its_start(start, end, shown):
+    assert Window(start, end).chosen(Timeline(range(10), 10)) == [shown] * 8
+
+
+def test_window_in_front_of_the_first_frame_takes_that_frame():
+    assert Window(None, 0.1).chosen(Timeline([0.2, 0.3], 0.4)) == [0] * 8
+
+
+@pytest.mark.parametrize(("start", "end"), [(10.0, None), (10.0, 11.0), (99.0, 100.0)])
+def test_window_behind_the_end_of_the_clip_takes_nothing(start, end):
+    assert Window(start, end).chosen(Timeline(range(10), 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("window", "between"), [(Window(3.2, 3.9), "3.2 s and 3.9 s"), (Window(3.2), "3.2 s and the end")]
+)
+def test_window_in_which_no_frame_begins_is_told_with_the_frame_that_is_shown(window, between):
+    notice = (
+        f"no frame of 'a.mp4' begins between {between}: the one that is shown then, at 3.00 s, is repeated to make 8"
+    )
+
+    assert window.notices("a.mp4", Timeline([0.0, 1.5, 3.0], 4.0)) == [notice]
 
 
 @pytest.mark.parametrize("seconds", [(1.0,) * 7, (), (2.0, *range(7)), (-1.0, *range(7))])

@@ -1,9 +1,11 @@
 """Settings come from the nearest place that names them, and impossible ones are refused by name and value."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
+from in_process import vllava
 
 from videollava_cli.commands.ask import ask
 from videollava_cli.errors import CheckpointError, UsageError
@@ -16,6 +18,8 @@ from videollava_cli.settings import (
     TYPES,
     Settings,
     closest,
+    for_one_answer,
+    from_text,
     preset_names,
     presets_folder,
     resolve,
@@ -24,6 +28,8 @@ from videollava_cli.settings import (
 )
 
 NOT_ASCENDING = "give seconds from the beginning of the clip, in ascending order"
+TIME = "give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5"
+GREEDY = "give 0 for greedy answers, or more to sample"
 AT_AND_START = "at names the frames to take, start and end a part to sample from: give one or the other"
 
 
@@ -168,8 +174,10 @@ def test_environment_values_take_the_type_of_their_setting(presets, name, text, 
     [
         ("VLLAVA_OFFLINE", "perhaps", "VLLAVA_OFFLINE is 'perhaps': give 1 or 0"),
         ("VLLAVA_SEED", "one", "VLLAVA_SEED is 'one': give a number"),
-        ("VLLAVA_END", "", "VLLAVA_END is '': give a number"),
-        ("VLLAVA_SED", "1", "unknown setting 'sed' in the environment; did you mean 'seed'?"),
+        ("VLLAVA_END", "soon", f"VLLAVA_END is 'soon': {TIME}"),
+        ("VLLAVA_START", "-1", f"VLLAVA_START is -1.0: {TIME}"),
+        ("VLLAVA_TOP_P", "1.5", "VLLAVA_TOP_P is 1.5: give more than 0 and at most 1"),
+        ("VLLAVA_FIT", "squeeze", "VLLAVA_FIT is 'squeeze': choose from crop, pad, stretch"),
     ],
 )
 def test_environment_values_that_mean_nothing_are_refused_by_name(presets, name, text, message):
@@ -184,11 +192,18 @@ def test_environment_values_that_mean_nothing_are_refused_by_name(presets, name,
     [
         ("max_new_token = 20", "unknown setting 'max_new_token' in {file}; did you mean 'max_new_tokens'?"),
         ("colour = 1", "unknown setting 'colour' in {file}"),
-        ('max_new_tokens = "20"', "max_new_tokens in {file} is '20': give a value of type int"),
-        ("max_new_tokens = true", "max_new_tokens in {file} is True: give a value of type int"),
-        ("offline = 1", "offline in {file} is 1: give a value of type bool"),
-        ('top_p = "a"', "top_p in {file} is 'a': give a value of type float"),
-        ("[model]\nname = 1", "model in {file} is {{'name': 1}}: give a value of type str"),
+        ('max_new_tokens = "20"', "max_new_tokens in line 1 of {file} is '20': give a whole number without quotes"),
+        ("max_new_tokens = true", "max_new_tokens in line 1 of {file} is True: give a whole number"),
+        ("seed = 1.5", "seed in line 1 of {file} is 1.5: give a whole number"),
+        ("\noffline = 1", "offline in line 2 of {file} is 1: give true or false, without quotes"),
+        ('offline = "true"', "offline in line 1 of {file} is 'true': give true or false, without quotes"),
+        ('top_p = "a"', "top_p in line 1 of {file} is 'a': give a number without quotes"),
+        ("[model]\nname = 1", "model in {file} is {{'name': 1}}: give a text in quotes"),
+        ("# warm\n\n  temperature = -1", f"temperature in line 3 of {{file}} is -1: {GREEDY}"),
+        ('"top_k" = 0', "top_k in line 1 of {file} is 0: give at least 1"),
+        ("top_p = nan", "top_p in line 1 of {file} is nan: give a finite number"),
+        ('start = "noon"', f"start in line 1 of {{file}} is 'noon': {TIME}"),
+        ('checkpoint = "a/b"', "unknown setting 'checkpoint' in {file}; say model = 'FOLDER or hub id'"),
     ],
 )
 def test_config_file_with_a_wrong_key_or_type_is_refused_by_name_and_value(presets, config, text, message):
@@ -198,6 +213,57 @@ def test_config_file_with_a_wrong_key_or_type_is_refused_by_name_and_value(prese
         resolve({}, config_file=file, presets=presets)
 
     assert str(refusal.value) == message.format(file=repr(str(file)))
+
+
+def test_empty_variable_is_not_set(presets):
+    environment = {"VLLAVA_MODEL": "", "VLLAVA_END": "", "VLLAVA_OFFLINE": "", "VLLAVA_SYSTEM": ""}
+
+    assert resolve({"model": "tiny"}, environment=environment, presets=presets_folder()) == Settings(
+        model="tiny", checkpoint="bundled:tiny"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("VLLAVA_SED", "; did you mean VLLAVA_SEED?"), ("VLLAVA_CHECKPOINT", ""), ("VLLAVA_", ""), ("vllava_seed", None)],
+)
+def test_unknown_variable_is_a_warning(name, hint):
+    done = vllava("frames", "-m", "tiny", "nowhere.mp4", **{name: "1"})
+
+    warning = f"vllava: note: {name} in the environment is no setting and is ignored{hint}\n"
+    assert (done.status, done.stderr.startswith(warning)) == (3, hint is not None)
+    assert "note" not in vllava("frames", "-m", "tiny", "nowhere.mp4", "--quiet", **{name: "1"}).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *[("90", 90), ("90s", 90), ("1.5", 1.5), ("1:00", 60), ("1:02:03.5", 3723.5), ("0:07.25", 7.25)],
+        *[("75:00", 4500), ("1m30s", 90), ("2h", 7200), ("1h0.5s", 3600.5), ("3S", 3)],
+    ],
+)
+def test_times_are_written_as_people_write_them(presets, config, text, seconds):
+    for settings in (
+        resolve({"start": text, "end": "99h"}, presets=presets),
+        resolve({}, config_file=config(f'start = "{text}"\nend = "99h"'), presets=presets),
+        resolve({}, environment={"VLLAVA_START": text, "VLLAVA_END": "99h"}, presets=presets),
+        for_one_answer(Settings(), {"start": from_text("start", text), "end": 356400}),
+        resolve({"at": ",".join([text] * 8), "start": None}, presets=presets),
+    ):
+        assert settings.at or settings.end == 356400
+        assert seconds in (settings.start, *getattr(settings.sampling, "seconds", ()))
+
+
+@pytest.mark.parametrize("text", ["", "1:75", "1:2:3:4", "s", "1s2m", "1:", ":30", "-1:00", "1;30", "half"])
+def test_text_that_is_no_time_is_refused(presets, text):
+    with pytest.raises(UsageError, match=re.escape(TIME)):
+        resolve({"start": text}, presets=presets)
+
+
+@pytest.mark.parametrize("word", ["7B", "7b-4BIT", "TINY", "tinny"])
+def test_model_in_other_letters_is_suggested(word):
+    with pytest.raises(CheckpointError, match=f"no model '{word}'; did you mean '(7b|7b-4bit|tiny)'"):
+        resolve({"model": word}, presets=presets_folder())
 
 
 def test_whole_number_serves_where_a_fraction_may_stand(presets, config):
@@ -211,9 +277,9 @@ def test_config_file_that_is_no_toml_is_refused_with_the_place(presets, config):
 
 def test_config_file_that_is_no_text_is_refused(presets, tmp_path):
     file = tmp_path / "config.toml"
-    file.write_bytes(b"\xff\xfe")
+    file.write_bytes(b"\x89\xff")
 
-    with pytest.raises(UsageError, match=r"config\.toml' is not TOML"):
+    with pytest.raises(UsageError, match=r"config\.toml' is not UTF-8 at byte 1: save it as UTF-8"):
         resolve({}, config_file=file, presets=presets)
 
 
@@ -242,7 +308,7 @@ def test_unknown_option_from_python_is_refused_with_a_suggestion(presets):
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0: give more than 0 (1 is none)"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan: give a finite number"),
         ({"seed": -1}, "seed is -1: give 0 or more, below 2**63"),
-        ({"start": -1.0}, "start is -1.0: give seconds from the beginning of the clip, 0 or more"),
+        ({"start": -1.0}, f"start is -1.0: {TIME}"),
         ({"start": float("nan")}, "start is nan: give a finite number"),
         ({"end": 0.0}, "end is 0.0: give seconds after the start, 0"),
         ({"start": 2.0, "end": 2.0}, "end is 2.0: give seconds after the start, 2.0"),

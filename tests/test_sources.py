@@ -4,11 +4,12 @@ import os
 import resource
 import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 from media_files import grey, indices_of, write_image, write_video
+from web_server import web_server
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import MediaKind
@@ -19,31 +20,13 @@ from videollava_cli.settings import Settings
 @pytest.fixture
 def serve():
     """Start a web server on the loopback that gives the answers of a table: path -> status, headers, body."""
-    answers, servers = {}, []
+    with ExitStack() as stack:
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            status, headers, body = answers[self.path]
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+        def start(**table):
+            answers = {f"/{name.replace('__', '.')}": answer for name, answer in table.items()}
+            return stack.enter_context(web_server(answers))[0]
 
-        def log_message(self, *arguments):
-            pass
-
-    def start(**table):
-        answers.update({f"/{name.replace('__', '.')}": answer for name, answer in table.items()})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 @pytest.fixture
@@ -124,7 +107,7 @@ def test_name_that_no_file_can_have_is_refused(reader, source):
 
 
 def test_scheme_that_is_none_of_ours_is_only_a_name(reader):
-    with pytest.raises(MediaError, match=r"no such file: 'ftp://127.0.0.1/clip.mp4'"):
+    with pytest.raises(MediaError, match=r"no such file: 'ftp://127.0.0.1/clip.mp4'; the URLs that work"):
         reader.find("ftp://127.0.0.1/clip.mp4")
 
 
@@ -174,12 +157,20 @@ def test_redirect_to_another_scheme_is_refused(serve, reader, target):
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"), [(404, "404 Not Found"), (403, "403 Forbidden"), (500, "500 Internal Server Error")]
+    ("status", "reason"),
+    [
+        (401, "401 Unauthorized: it wants a login: write it as in https://USER:PASSWORD@HOST/PATH"),
+        (403, "403 Forbidden: the address needs a login, or has expired"),
+        (404, "404 Not Found: check the address"),
+        (429, "429 Too Many Requests: it has had too many requests: wait, then try again"),
+        (500, "500 Internal Server Error: try again later"),
+        (599, "599: try again later"),
+    ],
 )
 def test_refusal_of_the_server_is_told(serve, reader, status, reason):
     base = serve(clip__mp4=(status, {}, b"sorry"))
 
-    with pytest.raises(MediaError, match=f"^cannot fetch {base}/clip.mp4: the server says {reason}$"):
+    with pytest.raises(MediaError, match=f"^cannot fetch {base}/clip.mp4: the server says {reason}"):
         reader.find(f"{base}/clip.mp4")
 
 
@@ -194,13 +185,6 @@ def test_empty_body_is_refused(serve, reader):
     base = serve(clip__mp4=(200, {}, b""))
 
     with pytest.raises(MediaError, match=r"the server sent 0 bytes$"):
-        reader.find(f"{base}/clip.mp4")
-
-
-def test_web_page_in_place_of_a_video_is_refused(serve, reader):
-    base = serve(clip__mp4=(200, {}, b"<!DOCTYPE html><html><body>Please log in</body></html>"))
-
-    with pytest.raises(MediaError, match=f"^'{base}/clip.mp4' is no video or image that can be read"):
         reader.find(f"{base}/clip.mp4")
 
 
@@ -286,7 +270,7 @@ def test_stdin_that_does_not_fit_on_the_disk_is_told(tmp_path, monkeypatch, read
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         try:
-            with pytest.raises(MediaError, match=r"^cannot copy stdin to '.*vllava-.*': File too large$"):
+            with pytest.raises(MediaError, match=r"^cannot copy stdin to '.*vllava-.*': File too large; point TMPDIR"):
                 reader.find("-")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -99,6 +99,8 @@ def _output_problem(error: OutputError) -> int:
 def _usage_problem(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     if message := error.format_message().strip():  # without one Typer has shown the help
+        from videollava_cli.reader.urls import without_logins
+
         command = context.command_path if context else "vllava"
-        Console().error(f"{message.rstrip('.')}: see {command} --help")
+        Console().error(f"{without_logins(message).rstrip('.')}: see {command} --help")
     return ExitStatus.USAGE

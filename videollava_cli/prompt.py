@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind
 from videollava_cli.settings import Settings
+from videollava_cli.text import check_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,8 @@ class Turn:
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise UsageError('the question is empty: ask something, such as "What happens in this video?"')
+        check_unicode(self.question, "the question")
+        check_unicode(self.answer or "", "the answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,9 @@ class Conversation:
     turns: tuple[Turn, ...]
     system: str | None = None
     style: PromptStyle = PromptStyle.NEWLINE
+
+    def __post_init__(self) -> None:
+        check_unicode(self.system or "", "the system text")
 
     @classmethod
     def about(cls, media: Sequence[MediaKind], turns: Sequence[Turn], **options: Any) -> Self:

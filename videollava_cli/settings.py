@@ -7,6 +7,7 @@ add a setting, add a field to `Settings`.
 import difflib
 import math
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.media import NUM_FRAMES
-from videollava_cli.sampling import Moments, Sampling, Window
+from videollava_cli.sampling import Moments, Sampling, Window, parse_seconds
+from videollava_cli.text import check_unicode, decoded, parsed
 
 Scope = Literal["engine", "answer"]  # fixed when an engine is loaded, or free to change from answer to answer
 Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
@@ -29,6 +31,7 @@ XDG_DEFAULTS = {"CONFIG": ".config", "CACHE": ".cache", "STATE": ".local/state"}
 # Temperatures, as in vLLM: the likeliest token has all the probability, and logits / 1e-40 would be infinite.
 GREEDY_BELOW = 1e-5
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
+PRESET_TABLE = "image_processor"  # of a preset: how its checkpoint prepares pictures
 HINTS = {
     "flash_attn": "; say attn_implementation = 'flash_attention_2'",
     PRESET_KEY: "; say model = 'FOLDER or hub id'",
@@ -45,6 +48,7 @@ class Setting:
     metavar: str | None = None
     short_flag: str | None = None
     choices: tuple[str, ...] = ()
+    parse: Callable[[str], Any] | None = None  # of a text that may stand for a value, such as 1:30 for 90.0
     accepts: Callable[[Any], bool] = lambda value: True
     advice: str = ""  # ends the message about a value that is not accepted
     is_identity: bool = False  # answers depend on it, as they do on all settings of their scope
@@ -121,15 +125,20 @@ class Settings:
     )
     start: float | None = _frames(
         None,
-        "Sample from this second on.",
-        metavar="SECONDS",
+        "Sample from this time on: 90, 90s or 1:30.",
+        metavar="TIME",
+        parse=parse_seconds,
         accepts=lambda n: n >= 0,
-        advice="give seconds from the beginning of the clip, 0 or more",
+        advice="give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
     )
-    end: float | None = _frames(None, "Sample up to this second.", metavar="SECONDS")
-    at: str | None = _frames(
-        None, "Take the frames on display at these eight seconds: 0,1.5,3,...", metavar="SECONDS,..."
+    end: float | None = _frames(
+        None,
+        "Sample up to this time.",
+        metavar="TIME",
+        parse=parse_seconds,
+        advice="give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
     )
+    at: str | None = _frames(None, "Take the frames on display at these eight times: 0,1.5,3,...", metavar="TIME,...")
     decode_threads: int | None = _reading(
         None, "Threads that decode a video. Default: one a processor", metavar="N", **_AT_LEAST_1
     )
@@ -141,6 +150,9 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        for key in DEFAULTS:
+            if isinstance(value := getattr(self, key), str):
+                check_unicode(value, key)
         for key, setting in SETTINGS.items():
             if (value := getattr(self, key)) is not None and (problem := _problem(value, setting)):
                 raise UsageError(f"{key} is {problem}")
@@ -194,7 +206,7 @@ def _clip_problems(s: Settings) -> Iterator[str]:
 
 
 def _seconds(at: str) -> tuple[float, ...]:
-    return tuple(float(text) for text in at.split(","))
+    return tuple(map(parse_seconds, at.split(",")))
 
 
 def _combination_problems(s: Settings) -> Iterator[str]:
@@ -221,9 +233,9 @@ def resolve(
     A flag that is None is not given. The config file may name the model, whose preset then counts more than the file.
     Of the environment `VLLAVA_<KEY>` are read. Raises UsageError, or CheckpointError if there is no such model.
     """
-    given = _checked({k: v for k, v in flags.items() if v is not None}, "the options")
+    given = _checked({k: v for k, v in flags.items() if v is not None}, where="the options")
     from_environment = _read_environment(environment or {})
-    from_file = _read_toml(config_file) if config_file else {}
+    from_file = _read_config(config_file) if config_file else {}
     model = str((DEFAULTS | from_file | from_environment | given)["model"])
     settings: dict[str, Any] = {}
     for layer in (from_file, _read_preset(model, presets), from_environment, given):
@@ -253,14 +265,14 @@ def for_one_answer(settings: Settings, options: Mapping[str, object]) -> Setting
     for key in options:
         if key not in ANSWER_KEYS:
             raise UsageError(f"{key!r} cannot be set for one answer{closest(key, ANSWER_KEYS)}")
-    return Settings(**_overlaid(asdict(settings), _checked(options, "the options")))
+    return Settings(**_overlaid(asdict(settings), _checked(options, where="the options")))
 
 
 def from_text(key: str, text: str) -> object:
     """Return what a user typed for a setting as a value of its type; `none` unsets what may be unset."""
     if text.lower() == "none" and type(None) in TYPES.get(key, ()):
         return None
-    return _parsed(key, text)
+    return _parsed(key, text, key)
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,14 +295,23 @@ def preset_names(presets: Path) -> list[str]:
 
 def closest(word: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for a word that looks like one of the choices, else nothing."""
-    found = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    spelled = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), spelled, n=1)
+    return f"; did you mean {spelled[found[0]]!r}?" if found else ""
+
+
+def preset_image_processor(model: str, presets: Path) -> dict[str, Any] | None:
+    """Return the settings in the form of preprocessor_config.json that a preset holds; None if it holds none."""
+    if model not in preset_names(presets):
+        return None
+    found = _read_toml(presets / f"{model}.toml").get(PRESET_TABLE)
+    return found if isinstance(found, dict) else None
 
 
 def _read_preset(model: str, presets: Path) -> dict[str, Any]:
     names = preset_names(presets)
     if model in names:
-        return _read_toml(presets / f"{model}.toml", is_preset=True)
+        return _read_config(presets / f"{model}.toml", is_preset=True)
     if os.path.isdir(os.path.expanduser(model)) or model.count("/") == 1:
         return {PRESET_KEY: model}
     raise CheckpointError(
@@ -299,28 +320,58 @@ def _read_preset(model: str, presets: Path) -> dict[str, Any]:
     )
 
 
-def _read_toml(path: Path, *, is_preset: bool = False) -> dict[str, Any]:
+def _read_config(path: Path, *, is_preset: bool = False) -> dict[str, Any]:
+    values = _read_toml(path)
+    preset = {key: values.pop(key) for key in (PRESET_KEY, PRESET_TABLE) if is_preset and key in values}
+
+    def place(key: str) -> str:
+        lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
+        number = next((number for number, line in lines if re.match(rf"\s*[\"']?{key}[\"']?\s*[=.]", line)), None)
+        return f"{key} in {f'line {number} of ' if number else ''}{str(path)!r}"
+
+    checkpoint = {key: value for key, value in preset.items() if key == PRESET_KEY}
+    return _checked(values, place, where=repr(str(path))) | checkpoint
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = parsed(tomllib.loads, decoded(path.read_bytes(), f"the config file {str(path)!r}"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"the config file {str(path)!r} is not TOML: {error}") from error
-    return _checked(values, repr(str(path)), is_preset=is_preset)
+    return values
+
+
+def unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line about each variable that has our prefix and names no setting."""
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX) and (key := _key_of(name)) not in SETTINGS:
+            similar = difflib.get_close_matches(key, SETTINGS, n=1)
+            hint = f"; did you mean {ENVIRONMENT_PREFIX}{similar[0].upper()}?" if similar else ""
+            yield f"{name} in the environment is no setting and is ignored{hint}"
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    values = {
-        name.removeprefix(ENVIRONMENT_PREFIX).lower(): _parsed(name, text)
-        for name, text in environment.items()
-        if name.startswith(ENVIRONMENT_PREFIX)
-    }
-    return _checked(values, "the environment")
+    """Return the settings that variables name; one that is empty is not set."""
+    texts = {_key_of(name): text for name, text in environment.items() if name.startswith(ENVIRONMENT_PREFIX) and text}
+
+    def variable(key: str) -> str:
+        return ENVIRONMENT_PREFIX + key.upper()
+
+    values = {key: _parsed(key, text, variable(key)) for key, text in texts.items() if key in SETTINGS}
+    return _checked(values, variable)
 
 
-def _parsed(name: str, text: str) -> object:
-    # The name may be that of an environment variable.
-    types = TYPES.get(name.removeprefix(ENVIRONMENT_PREFIX).lower(), (str,))
+def _key_of(variable: str) -> str:
+    return variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+
+
+def _parsed(key: str, text: str, name: str) -> object:
+    """Return a text as a value of a setting's type; `name` is what errors call the setting."""
+    setting, types = SETTINGS.get(key), TYPES.get(key, (str,))
+    if setting is None or setting.parse is not None:
+        return text
     if bool in types:
         if text.lower() not in SWITCH_WORDS:
             raise UsageError(f"{name} is {text!r}: give 1 or 0")
@@ -334,12 +385,33 @@ def _parsed(name: str, text: str) -> object:
     return text
 
 
-def _checked(values: Mapping[str, Any], where: str, *, is_preset: bool = False) -> dict[str, Any]:
-    for key, value in values.items():
-        if key not in TYPES or (key == PRESET_KEY and not is_preset):
-            raise UsageError(f"unknown setting {key!r} in {where}{HINTS.get(key) or closest(key, TYPES)}")
-        types = (*TYPES[key], int) if float in TYPES[key] else TYPES[key]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            names = " or ".join(kind.__name__ for kind in TYPES[key] if kind is not type(None))
-            raise UsageError(f"{key} in {where} is {value!r}: give a value of type {names}")
-    return dict(values)
+def _checked(values: Mapping[str, Any], name_of: Callable[[str], str] = str, *, where: str = "") -> dict[str, Any]:
+    """Return values of settings as their types, or raise UsageError, which calls a setting by `name_of(key)`.
+
+    `where` they stand, such as "the options", ends the message about a key that is unknown.
+    """
+    checked = {}
+    for key, given in values.items():
+        if key not in SETTINGS:
+            raise UsageError(f"unknown setting {key!r} in {where}{HINTS.get(key) or closest(key, SETTINGS)}")
+        name, setting = name_of(key), SETTINGS[key]
+        try:
+            value = setting.parse(given) if setting.parse and isinstance(given, str) else given
+        except ValueError as error:
+            raise UsageError(f"{name} is {given!r}: {setting.advice}") from error
+        if problem := _type_problem(value, TYPES[key]) or _problem(value, setting):
+            raise UsageError(f"{name} is {problem}")
+        checked[key] = value
+    return checked
+
+
+def _type_problem(value: Any, types: tuple[type, ...]) -> str | None:
+    accepted = (*types, int) if float in types else types
+    if isinstance(value, accepted) and (bool in types or not isinstance(value, bool)):
+        return None
+    if bool in types:
+        return f"{value!r}: give true or false, without quotes"
+    if str in types:
+        return f"{value!r}: give a text in quotes"
+    number = "a whole number" if int in types else "a number"
+    return f"{value!r}: give {number}{' without quotes' if isinstance(value, str) else ''}"

@@ -11,17 +11,17 @@ from unicodedata import normalize
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.color import Color
+from rich.console import ConsoleDimensions
 from rich.constrain import Constrain
 from rich.segment import Segment, Segments
 from rich.style import Style
 
-from videollava_cli.console import Console, clock
+from videollava_cli.console import LINES_AROUND, Console, clock, printable
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import PixelSettings, crop_offset, uncropped, uncropped_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from rich.console import ConsoleDimensions
 
     from videollava_cli.preprocessing import Resize
 
@@ -38,7 +38,7 @@ MARGIN, GAP, LABEL_HEIGHT = 44, 28, 36
 TITLE_SIZE, TEXT_SIZE, LINE = 30, 18, 30
 
 CELL_GAP = 2  # cells between two pictures in a terminal
-WIDE = 120  # columns from which on four pictures stand in a row, and not two
+NUM_COLUMNS = (1, 2, 4, 8)  # of pictures in a terminal: those that make them largest
 MAX_CELLS = 96  # width of a lone picture
 MAX_GRAPHICS_CELLS = 290  # kitty's placeholders count to 297
 
@@ -133,7 +133,10 @@ def draw_frames(tiles: Sequence[Tile], title: str, lines: Sequence[str], console
         sheet = Graphics(draw_sheet(tiles, title, lines), width="auto", height="auto")
         console.draw(screen, Constrain(sheet, MAX_GRAPHICS_CELLS))
     else:
-        console.draw(screen, "".join(f"{line}\n" for line in (title, *lines)), half_blocks(tiles, screen.size))
+        text = "".join(f"{line}\n" for line in (title, *lines))
+        num_lines = len(screen.render_lines(printable(text), pad=False)) - 1  # narrow terminals break them
+        size = ConsoleDimensions(screen.width, screen.height + LINES_AROUND - num_lines - 1)  # 1 for the prompt
+        console.draw(screen, text, half_blocks(tiles, size))
     return True
 
 
@@ -147,15 +150,20 @@ def _has_graphics() -> bool:
     return renderable.Image in (renderable.SixelImage, renderable.TGPImage)
 
 
-def half_blocks(tiles: Sequence[Tile], screen: "ConsoleDimensions") -> Segments:
+def half_blocks(tiles: Sequence[Tile], screen: ConsoleDimensions) -> Segments:
     """Return tiles in rows, two pixels a character, with their labels under each.
 
     textual_image's half cells would ask the terminal on stdin, where a medium or questions may come from.
     """
-    num_columns = 1 if len(tiles) == 1 else 4 if screen.width >= WIDE else 2
-    cells = min((screen.width - CELL_GAP * (num_columns - 1)) // num_columns, MAX_CELLS)
     width, height = tiles[0].picture.size
-    cells = max(min(cells, 2 * screen.height * width // height), 1)
+
+    def cells_of(num_columns: int) -> int:
+        fitting_lines = screen.height // -(-len(tiles) // num_columns) - 1  # 1 for the labels
+        across = (screen.width - CELL_GAP * (num_columns - 1)) // num_columns
+        return min(across, 2 * fitting_lines * width // height, MAX_CELLS)
+
+    num_columns = max((number for number in NUM_COLUMNS if number <= len(tiles)), key=cells_of)
+    cells = max(cells_of(num_columns), 1)
     num_lines = max(round(cells * height / width / 2), 1)
     segments, gap = [], " " * CELL_GAP
     for first in range(0, len(tiles), num_columns):

@@ -156,7 +156,7 @@ def line_of(outcome: Outcome, settings: Settings) -> dict[str, Any]:
     """Return an outcome's line: the record of its answer or error, and the keys by which a later run knows it."""
     item, medium = outcome.item, outcome.medium
     if outcome.answer is None or medium is None:
-        shown = medium.as_json() if medium else {"path": item.path, "kind": None, "frames": []}
+        shown = medium.as_json() if medium else {"path": item.name, "kind": None, "frames": []}
         assert outcome.error is not None, "a file that is no medium has no line"
         record = error_line([shown], item.question, outcome.error)
     else:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from videollava_cli.batch.lines import digest
 from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
+from videollava_cli.text import parsed
 
 FIRST_BYTES = b'{"id": '  # of every line
 
@@ -181,7 +182,7 @@ def _lock(descriptor: int, path: Path, stack: ExitStack) -> None:
 
 def _parsed(line: bytes, path: Path) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = parsed(json.loads, line)
     except ValueError:
         entry = None
     if isinstance(entry, dict) and {"id", "question"} <= entry.keys():

@@ -25,10 +25,10 @@ from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.engine.request import error_record, json_text
 from videollava_cli.engine.startup import start_engine
-from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, VllavaError
+from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
 from videollava_cli.media import MediaKind
-from videollava_cli.prompt import one_question
+from videollava_cli.prompt import Turn, one_question
 from videollava_cli.reader import ReadAhead, Reader, ReadResult
 from videollava_cli.settings import Settings
 
@@ -67,15 +67,16 @@ def list_items(job: Job, console: Console) -> ExitStatus:
     num_asked = 0
     with Reader(job.settings) as reader:
         for about_it in by_medium(left):
-            error = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
+            unread = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
             for item in about_it:
+                error = _question_error(item) or unread
                 is_no_media = error is not None and may_be_no_medium(item)
                 if error is None:
                     num_asked += 1
                 else:
                     stats.add(Outcome(item, error=None if is_no_media else error))
                 if not is_no_media:
-                    line = {"id": item.id, "path": item.path, "question": item.question}
+                    line = {"id": item.id, "path": item.name, "question": item.question}
                     console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
     console.notice(f"would ask {num_asked:,}{stats.others}")
     return _status(stats)
@@ -299,8 +300,17 @@ def answered(
 def outcomes_of(items: Sequence[Item], result: ReadResult) -> Iterator[Outcome]:
     """Yield items with their medium, which are to be answered; or with the error of reading it."""
     for item in items:
-        error = None if not result.is_found and may_be_no_medium(item) else result.error
-        yield Outcome(item, result.medium, error=error, read_seconds=result.seconds)
+        is_no_media = not result.is_found and may_be_no_medium(item)
+        error = _question_error(item) or (None if is_no_media else result.error)
+        yield Outcome(item, None if error else result.medium, error=error, read_seconds=result.seconds)
+
+
+def _question_error(item: Item) -> UsageError | None:
+    try:
+        Turn(item.question)
+    except UsageError as error:
+        return error
+    return None
 
 
 def _find_error(reader: Reader, path: str) -> MediaError | None:

@@ -10,11 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from videollava_cli.errors import UsageError
+from videollava_cli.reader.urls import local_path, shown_name, without_logins
+from videollava_cli.text import decoded, parsed, unmarked
+
+Entry = TypeVar("Entry", list[Any], dict[str, Any])
 
 STDIN = "-"
+JSON_ARRAY = re.compile(r"\s*\[\s*[]\[{\"]")  # a question may begin with a bracket, too: "[1] What happens?"
 # A file in a folder that bears one of these and is no medium is a broken one, and not passed over in silence.
 MEDIA_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -26,7 +31,7 @@ MEDIA_SUFFIXES = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about one medium. `id` is the path unless the user gave one.
+    """One question about one medium. `id` is the medium's name unless the user gave one.
 
     `is_named` is False for a file that a folder holds: it may be no medium at all. `stamp` is a local file's size in
     bytes and time of modification in microseconds.
@@ -37,6 +42,11 @@ class Item:
     question: str
     is_named: bool = True
     stamp: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The path as it is written down: without a URL's user and password."""
+        return shown_name(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +81,10 @@ def find_items(paths: Iterable[str], questions: Sequence[str], patterns: Sequenc
     are for files in folders: one with a slash is matched against the path from the folder on, another against the name.
     """
     entered: set[tuple[int, int]] = set()
-    for path in paths:
+    for path in map(local_path, paths):
         folder = os.path.expanduser(path)
         if "://" in path or not os.path.isdir(folder):
-            yield from (Item(path, path, question) for question in questions)
+            yield from (Item(shown_name(path), path, question) for question in questions)
             continue
         for name in _names_below(folder, entered):
             base = os.path.basename(name)
@@ -95,8 +105,8 @@ def without_repetitions(items: Iterable[Item]) -> tuple[list[Item], int]:
     for item in items:
         num_items += 1
         other = kept.setdefault((item.id, item.question), item)
-        if other.path != item.path:
-            paths = f"{other.path!r} and {item.path!r}"
+        if other.name != item.name:
+            paths = f"{other.name!r} and {item.name!r}"
             raise UsageError(f"the id {item.id!r} is given to two media, {paths}: give each its own")
     return list(kept.values()), num_items - len(kept)
 
@@ -124,44 +134,60 @@ def by_medium(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
 
 def read_list(name: str, *, is_null_separated: bool) -> list[str]:
     """Return the paths that a file, or stdin for `-`, lists one a line, or NUL-separated as with `find -print0`."""
-    content = _content(name)
+    what = f"the list {name!r}"
+    content = unmarked(_content(name), what, is_null_separated=is_null_separated)
     if is_null_separated:
         return [os.fsdecode(path) for path in content.split(b"\0") if path]
     if b"\0" in content:
-        raise UsageError(f"the list {name!r} holds NUL bytes: add -0 if they end the paths")
+        raise UsageError(f"{what} holds NUL bytes: add -0 if they end the paths")
     return [os.fsdecode(path) for line in content.split(b"\n") if (path := line.removesuffix(b"\r"))]
 
 
 def read_questions(name: str) -> list[str] | list[Item]:
-    r"""Return the questions in a file: one a line, or items when its lines are JSON objects.
+    r"""Return the questions in a file: one a line, or items when its lines are JSON objects; or a JSON array of either.
 
-    A line is `{"path": "a.mp4", "question": "What happens?", "id": 7}`; without an id the path is it, and other keys
+    An item is `{"path": "a.mp4", "question": "What happens?", "id": 7}`; without an id the path is it, and other keys
     are ignored, so that the lines of --dry-run can be asked.
     """
-    try:
-        text = _content(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the questions in {name!r} are not UTF-8: {error.reason} at byte {error.start}") from error
-    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not numbered:
+    text = decoded(_content(name), f"the list of questions {name!r}")
+    if JSON_ARRAY.match(text):
+        entries = enumerate(_json(repr(name), text, list), 1)
+        found: list[tuple[str, Any]] = [(f"item {number} of {name!r}", entry) for number, entry in entries]
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        found = [(f"line {number} of {name!r}", line.strip()) for number, line in lines if line.strip()]
+        if text.lstrip().startswith("{"):
+            found = [(where, _json(where, line, dict)) for where, line in found]
+    if not found:
         raise UsageError(f"there is no question in {name!r}: write one a line")
-    if numbered[0][1].startswith("{"):
-        return [_item(f"line {number} of {name!r}", line) for number, line in numbered]
-    return [line for _, line in numbered]
+    if not isinstance(found[0][1], str):
+        return [_item(where, entry) for where, entry in found]
+    for where, entry in found:
+        if not isinstance(entry, str):
+            raise UsageError(f"{where} is no question, as those before it are: {entry!r:.40}")
+    return [entry.strip() for _, entry in found]
 
 
-def _item(where: str, line: str) -> Item:
+def _json(where: str, text: str, kind: type[Entry]) -> Entry:
+    name = "array" if kind is list else "object"
     try:
-        entry = json.loads(line)
+        entry = parsed(json.loads, text)
     except ValueError as error:
-        raise UsageError(f"{where} is no JSON object: {error}") from error
+        raise UsageError(f"{where} is no JSON {name}: {error}") from error
+    if not isinstance(entry, kind):
+        raise UsageError(f"{where} is no JSON {name}: {without_logins(text)[:40]!r}")
+    return entry
+
+
+def _item(where: str, entry: object) -> Item:
     if not isinstance(entry, dict):
-        raise UsageError(f"{where} is no JSON object: {line[:40]!r}")
+        raise UsageError(f"{where} is no JSON object: {without_logins(repr(entry))[:40]}")
     path, question = (_text(entry, key, where) for key in ("path", "question"))
-    item_id = entry.get("id", path)
+    path = local_path(path)
+    item_id = entry.get("id", shown_name(path))
     if not isinstance(item_id, str | int) or isinstance(item_id, bool):
         raise UsageError(f"the id on {where} is {item_id!r}: give a text or a whole number")
-    return Item(item_id, path, question)
+    return Item(without_logins(item_id) if isinstance(item_id, str) else item_id, path, question)
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from videollava_cli.chat.session import STDIN, Answer, Session, read_again
 from videollava_cli.chat.transcript import AnsweredTurn, ShownMedium, check_target, read_transcript, write_transcript
 from videollava_cli.console import Console, clock
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.reader.urls import local_path, shown_name
 from videollava_cli.settings import ANSWER_KEYS, closest, for_one_answer, from_text
 
 QUOTES = '"""'  # around a question of several lines
@@ -226,10 +226,11 @@ class Commands:
             medium = self.session.read(path)
         self.console.media_notices([medium], self.session.settings)
         self.session.show(path, medium)
+        name = shown_name(path)
         article = "an image" if medium.kind is MediaKind.IMAGE else "a video"
         if kind not in (None, medium.kind):
-            self.console.notice(f"{path!r} holds {article}, and is shown as one")
-        self._confirm(f"{path!r} is shown with the next question: {article}{_frame_times(medium)}")
+            self.console.notice(f"{name!r} holds {article}, and is shown as one")
+        self._confirm(f"{name!r} is shown with the next question: {article}{_frame_times(medium)}")
 
     def _set(self, key: str, text: str) -> None:
         settings = for_one_answer(self.session.settings, {key: from_text(key, text)})
@@ -262,7 +263,7 @@ def parse(line: str) -> tuple[str, str] | None:
     if not text:
         return None
     if text.startswith(QUOTES):
-        return _question(text.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n"))
+        return "question", text.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n")
     found = COMMAND.match(text)
     if found and (command := COMMANDS.get(found[0])):
         argument = text[found.end() :].strip()
@@ -277,11 +278,7 @@ def parse(line: str) -> tuple[str, str] | None:
             return "path", path
     if found:
         raise UsageError(f"no command {found[0]!r}{closest(found[0], COMMANDS) or ':'} /help lists them")
-    return _question(text)
-
-
-def _question(text: str) -> tuple[str, str]:
-    return "question", text.encode("utf-8", "replace").decode()  # surrogates are no text
+    return "question", text
 
 
 def is_open(text: str) -> bool:
@@ -299,9 +296,7 @@ def to_path(text: str) -> str:
         words = shlex.split(text)
         if len(words) == 1:
             text = words[0]
-    if text.startswith("file://") and (address := urlsplit(text)).netloc in ("", "localhost"):
-        return unquote(address.path)
-    return text
+    return local_path(text)
 
 
 def _file(argument: str) -> Path:

@@ -18,6 +18,7 @@ from prompt_toolkit.output import create_output
 from prompt_toolkit.styles import Style
 
 from videollava_cli.chat.commands import COMMANDS, is_open
+from videollava_cli.reader.urls import without_logins
 
 
 class Editor:
@@ -72,9 +73,9 @@ class SavedHistory(FileHistory):
     """The lines that were typed, in a file; a line that cannot be written there is left out."""
 
     def store_string(self, string: str) -> None:
-        """Add a line, without what no Unicode can hold."""
+        """Add a line, without what no Unicode can hold, and without users and passwords of URLs."""
         with suppress(OSError):
-            super().store_string(string.encode("utf-8", "replace").decode())
+            super().store_string(without_logins(string).encode("utf-8", "replace").decode())
 
 
 def _screen() -> TextIO:

@@ -16,9 +16,9 @@ from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
 from videollava_cli.engine.request import answer_line, error_line, json_text
 from videollava_cli.errors import ExitStatus, OutputError, UsageError, VllavaError
+from videollava_cli.text import unmarked
 
 LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # what str.splitlines takes for one
-UTF8_MARK = "\ufeff"  # what some editors put at the beginning of a file
 
 
 @dataclass
@@ -138,7 +138,7 @@ def read_piped(stream: BinaryIO, _prompt: str = "") -> str:
             raise UsageError(f"cannot read questions from stdin: {error.strerror or error}") from error
         if not line and not lines:
             raise EOFError
-        lines.append(os.fsdecode(line).removeprefix(UTF8_MARK).rstrip("\r\n") if line else QUOTES)
+        lines.append(os.fsdecode(unmarked(line, "the text on stdin")).rstrip("\r\n") if line else QUOTES)
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from videollava_cli.media import MediaKind, Medium
 from videollava_cli.preprocessing import Fit
 from videollava_cli.prompt import SEVERAL_MEDIA, Conversation, PromptStyle, Turn
 from videollava_cli.reader import Reader
+from videollava_cli.reader.urls import shown_name
 from videollava_cli.settings import ANSWER_KEYS, SETTINGS, Settings, for_one_answer
 
 STDIN = "-"
@@ -89,7 +90,7 @@ class Session:
 
     def show(self, name: str, medium: Medium) -> ShownMedium:
         """Show a medium, which was read with the session's settings, with the next question."""
-        s = self.settings
+        s, name = self.settings, shown_name(name)
         path = name if name == STDIN or "://" in name else os.path.abspath(os.path.expanduser(name))
         side = medium.pixels.shape[-2]
         shown = ShownMedium(path, medium.kind, s.start, s.end, s.at, s.fit, side, medium.digest)

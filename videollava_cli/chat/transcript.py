@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from videollava_cli.errors import OutputError, UsageError, first_line
 from videollava_cli.media import MediaKind
+from videollava_cli.text import check_unicode, parsed
 
 FORMAT = "vllava conversation"
 VERSION = 1  # of the JSON; a larger one is refused
@@ -50,6 +51,8 @@ class AnsweredTurn:
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise ValueError("a question is empty")
+        check_unicode(self.question, "the question")
+        check_unicode(self.answer, "the answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,13 @@ def to_json(transcript: Transcript) -> bytes:
 def from_json(content: bytes, name: str) -> Transcript:
     """Return the transcript in the content of the file `name`; raises a UsageError if we cannot read one."""
     try:
-        found = json.loads(content)
+        found = parsed(json.loads, content)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError("no conversation of vllava")
         if found.get("version") != VERSION:
             raise ValueError(f"its version is {found.get('version')!r}, and this vllava reads {VERSION}")
         return _object(Transcript, found)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, UsageError) as error:
         raise UsageError(f"cannot take up the conversation in {name!r}: {first_line(error)}") from error
 
 

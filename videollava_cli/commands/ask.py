@@ -19,6 +19,7 @@ from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
 from videollava_cli.prompt import SEVERAL_MEDIA, Turn, one_question
 from videollava_cli.reader import Reader
+from videollava_cli.reader.urls import local_path
 from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
@@ -74,7 +75,7 @@ def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple
         if len(sources) < 2:
             raise UsageError('media and a question are needed: vllava ask clip.mp4 "What happens in this video?"')
         asked = [sources.pop()]
-        if asked[0].strip() and os.path.isfile(asked[0]):
+        if asked[0].strip() and os.path.isfile(local_path(asked[0])):
             raise UsageError(f"the last argument is the question, and {asked[0]!r} is a file: add a question")
     if not sources:
         raise UsageError('a video or image is needed: vllava ask clip.mp4 "What happens in this video?"')

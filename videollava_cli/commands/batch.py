@@ -122,7 +122,7 @@ def batch(
         is_null_separated=null,
         patterns=glob or [],
     )
-    kept, num_repeated = without_repetitions(item for item in items if part is None or part.holds(item.path))
+    kept, num_repeated = without_repetitions(item for item in items if part is None or part.holds(item.name))
     if num_repeated:
         console.notice(f"{num_repeated:,} repeated item{'s are' if num_repeated > 1 else ' is'} asked once")
     job = Job(

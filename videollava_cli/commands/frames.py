@@ -10,11 +10,12 @@ import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console, clock, printable
-from videollava_cli.engine.checkpoint import find_checkpoint
+from videollava_cli.engine.checkpoint import find_pixels
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import Reader
+from videollava_cli.reader.urls import local_path
 from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
@@ -47,18 +48,18 @@ def frames(
 ) -> None:
     """Show the frames that the model sees, and what the crop hides from it.
 
-    Eight frames of a video, or the image, to the pixel; what the crop leaves out is dimmed. No weights are needed.
-    Where no picture can be shown, such as in a pipe, the frames are listed.
+    Eight frames of a video, or the image, to the pixel; what the crop leaves out is dimmed. Where no picture can be
+    shown, such as in a pipe, the frames are listed. No weights are needed, and for a preset no download.
     """
     if output:
-        _check_output(output, medium)
+        _check_output(output, local_path(medium))
     with Reader(settings) as reader:
         with console.status("Finding media"):
             found = reader.find(medium)
         from videollava_cli.sheet import Overview, draw_frames, draw_sheet, encode, frame_lines, make_tiles
 
         overview = Overview()
-        pixels = find_checkpoint(settings).pixels
+        pixels = find_pixels(settings)
         with console.status("Reading frames"):
             read = reader.read(found, pixels, transform=overview)
     console.media_notices([read], settings)

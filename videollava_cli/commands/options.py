@@ -12,7 +12,7 @@ import typer
 
 from videollava_cli.console import Console
 from videollava_cli.errors import UsageError
-from videollava_cli.settings import DEFAULTS, SETTINGS, TYPES, settings_from
+from videollava_cli.settings import DEFAULTS, SETTINGS, TYPES, settings_from, unknown_variables
 
 Result = TypeVar("Result")
 
@@ -68,6 +68,8 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
                 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
             config = flags.pop("config", None)
             _resolve_flash_attn(flags)
+            for line in unknown_variables(os.environ):
+                console.notice(line)
             values = {"console": console, "flags": flags, "config": config}
             if "settings" in signature:
                 values["settings"] = settings_from(flags, config)
@@ -94,6 +96,8 @@ def _setting_option(name: str) -> Any:
     if setting.short_flag:
         flags.insert(0, setting.short_flag)
     help_text = setting.help.replace("{default}", str(DEFAULTS[name]).removesuffix(".0"))
+    if setting.parse is not None:
+        kind = str
     return Annotated[kind | None, option(help_text, setting.panel, *flags, metavar=setting.metavar)]
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from videollava_cli.errors import CheckpointError, UsageError, first_line
+from videollava_cli.errors import CheckpointError, UsageError
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
-from videollava_cli.settings import Settings
+from videollava_cli.settings import Settings, preset_image_processor, presets_folder
+from videollava_cli.text import parsed
 
 BUNDLED_SCHEME = "bundled:"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[1] / "bundled"
@@ -145,7 +146,18 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     try:
         return _from_config(settings, folder, hub_id, config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"config.json of {settings.model!r} makes no sense: {first_line(error)}") from error
+        raise CheckpointError(f"config.json of {settings.model!r} makes no sense: it may be damaged") from error
+
+
+def find_pixels(settings: Settings) -> PixelSettings:
+    """Return how the checkpoint of the settings prepares pictures: by its preset, else by its files.
+
+    Raises as `find_checkpoint`, and for a preset nothing: it needs neither files nor network.
+    """
+    config = None if settings.revision else preset_image_processor(settings.model, presets_folder())
+    if config is None:
+        return find_checkpoint(settings).pixels
+    return replace(PixelSettings.from_config(config), fit=Fit(settings.fit))
 
 
 def local_folder(named: str) -> Path | None:
@@ -227,11 +239,13 @@ def _image_processor(folder: Path, name: str) -> dict[str, Any]:
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(json.loads, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{name!r} is no checkpoint: it has no {path.name}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path.name} of {name!r}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path.name} of {name!r}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} of {name!r} is no JSON: it is damaged, download it anew") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} of {name!r} is no JSON object")
     return content
@@ -241,25 +255,22 @@ def _fetch(hub_id: str, patterns: list[str], revision: str | None, *, offline: b
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
+    from videollava_cli.reader.hub import hub_problem, quiet_hub
+
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
-    except (hub.HFValidationError, hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
+        with quiet_hub():
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
+    except hub.HFValidationError as error:
+        raise CheckpointError(f"{hub_id!r} is neither a folder nor a hub id such as owner/name") from error
+    except (hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
         named = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
-        absent = f"{named} is not in the local cache"
-        problem = f"cannot fetch {named}: {first_line(error)}"  # of line, disk, hf_xet
-        match error:
-            case hub.GatedRepoError():
-                problem = f"no access to {hub_id!r}: accept its terms on the hub, then `hf auth login`"
-            case hub.RevisionNotFoundError():
-                problem = f"{hub_id!r} has no revision {revision!r}: check its name on the hub"
-            case hub.RepositoryNotFoundError():
-                problem = f"no checkpoint {hub_id!r} on the hub, or no access to it: check its name, or `hf auth login`"
-            case hub.HFValidationError():
-                problem = f"{hub_id!r} is neither a folder nor a hub id such as owner/name"
-            case hub.OfflineModeIsEnabled():
-                problem = f"HF_HUB_OFFLINE is set, and {absent}: unset it once, or try -m tiny"
-            case hub.LocalEntryNotFoundError() if offline:
-                problem = f"offline, and {absent}: run once without --offline, or try -m tiny"
-            case hub.LocalEntryNotFoundError():
-                problem = f"{absent} and the hub cannot be reached: check the network, or try -m tiny"
+        problem = hub_problem(
+            error,
+            hub_id,
+            kind="checkpoint",
+            revision=revision,
+            offline=offline,
+            named=named,
+            instead=", or try -m tiny",
+        )
         raise CheckpointError(problem) from error

@@ -39,7 +39,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 checkpoint.folder, local_files_only=True, trust_remote_code=False, padding_side="left"
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises no other class for a damaged file
         raise CheckpointError(f"cannot read the tokenizer of {checkpoint.name!r}: {first_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
@@ -127,11 +127,11 @@ def _load_folder(
             config = VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
             stored = stored_tensors(weight_files(folder), device, None if is_quantized else dtype)
             model, report = from_pretrained(None, config=config, state_dict=stack.enter_context(stored), **options)
+        if (folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"the weights of {checkpoint.name!r} are incomplete: {missing[0]} is missing")
     assert isinstance(model, VideoLlavaForConditionalGeneration)
-    if (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     model.train(mode=False)
     return model
 

@@ -19,6 +19,7 @@ from videollava_cli.console import bytes_in_words
 from videollava_cli.engine.checkpoint import Checkpoint, weight_files
 from videollava_cli.errors import first_line
 from videollava_cli.settings import xdg_folder
+from videollava_cli.text import parsed
 
 FORMAT = 1  # of an entry; entries of another one are made again
 MANIFEST = "manifest.json"
@@ -164,7 +165,7 @@ class QuantizedCache:
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parsed(json.loads, (folder / MANIFEST).read_text(encoding="utf-8"))
         sums = [(file["bytes"] + 0, [number + 0 for number in file["sums"]]) for file in manifest["files"].values()]
         is_whole = all(len(found) == -(-num_bytes // BLOCK_BYTES) for num_bytes, found in sums)
         is_ours = is_whole and manifest["format"] == FORMAT and isinstance(manifest["model"] + manifest["what"], str)

@@ -15,6 +15,7 @@ from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
 from videollava_cli.reader.sources import to_file
+from videollava_cli.reader.urls import shown_name
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings
 
@@ -191,7 +192,7 @@ class Reader:
         path = to_file(name, self._scratch_folder, offline=self._is_offline)
         is_fetched = self._scratch is not None and path.parent == Path(self._scratch.name)
         try:
-            file = _identify(path, "stdin" if name == "-" else name, is_fetched=is_fetched)
+            file = _identify(path, "stdin" if name == "-" else shown_name(name), is_fetched=is_fetched)
         except MediaError:
             if is_fetched:
                 path.unlink(missing_ok=True)
@@ -251,7 +252,7 @@ class Reader:
                 try:
                     self._scratch = TemporaryDirectory(prefix="vllava-")
                 except OSError as error:
-                    reason = error.strerror or error
+                    reason = error.strerror
                     message = f"cannot make a temporary folder: {reason}; point TMPDIR to one with space"
                     raise MediaError(message) from error
             return Path(self._scratch.name)

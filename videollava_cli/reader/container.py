@@ -7,7 +7,7 @@ FFmpeg allocates what the sample tables of an ISO media file (mp4, mov) claim be
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,8 @@ from av.video.stream import VideoStream
 from videollava_cli.errors import MediaError
 from videollava_cli.reader import MediaFile, check_size
 from videollava_cli.reader.bitstream import START_CODE
+from videollava_cli.reader.foreign import head_of, no_medium, what_is
+from videollava_cli.sampling import Timeline
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
@@ -59,11 +61,15 @@ def open_container(path: Path, name: str, *, is_thorough: bool = False) -> Input
         # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
         if stream_options and not isinstance(error, av.error.FFmpegError | OSError):
             return open_container(path, name, is_thorough=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        with path.open("rb") as file:
-            if file.read(4).removeprefix(b"\0").startswith(START_CODE):
-                reason = "it is a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
-        raise MediaError(f"{name!r} is no video or image that can be read ({reason})") from error
+        if isinstance(error, av.error.ExitError):
+            raise MediaError(f"{name!r} could not be opened within {OPEN_SECONDS:g} s: is its disk slow?") from error
+        if isinstance(error, PermissionError | FileNotFoundError):  # it went away since it was found
+            raise MediaError(f"cannot open {name!r}: {error.strerror}") from error
+        head = head_of(path)
+        what = what_is(head)
+        if head.removeprefix(b"\0").startswith(START_CODE):
+            what = "a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
+        raise MediaError(no_medium(name, what)) from error
 
 
 def opened(file: MediaFile) -> InputContainer:
@@ -80,7 +86,8 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
     if stream is None:
         held = " and ".join(sorted({other.type for other in container.streams if other.type} - {"data"}))
         held = "only cover art" if container.streams.video else held and f"only {held}"
-        raise MediaError(f"{name!r} holds no video{f', {held}' if held else ': it may be cut off or damaged'}")
+        sound = ", and there is nothing to see" if held == "only audio" else ""
+        raise MediaError(f"{name!r} holds no video{f', {held}{sound}' if held else ': it may be cut off or damaged'}")
     if not stream.codec_context:
         raise MediaError(f"{name!r} holds a video in a format that cannot be decoded")
     check_size(name, stream.width, stream.height, MAX_PIXELS)
@@ -95,6 +102,7 @@ class Clock:
     """Presentation timestamps to seconds from the moment that players show as 0:00."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
         self.time_base = float(stream.time_base or 0)
         self.origin = (container.start_time or 0) / av.time_base
         self.rate = float(stream.average_rate or 25)
@@ -104,6 +112,25 @@ class Clock:
         if pts is None or not self.time_base:
             return index / self.rate
         return round(pts * self.time_base - self.origin, 6)
+
+    def timeline(self, seconds: Sequence[float], last_duration: int | None) -> Timeline:
+        """Return when frames of these times are shown, of which the last has a duration in ticks, or none.
+
+        In an mp4 file it may be shown longer: durations are those between frames in decoding order, and sound may go
+        on. Other headers count only where there is no duration: those of files that were cut off say too much.
+        """
+        length, last = (self._container.duration or 0) / av.time_base, seconds[-1] if seconds else 0.0
+        if not self._container.format.name.startswith(("mov", "mpeg")):
+            length -= self.origin  # FFmpeg takes it from a header, which counts from zero
+        end = last + (last_duration or 0) * self.time_base
+        if end == last or self._has_whole_table():
+            end = max(end, length)
+        return Timeline(seconds, round(end if end > last else last + 1 / self.rate, 6))
+
+    def _has_whole_table(self) -> bool:
+        entries = self._stream.index_entries
+        is_mov = self._container.format.name.startswith("mov")
+        return is_mov and len(entries) > 0 and entries[-1].pos + entries[-1].size <= self._container.size
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:

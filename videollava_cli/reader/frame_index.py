@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 
 from videollava_cli.reader.bitstream import is_shown
 from videollava_cli.reader.container import Clock
+from videollava_cli.sampling import Timeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,8 +54,6 @@ class SeekPoint:
 
 class TableIndex:
     """A frame index from the sample table of an mp4 or mov file, which has decoding timestamps: no packet is read."""
-
-    is_in_order = False  # unknown, until packets are read
 
     def __init__(self, timestamps: "NDArray[np.int64]", keys: list[int], *, reorder_window: int) -> None:
         self.num_frames = len(timestamps)
@@ -104,21 +103,23 @@ class PacketIndex:
     """A frame index from one pass over all packets, none of which was decoded.
 
     `pts` are the timestamps of all frames, int64, (N,), in the order of their packets; `keys` those of the key packets,
-    each with its place among the packets. `is_in_order` says whether the frames are shown in the order of their
-    packets, if the timestamps are true.
+    each with its place among the packets. `last_duration` is that of the frame shown last, in ticks, if there is one.
     """
 
-    def __init__(self, pts: "NDArray[np.int64]", keys: Sequence[tuple[int, int]], clock: Clock) -> None:
+    def __init__(
+        self, pts: "NDArray[np.int64]", keys: Sequence[tuple[int, int]], clock: Clock, *, last_duration: int | None
+    ) -> None:
         self.num_frames = len(pts)
         self._places = np.argsort(pts)
-        self.is_in_order = bool((np.diff(self._places) > 0).all())
         self._pts = pts[self._places]
         self._keys = sorted(keys)
         self._clock = clock
+        self._last_duration = last_duration
 
-    def seconds(self) -> list[float]:
-        """Return the time of every frame, ascending."""
-        return [self._clock.seconds(pts, index) for index, pts in enumerate(self._pts.tolist())]
+    def timeline(self) -> Timeline:
+        """Return when every frame is shown; the container must be open."""
+        seconds = [self._clock.seconds(pts, index) for index, pts in enumerate(self._pts.tolist())]
+        return self._clock.timeline(seconds, self._last_duration)
 
     def gops(self, indices: Iterable[int]) -> dict[SeekPoint, list[int]]:
         """Return at which seek point to start for which of some display indices, in ascending order.
@@ -198,7 +199,7 @@ def index_from_packets(container: InputContainer, stream: VideoStream, check: Ca
     codec = stream.codec_context.codec.canonical_name
     if codec not in (PLAIN_CODECS if container.format.name in TIMED_FORMATS else INTRA_CODECS):
         return None
-    pts = array("q")
+    pts, last = array("q"), (-(1 << 63), 0)  # of the frame shown last: timestamp, duration
     keys: list[tuple[int, int]] = []
     try:
         for packet in container.demux(stream):
@@ -211,6 +212,7 @@ def index_from_packets(container: InputContainer, stream: VideoStream, check: Ca
                 keys.append((packet.pts, len(pts)))
             if not packet.is_discard and is_shown(packet, codec):
                 pts.append(packet.pts)
+                last = max(last, (packet.pts, packet.duration or 0))
     except av.error.FFmpegError:
         return None  # the rest of the file is damaged: decoding shows how many frames there are
     order = np.asarray(pts, np.int64)
@@ -219,7 +221,7 @@ def index_from_packets(container: InputContainer, stream: VideoStream, check: Ca
     clock = Clock(container, stream)
     if container.start_time is None:  # as in Matroska files, when they are opened quickly
         clock.origin = float(order.min()) * clock.time_base
-    return PacketIndex(order, keys, clock)
+    return PacketIndex(order, keys, clock, last_duration=last[1])
 
 
 def _indexed(packet: "VideoPacket", seen: list[int], first_index: int) -> "tuple[VideoPacket, int]":

@@ -5,18 +5,23 @@ frame needs, and drained. GOPs go to several threads, each with a container of i
 lock while it decodes.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain
 from threading import Event
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import av.error
+import av.filter
 import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
@@ -31,15 +36,24 @@ if TYPE_CHECKING:
     from videollava_cli.reader.bitstream import VideoPacket
 
 PIXELS_AT_ONCE = 20_000_000  # of the pictures that all decoders have in work: two of 4K, or one of 8K
+# Codecs whose packets may stand in another order than that in which their frames are shown.
+REORDERED_CODECS = {"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1"}
+MAX_SIDE_DATA = 64  # kinds that FFmpeg may know: 32 in its version 8.1
+# Codecs whose decoders keep the orientation that a frame tells, perhaps the first alone, until the next, or a seek.
+KEEPS_ORIENTATION = {"hevc", "vvc"}
 SERIAL_SHARE = 0.1  # of the work of threads that share one decoder (`scripts/bench read`, the clip of one key frame)
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A wanted frame, transformed, and its time."""
+    """A wanted frame, transformed, and its time.
+
+    `has_matrix` says whether it came with a display matrix, where the decoder keeps that for the frames behind it.
+    """
 
     seconds: float
     pixels: "NDArray[np.uint8]"
+    has_matrix: bool = False
 
 
 def decode_gops(
@@ -50,9 +64,10 @@ def decode_gops(
     `seek` says whether to seek for a key frame, or to read all packets in front of it. `fresh` is the file, opened
     already and not yet read from. Raises IndexMismatch if a frame did not come out whole, or not where the index said.
     """
-    gops = index.gops(wanted)
     with fresh or opened(reading.file) as container:
         stream = video_stream(container, reading.file.name)
+        keeps_orientation = stream.codec_context.codec.canonical_name in KEEPS_ORIENTATION
+        gops = index.gops({*wanted, 0} if keeps_orientation else wanted)
         in_memory = max(1, PIXELS_AT_ONCE // max(1, stream.width * stream.height))
         costs = [gop[-1] - start.index + 1 for start, gop in gops.items()]
         num_threads = min(reading.num_threads, in_memory)
@@ -68,6 +83,8 @@ def decode_gops(
             pictures = _work(task, container)
             for future in futures:
                 pictures |= future.result()
+    if len({picture.has_matrix for picture in pictures.values()}) > 1:
+        raise IndexMismatch("frames without an orientation, where that of frames before may last")
     return pictures
 
 
@@ -87,9 +104,34 @@ def _num_workers(costs: list[int], num_threads: int) -> int:
 
 
 def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
-    """Return a frame as uint8 RGB, (H, W, 3), turned as its display matrix says (multiples of 90 degrees)."""
+    """Return a frame as uint8 RGB, (H, W, 3), turned and mirrored as its display matrix says, by right angles."""
     rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    return np.ascontiguousarray(np.rot90(rgb, (round(frame.rotation / 90)) % 4)) if frame.rotation else rgb
+    a, b, c, d = _display_matrix(frame) or (1, 0, 0, 1)
+    if abs(b * c) > abs(a * d):
+        rgb, a, d = rgb.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _display_matrix(frame: VideoFrame) -> list[int] | None:
+    """Return (a, b, c, d), in any unit, if a frame has them: its pixel (x, y) is shown at (ax + cy, bx + dy)."""
+    # PyAV's side data and their frame keep each other alive: so take those of a small copy.
+    small = frame.reformat(width=2, height=2, format="gray", interpolation="POINT")
+    try:
+        side_data = small.side_data
+    except ValueError:
+        side_data = _with_known_side_data(small).side_data
+    matrix = cast("Mapping[SideDataType, memoryview]", side_data).get(SideDataType.DISPLAYMATRIX)
+    return None if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+
+
+def _with_known_side_data(frame: VideoFrame) -> VideoFrame:
+    """Return a frame without the side data that PyAV has no name for: it then gives out none at all."""
+    graph = av.filter.Graph()
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))]
+    nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in range(len(SideDataType), MAX_SIDE_DATA)]
+    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+    graph.push(frame)
+    return cast(VideoFrame, graph.pull())
 
 
 def use_threads(stream: VideoStream, reading: Reading, num_decoders: int = 1) -> None:
@@ -159,6 +201,8 @@ class _Decoder:
         self._packets = _packets(container, self._stream)
         self._is_anchored = True
         context = self._stream.codec_context
+        self._is_reordered = context.codec.canonical_name in REORDERED_CODECS
+        self._keeps_orientation = context.codec.canonical_name in KEEPS_ORIENTATION
         self._is_disposable = disposable_by(context.codec.canonical_name, context.extradata)
         # FFmpeg's HEVC decoder skips pictures on which those of a higher layer may build.
         self._between: Literal["DEFAULT", "NONREF"] = "DEFAULT" if context.codec.canonical_name == "hevc" else "NONREF"
@@ -169,31 +213,37 @@ class _Decoder:
             self._container.seek(start.seek_to, stream=self._stream)
             self._packets = _packets(self._container, self._stream)
         self._is_anchored = start.seek_to is None
-        is_in_order = True
-        fed: dict[int, int] = {}
-        pictures: dict[int, Picture] = {}
+        self._num_shown, self._last_pts = 0, -math.inf
+        is_in_order, num_in_order, num_behind, last_fed = self._is_reordered, 0, 0, -math.inf
+        fed, pictures = dict[int, int](), dict[int, Picture]()
         for packet, index in self._task.index.with_index(self._packets, start):
             self._task.check()
-            is_in_order &= packet.pts == packet.dts
+            pts = -math.inf if packet.pts is None else packet.pts
+            is_in_order, last_fed = is_in_order and pts > last_fed, pts
+            is_doubtful = is_in_order and not packet.is_keyframe and num_behind < max(1, context.has_b_frames)
+            if not (left or is_doubtful):
+                self._packets = chain((packet,), self._packets)
+                break
+            num_behind += not left
+            num_in_order += is_in_order and index is not None
+            context.skip_frame = "DEFAULT"
             if index in left and packet.pts is not None:
                 fed[packet.pts] = index
                 left.remove(index)
-                context.skip_frame = "DEFAULT"
-            elif packet.is_keyframe:
-                context.skip_frame = "DEFAULT"
-            elif self._is_disposable and self._is_disposable(bytes(packet)):
-                continue
-            else:
+            elif not (packet.is_keyframe or is_in_order):
+                if self._is_disposable and self._is_disposable(bytes(packet)):
+                    continue
                 context.skip_frame = self._between
             pictures |= self._wanted(context.decode(packet), fed)
-            if not left:
+            if not (left or is_in_order):
                 break
         pictures |= self._wanted(context.decode(None), fed)
         context.flush_buffers()
         if left or len(pictures) < len(wanted):
             raise IndexMismatch("a frame did not come out")
-        # Files copied carelessly from AVI, and ASF, have decoding times where those of presentation should stand.
-        if context.has_b_frames and (is_in_order or self._task.index.is_in_order):
+        # Copies of AVI files, and ASF, have decoding times, perhaps delayed, for those of presentation. So until times
+        # leave that order nothing is skipped, and packets behind the last wanted are decoded that may be shown before.
+        if is_in_order and context.has_b_frames and self._num_shown < num_in_order:
             raise IndexMismatch("the decoder reorders frames, and the timestamps do not")
         return pictures
 
@@ -202,13 +252,21 @@ class _Decoder:
         for frame in frames:
             # Intra-refresh streams call P pictures key frames; what comes next may build on frames never decoded.
             self._is_anchored |= bool(frame.key_frame) and frame.pict_type == PictureType.I
-            index = fed.get(frame.pts) if frame.pts is not None else None
+            self._num_shown += 1
+            if frame.pts is None:
+                continue
+            if frame.pts <= self._last_pts:
+                raise IndexMismatch("frames come out in another order than that of their timestamps")
+            self._last_pts = frame.pts
+            index = fed.get(frame.pts)
             if index is None:
                 continue
             if frame.is_corrupt or not self._is_anchored:
                 raise IndexMismatch("a frame is damaged, or builds on others that were not decoded")
             seconds = self._clock.seconds(frame.pts, index)
-            pictures[index] = Picture(seconds, self._task.reading.transform(upright_rgb(frame)))
+            pixels = self._task.reading.transform(upright_rgb(frame))
+            has_matrix = self._keeps_orientation and _display_matrix(frame) is not None
+            pictures[index] = Picture(seconds, pixels, has_matrix)
         return pictures
 
 

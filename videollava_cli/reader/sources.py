@@ -6,39 +6,45 @@ import select
 import shutil
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, TYPE_CHECKING
 
 from videollava_cli.errors import MediaError
-
-if TYPE_CHECKING:
-    import urllib.request
+from videollava_cli.reader.foreign import WEB_PAGE, head_of, is_text, no_medium
+from videollava_cli.reader.urls import is_web, local_path, shown_name
 
 MAX_BYTES = 8 << 30  # of a download, a pipe or stdin
 COPY_BYTES = 1 << 20
 PIPE_SECONDS = 30.0  # without a byte
-TIMEOUT_SECONDS = 30.0  # without a byte from a server
+MORE_ROOM = "point TMPDIR to a disk with more room"
+WEB_PAGES = ("text/html", "application/xhtml+xml")  # types of content
 
 
 def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) -> Path:
     """Return the file that a source names, fetched into the folder that `scratch` gives if it is not on this disk.
 
-    A source is a path, `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on stdin. With `offline`,
-    what would need the network is refused, and hf:// names are looked up in the local cache. Raises MediaError.
+    A source is a path or its `file://` URL, an `http(s)://` URL, `hf://[datasets/]owner/repo/path`, or `-` for bytes on
+    stdin. With `offline`, what would need the network is refused, and hf:// names are looked up in the local cache.
+    Raises MediaError.
     """
     if source == "-":
         return _from_stdin(scratch)
-    scheme = source.partition("://")[0].lower() if "://" in source else ""
-    if scheme in ("http", "https"):
+    if is_web(source):
         if offline:
-            raise MediaError(f"offline, so {source} cannot be fetched: leave --offline out or name a local file")
+            name = shown_name(source)
+            raise MediaError(f"offline, so {name} cannot be fetched: leave --offline out or name a local file")
         return _from_web(source, scratch)
-    if scheme == "hf":
-        return _from_hub(source, offline=offline)
-    path = _on_disk(source)
-    return _from_pipe(path, source, scratch) if path.is_fifo() else path
+    if source[:5].lower() == "hf://":
+        from videollava_cli.reader.hub import fetch_file
+
+        return fetch_file(source, offline=offline)
+    name = local_path(source)
+    if name[:7].lower() == "file://":
+        raise MediaError(f"{shown_name(name)!r} names no file of this machine: write file:///PATH, or the path alone")
+    path = _on_disk(name)
+    return _from_pipe(path, name, scratch) if path.is_fifo() else path
 
 
 def _on_disk(source: str) -> Path:
@@ -48,9 +54,12 @@ def _on_disk(source: str) -> Path:
     try:
         found = path.stat()
     except FileNotFoundError as error:
-        raise MediaError(f"no such file: {source!r}{_suggestion(path)}") from error
-    except (OSError, ValueError) as error:
-        raise MediaError(f"cannot open {source!r}: {getattr(error, 'strerror', None) or error}") from error
+        advice = "; the URLs that work begin with https, http, hf and file" if "://" in source else _suggestion(path)
+        raise MediaError(f"no such file: {shown_name(source)!r}{advice}") from error
+    except OSError as error:
+        raise MediaError(f"cannot open {source!r}: {error.strerror}") from error
+    except ValueError as error:  # a zero byte, or no Unicode
+        raise MediaError(f"cannot open {source!r}: no file can have this name") from error
     if stat.S_ISDIR(found.st_mode):
         raise MediaError(f"{source!r} is a folder: name the files in it")
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISFIFO(found.st_mode):
@@ -84,7 +93,7 @@ def _from_pipe(path: Path, name: str, scratch: Callable[[], Path]) -> Path:
 
             return _save(read, scratch(), name, if_empty=f"{name!r} is empty: 0 bytes came through the pipe")
     except OSError as error:
-        raise MediaError(f"cannot read {name!r}: {error.strerror or error}") from error
+        raise MediaError(f"cannot read {name!r}: {error.strerror}") from error
 
 
 def _from_stdin(scratch: Callable[[], Path]) -> Path:
@@ -96,65 +105,43 @@ def _from_stdin(scratch: Callable[[], Path]) -> Path:
         try:
             return sys.stdin.buffer.read(amount)
         except OSError as error:  # as of a stdin that is open for writing only
-            raise MediaError(f"cannot read stdin: {error.strerror or error}; pipe a file into it") from error
+            raise MediaError(f"cannot read stdin: {error.strerror}; pipe a file into it") from error
 
-    folder = scratch()
-    try:
-        return _save(read, folder, "stdin", if_empty="stdin is empty: 0 bytes")
-    except OSError as error:
-        raise MediaError(f"cannot copy stdin to {str(folder)!r}: {error.strerror or error}") from error
+    return _save(read, scratch(), "stdin", if_empty="stdin is empty: 0 bytes")
 
 
 def _from_web(url: str, scratch: Callable[[], Path]) -> Path:
-    """Fetch an `http(s)://` URL; it must come whole, and must not redirect to another scheme."""
-    import urllib.error  # here, as it takes a third of a mistyped path's time
-    import urllib.request
-    from http.client import HTTPException
+    """Fetch an `http(s)://` URL; it must come whole, and must be no web page."""
+    from videollava_cli.reader.web import opened  # here, as it takes a third of a mistyped path's time
 
-    folder = scratch()
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "vllava"})  # noqa: S310 (http(s), see to_file)
-        with _web_opener().open(request, timeout=TIMEOUT_SECONDS) as response:
-            length = response.headers.get("Content-Length") or ""
-            expected = int(length) if length.isdigit() else 0
-            if_empty = f"cannot fetch {url}: the server sent 0 bytes"
-            return _save(response.read, folder, url, if_empty=if_empty, num_expected=expected)
-    except urllib.error.HTTPError as error:
-        raise MediaError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise MediaError(f"cannot fetch {url}: {getattr(error, 'reason', None) or error}") from error
-
-
-def _web_opener() -> "urllib.request.OpenerDirector":
-    """Return an opener that follows redirects to http and https only."""
-    import urllib.error
-    import urllib.request
-
-    class WebRedirects(urllib.request.HTTPRedirectHandler):
-        def redirect_request(
-            self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
-        ) -> urllib.request.Request | None:
-            """Follow a redirect to http or https only."""
-            if not newurl.lower().startswith(("http://", "https://")):
-                raise urllib.error.URLError(f"it redirects to {newurl}, which is not http or https")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
-
-    return urllib.request.build_opener(WebRedirects)
+    name = shown_name(url)
+    with opened(url) as response:
+        length = response.headers.get("Content-Length") or ""
+        expected = int(length) if length.isdecimal() else 0
+        if_empty = f"cannot fetch {name}: the server sent 0 bytes"
+        path = _save(response.read, scratch(), name, if_empty=if_empty, num_expected=expected)
+    if response.headers.get_content_type() in WEB_PAGES and is_text(head_of(path)):
+        path.unlink()
+        raise MediaError(no_medium(name, WEB_PAGE))
+    return path
 
 
 def _save(read: Callable[[int], bytes], folder: Path, name: str, *, if_empty: str, num_expected: int = 0) -> Path:
     """Copy bytes to a new file until `read` gives none; the file is removed if that fails."""
     total = 0
-    file = NamedTemporaryFile(dir=folder, prefix="fetched-", delete=False)  # noqa: SIM115
+    with _copy_errors(name, folder):
+        file = NamedTemporaryFile(dir=folder, prefix="fetched-", delete=False)  # noqa: SIM115
     try:
         with file:
             while block := read(COPY_BYTES):
                 total += len(block)
                 if total > MAX_BYTES:
                     raise MediaError(f"{name} is larger than {MAX_BYTES >> 30} GiB: save it and name the file")
-                if shutil.disk_usage(folder).free < COPY_BYTES:
-                    raise MediaError(f"no disk space left in {str(folder)!r} for {name}")
-                file.write(block)
+                with _copy_errors(name, folder):
+                    if shutil.disk_usage(folder).free < COPY_BYTES:
+                        raise MediaError(f"no disk space left in {str(folder)!r} for {name}: {MORE_ROOM}")
+                    file.write(block)
+                    file.flush()
         if total < num_expected:
             raise MediaError(f"cannot fetch {name}: the connection ended after {total} of {num_expected} bytes")
         if total == 0:
@@ -165,20 +152,11 @@ def _save(read: Callable[[int], bytes], folder: Path, name: str, *, if_empty: st
     return Path(file.name)
 
 
-def _from_hub(source: str, *, offline: bool) -> Path:
-    """Fetch `hf://[datasets/|spaces/]owner/repo[@revision]/path` through huggingface_hub's cache."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
-    parts = source.partition("://")[2].split("/")
-    repo_type = parts.pop(0).removesuffix("s") if parts[0] in ("datasets", "spaces") else "model"
-    if len(parts) < 3 or not all(parts):
-        raise MediaError(f"{source!r} is no file on the hub: write hf://[datasets/]owner/repo/path")
-    repo, _, revision = parts[1].partition("@")
-    repo_id, filename = f"{parts[0]}/{repo}", "/".join(parts[2:])
+@contextmanager
+def _copy_errors(name: str, folder: Path) -> Iterator[None]:
+    """Tell errors of this disk from those of where the bytes come from."""
     try:
-        return Path(
-            hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision or None, local_files_only=offline)
-        )
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise MediaError(f"cannot fetch {source}: {str(error).strip().splitlines()[0]}") from error
+        yield
+    except OSError as error:
+        message = f"cannot copy {name} to {str(folder)!r}: {error.strerror}; {MORE_ROOM}"
+        raise MediaError(message) from error

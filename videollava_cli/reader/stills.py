@@ -15,7 +15,7 @@ from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.reader import Reading, check_size
-from videollava_cli.sampling import Sampling
+from videollava_cli.sampling import Sampling, Timeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,17 +58,18 @@ def read_animation(reading: Reading, sampling: Sampling) -> Medium:
     """Read eight frames of a GIF, APNG, WebP or AVIF animation; raises MediaError if damaged or without frames."""
     name = reading.file.name
     with _opened(reading.file.path, name) as picture:
-        seconds = list(_frame_seconds(picture, reading))
-        chosen = sampling.chosen(seconds)
+        *seconds, end = _frame_seconds(picture, reading)
+        timeline = Timeline(seconds, end)
+        chosen = sampling.chosen(timeline)
         if not chosen:
-            raise MediaError(sampling.error_message(name, seconds))
+            raise MediaError(sampling.error_message(name, timeline))
         pictures: dict[int, NDArray[np.uint8]] = {}
         for index, frame in enumerate(_shown_frames(picture, reading)):
             if index in chosen:
                 with _readable(name):
                     rgb = _rgb(frame)
                 pictures[index] = reading.transform(rgb)
-    notices = tuple(sampling.notices(name, seconds))
+    notices = tuple(sampling.notices(name, timeline))
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Medium(name, MediaKind.VIDEO, np.stack([pictures[index] for index in chosen]), stamps, notices)
 
@@ -90,8 +91,11 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise MediaError(f"{name!r} looks like a picture, but is damaged or of an unknown kind") from error
+    except Pillow.DecompressionBombError as error:
+        raise MediaError(f"{name!r} is too large: over {MAX_PIXELS:,} pixels") from error
     except DAMAGE as error:
-        raise MediaError(f"cannot read {name!r}: {error}") from error
+        what = "cut off" if "truncated" in str(error) else "damaged, or of a kind that is not read"
+        raise MediaError(f"cannot read {name!r}: the picture is {what}") from error
     except MemoryError as error:  # Pillow asks for as many bytes as a damaged length says
         raise MediaError(f"cannot read {name!r}: it is damaged, or larger than the memory") from error
 
@@ -110,12 +114,14 @@ def _shown_frames(picture: Pillow.Image, reading: Reading) -> Iterator[Pillow.Im
 
 
 def _frame_seconds(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
+    """Yield the time at which each frame comes, and last the one at which the animation ends."""
     elapsed_ms = 0.0
     for frame in _shown_frames(picture, reading):
         yield elapsed_ms / 1000
         with _readable(reading.file.name):
             frame.load()  # WebP and AVIF know a frame's duration only then
             elapsed_ms += float(frame.info.get("duration") or DEFAULT_DURATION_MS)
+    yield elapsed_ms / 1000
 
 
 def _rgb(picture: Pillow.Image) -> "NDArray[np.uint8]":

@@ -3,8 +3,9 @@
 By the sample table of an mp4 file, by the timestamps of all packets, by decoding everything: each is slower and surer.
 """
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import av.error
@@ -26,7 +27,7 @@ from videollava_cli.reader.frame_index import (
     index_from_table,
 )
 from videollava_cli.reader.gop import Picture, decode_gops, upright_rgb, use_threads
-from videollava_cli.sampling import Sampling, uniform_indices
+from videollava_cli.sampling import Sampling, Timeline, uniform_indices
 
 SYNTHESIZED_FORMATS = ("avi", "mxf")  # have no timestamps: FFmpeg counts packets, and adds the decoder's delay
 MAX_DAMAGED = 1000  # packets in a row of frames as many: nothing more will come
@@ -61,7 +62,8 @@ def _by_table(reading: Reading, sampling: Sampling, index: TableIndex, container
         pictures = decode_gops(reading, index, set(indices), seek=True, fresh=container)
     except IndexMismatch:
         return None
-    return _clip(reading, indices, pictures, sampling.notices(reading.file.name, range(index.num_frames)))
+    frames = Timeline(range(index.num_frames), index.num_frames)  # as if they were a second apart
+    return _clip(reading, indices, pictures, sampling.notices(reading.file.name, frames))
 
 
 def _by_packets(reading: Reading, sampling: Sampling, container: InputContainer) -> Medium | None:
@@ -69,30 +71,30 @@ def _by_packets(reading: Reading, sampling: Sampling, container: InputContainer)
     index = index_from_packets(container, video_stream(container, reading.file.name), reading.check)
     if index is None:
         return None
-    seconds = index.seconds()
-    indices = _chosen(reading, sampling, seconds)
+    timeline = index.timeline()
+    indices = _chosen(reading, sampling, timeline)
     for seek in (True, False) if is_seekable else (False,):
         try:
             pictures = decode_gops(reading, index, set(indices), seek=seek)
         except IndexMismatch:
             continue
-        timed = {index: Picture(seconds[index], picture.pixels) for index, picture in pictures.items()}
-        return _clip(reading, indices, timed, sampling.notices(reading.file.name, seconds))
+        timed = {index: Picture(timeline.seconds[index], picture.pixels) for index, picture in pictures.items()}
+        return _clip(reading, indices, timed, sampling.notices(reading.file.name, timeline))
     return None
 
 
 def _by_full_decode(reading: Reading, sampling: Sampling) -> Medium:
     name = reading.file.name
-    expected = sampling.chosen(_packet_seconds(reading))
+    expected = sampling.chosen(_packet_timeline(reading))
     decoded = _decode_all(reading, set(expected))
     if not decoded.seconds:
         raise MediaError(f"no frame of {name!r} can be decoded{_damage(decoded.num_damaged)}")
-    indices = _chosen(reading, sampling, decoded.seconds)
+    indices = _chosen(reading, sampling, decoded.timeline)
     if indices != expected:
         decoded = _decode_all(reading, set(indices))
-    seconds = decoded.seconds
+    seconds = decoded.timeline.seconds
     pictures = {index: Picture(seconds[index], pixels) for index, pixels in decoded.pixels.items()}
-    notices = sampling.notices(name, seconds)
+    notices = sampling.notices(name, decoded.timeline)
     if decoded.num_damaged:
         notices.append(f"{name!r} is damaged{_damage(decoded.num_damaged)}: the frames come from the rest")
     elif decoded.num_in_header not in (0, len(seconds)):
@@ -104,10 +106,10 @@ def _damage(num_damaged: int) -> str:
     return f" ({num_damaged} packet{'s' if num_damaged > 1 else ''} could not be decoded)" if num_damaged else ""
 
 
-def _chosen(reading: Reading, sampling: Sampling, seconds: Sequence[float]) -> list[int]:
-    indices = sampling.chosen(seconds)
+def _chosen(reading: Reading, sampling: Sampling, timeline: Timeline) -> list[int]:
+    indices = sampling.chosen(timeline)
     if not indices:
-        raise MediaError(sampling.error_message(reading.file.name, seconds))
+        raise MediaError(sampling.error_message(reading.file.name, timeline))
     return indices
 
 
@@ -117,9 +119,10 @@ def _clip(reading: Reading, indices: list[int], pictures: dict[int, Picture], no
     return Medium(reading.file.name, MediaKind.VIDEO, pixels, stamps, tuple(notices))
 
 
-def _packet_seconds(reading: Reading) -> list[float]:
-    """Return the times of the frames by their packets; damage and synthesized timestamps may make them wrong."""
+def _packet_timeline(reading: Reading) -> Timeline:
+    """Return when frames are shown by their packets; damage and synthesized timestamps may make it wrong."""
     seconds: list[float] = []
+    last = (-math.inf, 0)
     with opened(reading.file) as container:
         stream = video_stream(container, reading.file.name)
         clock = Clock(container, stream)
@@ -128,19 +131,21 @@ def _packet_seconds(reading: Reading) -> list[float]:
                 reading.check()
                 if packet.size and not packet.is_discard:
                     seconds.append(clock.seconds(packet.pts, len(seconds)))
+                    last = max(last, (seconds[-1], packet.duration or 0))
         except av.error.FFmpegError:
             pass  # the rest of the file is damaged: decoding shows how many frames there are
-        return _in_order(seconds, container)
+        return clock.timeline(_in_order(seconds, container), last[1])
 
 
 @dataclass(slots=True)
 class _Decoded:
-    """What one pass over a file gave: the time of every frame, the wanted ones transformed, the damage.
+    """What one pass over a file gave: the time of every frame as it came, the wanted ones transformed, the damage.
 
     `num_in_header` is the number of frames that an AVI file claims, which may be wrong; 0 for other files.
     """
 
     seconds: list[float] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=lambda: Timeline((), 0.0))
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     num_damaged: int = 0
     num_in_header: int = 0
@@ -154,13 +159,14 @@ def _decode_all(reading: Reading, wanted: set[int]) -> _Decoded:
         use_threads(stream, reading)
         clock = Clock(container, stream)
         decoded.num_in_header = stream.frames if container.format.name == "avi" else 0
+        last_duration = 0
         for frame in _frames(container, stream, decoded):
             reading.check()
-            index = len(decoded.seconds)
+            index, last_duration = len(decoded.seconds), frame.duration
             decoded.seconds.append(clock.seconds(frame.pts, index))
             if index in wanted:
                 decoded.pixels[index] = reading.transform(upright_rgb(frame))
-        decoded.seconds = _in_order(decoded.seconds, container)
+        decoded.timeline = clock.timeline(_in_order(decoded.seconds, container), last_duration)
     return decoded
 
 
