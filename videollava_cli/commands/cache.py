@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.console import Console, bytes_in_words
+from videollava_cli.console import Console, bytes_in_words, columns
 from videollava_cli.engine.quantized_cache import Entry, cache_folder, check_entry, entries
 from videollava_cli.errors import OutputError, UsageError, VllavaError
 from videollava_cli.settings import closest
@@ -124,8 +124,7 @@ def _table(found: list[Entry]) -> list[str]:
         what = entry.what if entry.state == "kept" else " ".join(filter(None, (entry.what, f"({entry.state})")))
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         rows.append((entry.model or "-", what, bytes_in_words(entry.num_bytes), used, str(entry.folder)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row[:4], widths, strict=True)), row[4]]) for row in rows]
+    return columns(rows)
 
 
 def _json_object(found: list[Entry], *more: str) -> str:

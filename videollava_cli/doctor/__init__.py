@@ -41,10 +41,7 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
 
     add("software", checks.check_software())
     if not facts["software"]["problems"]:
-        from videollava_cli.engine.loading import choose_device, choose_dtype
-
-        device = choose_device(settings.device)
-        facts |= {"device": str(device), "dtype": str(choose_dtype(settings.dtype, device)).removeprefix("torch.")}
+        facts |= checks.chosen_device(settings)
         add("computer", checks.check_computer())
         add("graphics", checks.check_graphics(facts["device"]))
         add("settings_problem", checks.check_settings(settings, facts))

@@ -169,6 +169,14 @@ def _gpus() -> Iterator[dict[str, Any]]:
         yield dict(zip(keys, ("mps", "Apple GPU", total, free, None), strict=True))
 
 
+def chosen_device(settings: Settings) -> dict[str, str]:
+    """Return the device and number format that settings choose, by torch's names; raises UsageError."""
+    from videollava_cli.engine.loading import choose_device, choose_dtype
+
+    device = choose_device(settings.device)
+    return {"device": str(device), "dtype": str(choose_dtype(settings.dtype, device)).removeprefix("torch.")}
+
+
 def check_settings(settings: Settings, facts: Mapping[str, Any]) -> Checked:
     """Find whether this machine can do what the settings ask."""
     from videollava_cli.engine.loading import check_machine

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava_cli.console import bytes_in_words
-from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark, check_computer, check_graphics
+from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark, check_computer, check_graphics, chosen_device
 from videollava_cli.engine.checkpoint import (
     MODEL_TYPE,
     ModelSize,
@@ -45,17 +45,9 @@ def check_models(settings: Settings, facts: Mapping[str, Any]) -> Checked:
 
 def find_models(settings: Settings) -> list[dict[str, Any]]:
     """Return the presets and the other Video-LLaVA checkpoints in the hub's cache, as `check_models` describes them."""
-    from videollava_cli.engine.loading import choose_device, choose_dtype
-
-    device = choose_device(settings.device)
-    computer, graphics = check_computer()[0], check_graphics(str(device))[0]
-    facts = {
-        "device": str(device),
-        "dtype": str(choose_dtype(settings.dtype, device)).removeprefix("torch."),
-        "computer": computer,
-        "graphics": graphics,
-        "four_bit": {"is_usable": find_spec("bitsandbytes") is not None},
-    }
+    facts: dict[str, Any] = {**chosen_device(settings), "computer": check_computer()[0]}
+    facts["graphics"] = check_graphics(facts["device"])[0]
+    facts["four_bit"] = {"is_usable": find_spec("bitsandbytes") is not None}
     presets = [resolve({"model": name}, presets=presets_folder()) for name in preset_names(presets_folder())]
     known = {preset.checkpoint for preset in presets}
     others = [resolve({"model": name}, presets=presets_folder()) for name in _cached_names() if name not in known]
