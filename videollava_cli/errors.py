@@ -12,13 +12,19 @@ class ExitStatus(IntEnum):
     MEDIA = 3
     INCOMPLETE = 4
     CHECKPOINT = 5
+    HUNG_UP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class VllavaError(Exception):
     """Base of all errors that are the user's to mend: one line that says what, the value seen, what to do."""
 
     status = ExitStatus.FAILED
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: it ends what Ctrl-C ends, and a conversation too."""
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ With --ray, the nodes of a Ray cluster read and answer, and only the lines are w
 """
 
 import json
-import os
 import signal
 import sys
 import time
@@ -28,6 +27,7 @@ from videollava_cli.engine.startup import start_engine
 from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
 from videollava_cli.media import MediaKind
+from videollava_cli.process import end_now, leave_dead_terminal
 from videollava_cli.prompt import Turn, one_question
 from videollava_cli.reader import ReadAhead, Reader, ReadResult
 from videollava_cli.settings import Settings
@@ -35,7 +35,8 @@ from videollava_cli.settings import Settings
 BATCHES_AHEAD = 2  # of media that were read and wait: one more than the batch in work
 MAX_EARLY = 256  # answers that wait for one before them to be written
 PATIENCE_SECONDS = 1.0  # for the next medium to be read while answers are in hand
-WAITING = "finishing the answers in hand; Ctrl-C again ends at once"
+FINISH_SECONDS = 5.0  # for the answers in hand after SIGTERM: `docker stop` kills after 10 s
+FINISHING = "finishing the answers in hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
             results = stack.enter_context(Results(job.output, is_fresh=job.is_fresh, redo_failed=job.redo_failed))
         write = results.write if results else lambda line: console.answer(json_text(line))
         left, stats = _left(job, results.held if results else Held())
-        interrupts = stack.enter_context(Interrupts(lambda: console.notice(WAITING)))
+        interrupts = stack.enter_context(Interrupts(console.notice))
         shown = stack.enter_context(meter(is_hidden=is_hidden))
         if job.ray:
             outcomes = on_ray(job, left, checkpoint, stats, console)
@@ -121,27 +122,34 @@ def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
 
 
 class Interrupts:
-    """How Ctrl-C ends the program: at once, or after the work in hand, in which case `notify` is called.
+    """How Ctrl-C, SIGTERM and SIGHUP end the program: at once, or after the work in hand, as `notify` says.
 
-    Use it as a context manager in the main thread.
+    For the work in hand there is as much time as it takes after Ctrl-C, and `FINISH_SECONDS` after the others. Use it
+    as a context manager in the main thread.
     """
 
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self.is_pending = False  # whether Ctrl-C was pressed and waits
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self.is_pending = False  # whether a signal came and waits
+        self._number = 0  # of that signal
         self._notify = notify
         self._num_held = 0
         self._is_leaving = False
+        self._before: dict[int, Callable[[int, FrameType | None], object]] = {}
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(before := signal.getsignal(number)):  # neither ignored nor nobody's
+                self._before[number] = before
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let Ctrl-C wait for the end of this block, and of others around it; a second one does not wait."""
+        """Let a signal wait for the end of this block, and of others around it; a second one does not wait."""
         self._num_held += 1
         try:
             yield
@@ -150,19 +158,26 @@ class Interrupts:
         if self.is_pending and not self._num_held:
             self._leave()
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._is_leaving:
-            os._exit(ExitStatus.INTERRUPTED)  # threads that read would be waited for
+            end_now(128 + self._number)
+        if number != signal.SIGALRM:
+            self._number = number
         if self._num_held and not self.is_pending:
-            self.is_pending = True
+            self.is_pending, says = True, f"{FINISHING}; Ctrl-C again ends at once"
+            if number != signal.SIGINT:
+                says = f"{FINISHING}, for at most {FINISH_SECONDS:g} s"
+                signal.signal(signal.SIGALRM, self._on_signal)
+                signal.setitimer(signal.ITIMER_REAL, FINISH_SECONDS)
+                leave_dead_terminal()
             with suppress(RuntimeError):  # stderr is just being written to
-                self._notify()
+                self._notify(says)
             return
         self._leave()
 
     def _leave(self) -> None:
         self._is_leaving = True
-        raise KeyboardInterrupt
+        self._before[self._number](self._number, None)  # raises an interrupt
 
 
 @dataclass(slots=True)

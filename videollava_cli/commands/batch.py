@@ -23,6 +23,7 @@ from videollava_cli.batch.work import (
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, UsageError
+from videollava_cli.process import callers_path
 from videollava_cli.prompt import Turn
 from videollava_cli.settings import Settings
 
@@ -129,12 +130,12 @@ def batch(
         items=with_stamps(kept),
         common_questions=common_questions,
         settings=settings,
-        output=output,
+        output=output and callers_path(output),
         redo_failed=redo_failed,
         is_fresh=overwrite,
         is_ordered=not unordered,
         batch_size=max_num_seqs,
-        summary=json_summary,
+        summary=json_summary and callers_path(json_summary),
         ray=ray,
     )
     return list_items(job, console) if dry_run else run(job, console, answer_on_ray)
