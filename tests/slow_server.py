@@ -6,12 +6,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def slow_server(path):
-    """Serve a file on the loopback, once `release` is set; give the URL and `release`."""
+def slow_server(path, asked=None):
+    """Serve a file on the loopback, once `release` is set; give the URL and `release`.
+
+    The event `asked`, if there is one, is set by the first request.
+    """
     release = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if asked is not None:
+                asked.set()
             release.wait(120)
             self.send_response(200)
             self.end_headers()

@@ -452,7 +452,7 @@ def test_ctrl_c_waits_for_work_in_hand_and_a_second_one_does_not(num_presses, ha
     events = []
 
     def work():
-        with Interrupts(lambda: events.append("notified")) as interrupts:
+        with Interrupts(lambda _: events.append("notified")) as interrupts:
             with interrupts.held():
                 with interrupts.held():
                     for _ in range(num_presses):
@@ -466,7 +466,7 @@ def test_ctrl_c_waits_for_work_in_hand_and_a_second_one_does_not(num_presses, ha
 
 
 def test_ctrl_c_ends_at_once_where_no_work_is_in_hand():
-    with Interrupts(lambda: None) as interrupts:
+    with Interrupts(lambda _: None) as interrupts:
         with interrupts.held():
             pass
         with pytest.raises(KeyboardInterrupt):

@@ -90,7 +90,7 @@ def test_file_of_results_holds_results_alone_where_descriptors_are_closed(shell,
 
     assert shell(f"{run} {closed}")[0] == 0
     assert answers(Path("out.jsonl").read_text())[1:] == [ANSWER]
-    assert json.loads(Path("s.json").read_text())["answered"] == 2
+    assert json.loads(Path("sum.json").read_text())["answered"] == 2
     assert "2 there before" in shell(run)[2]
 
 

@@ -80,7 +80,6 @@ FOREIGN = {
     "a.mp3": (sound("mp3", "libmp3lame"), "sound alone (MP3)"),
     "a.aac": (sound("adts", "aac"), "sound alone (AAC)"),
     "a.aiff": (sound("aiff", "pcm_s16be"), "sound alone (AIFF)"),
-    "a.psd": (b"8BPS\0\1" + bytes(20), "a picture in a format that is not read (Photoshop): convert it to PNG"),
     "a.jxl": (b"\xff\x0a\xfa\x1f", "a picture in a format that is not read (JPEG XL)"),
     "a.npy": (b"\x93NUMPY\1\0", "a file of numbers"),
     "pointer.mp4": (

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 from slow_server import slow_server
@@ -81,10 +82,10 @@ def test_copy_of_a_medium_is_removed_at_once(start, scratch, sent, status, sourc
 
 @pytest.mark.parametrize("command", ["frames", "chat", "ask"])
 def test_every_command_ends_while_a_server_keeps_it_waiting(start, scratch, command):
-    with slow_server(CLIP) as (url, _):
+    asked = Event()
+    with slow_server(CLIP, asked) as (url, _):
         process = start(command, "-m", "tiny", url, *([QUESTION] if command == "ask" else []))
-        wait_for(lambda: list(scratch.iterdir()), process)
-        time.sleep(0.2)
+        wait_for(asked.is_set, process)
 
         assert end(process, signal.SIGTERM)[:2] == (143, "")
     assert list(scratch.iterdir()) == []
@@ -201,9 +202,10 @@ def test_terminal_that_is_gone_costs_no_summary(scratch):
 
 
 def test_hang_up_that_is_ignored_at_the_start_stays_ignored(start, scratch):
-    with slow_server(CLIP) as (url, release):
+    asked = Event()
+    with slow_server(CLIP, asked) as (url, release):
         process = start("ask", *TINY, url, QUESTION, program=["nohup", *VLLAVA])
-        wait_for(lambda: list(scratch.iterdir()), process)
+        wait_for(asked.is_set, process)
         process.send_signal(signal.SIGHUP)
         time.sleep(0.3)
         release.set()

@@ -46,7 +46,6 @@ BINARY = tuple(
         (rb"7z\xbc\xaf\x27\x1c", ARCHIVE.format("7-Zip")),
         (rb"Rar!", ARCHIVE.format("RAR")),
         (rb".{257}ustar", ARCHIVE.format("tar")),
-        (rb"8BPS", PICTURE.format("Photoshop")),
         (rb"gimp xcf", PICTURE.format("GIMP")),
         (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", PICTURE.format("JPEG XL")),
         (rb"\x76\x2f\x31\x01", PICTURE.format("OpenEXR")),
