@@ -21,7 +21,10 @@ class MediaKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FrameStamp:
-    """Which frame of a file a picture is, in presentation order, and its time since players show 0:00."""
+    """Which frame of a file a picture is, in presentation order, and its time since players show 0:00.
+
+    Frames that a program holds in memory may have no times: then it is `math.nan`.
+    """
 
     index: int
     seconds: float
@@ -31,7 +34,7 @@ class FrameStamp:
             raise ValueError(f"negative frame index: {self.index}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Medium:
     """Eight frames of a video, or one still picture, at the model's side S.
 
@@ -52,6 +55,10 @@ class Medium:
         is_batch = self.pixels.ndim == 4 and self.pixels.shape[3] == 3
         if not is_batch or len(self.stamps) != num_stamps or (self.kind is MediaKind.IMAGE and len(self.pixels) != 1):
             raise ValueError(f"no {self.kind}: pixels of shape {self.pixels.shape}, {len(self.stamps)} stamps")
+
+    def __repr__(self) -> str:
+        num_frames, height, width, _ = self.pixels.shape
+        return f"<Medium {self.name!r}: {self.kind}, {num_frames} x {height} x {width}>"
 
     @property
     def digest(self) -> str:

@@ -38,9 +38,9 @@ DAMAGE = (
 DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
 
 
-def probe_still(path: Path, name: str) -> tuple[Literal["still", "animation"], int, int]:
+def probe_still(source: Path | Pillow.Image, name: str) -> tuple[Literal["still", "animation"], int, int]:
     """Return the form, width and height of a picture; raises MediaError if Pillow cannot open it or it is too large."""
-    with _opened(path, name) as picture, _readable(name):
+    with _opened(source, name) as picture, _readable(name):
         is_animation = picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
         return "animation" if is_animation else "still", picture.width, picture.height
 
@@ -48,16 +48,14 @@ def probe_still(path: Path, name: str) -> tuple[Literal["still", "animation"], i
 def read_image(reading: Reading) -> Medium:
     """Read a still picture, upright and over white where it is transparent; raises MediaError if it is damaged."""
     name = reading.file.name
-    with _opened(reading.file.path, name) as picture:
-        with _readable(name):
-            rgb = _rgb(picture)
-        return Medium(name, MediaKind.IMAGE, reading.transform(rgb)[None])
+    with _opened(_source(reading), name) as picture:
+        return Medium(name, MediaKind.IMAGE, reading.transform(read_rgb(picture, name))[None])
 
 
 def read_animation(reading: Reading, sampling: Sampling) -> Medium:
     """Read eight frames of a GIF, APNG, WebP or AVIF animation; raises MediaError if damaged or without frames."""
     name = reading.file.name
-    with _opened(reading.file.path, name) as picture:
+    with _opened(_source(reading), name) as picture:
         *seconds, end = _frame_seconds(picture, reading)
         timeline = Timeline(seconds, end)
         chosen = sampling.chosen(timeline)
@@ -66,23 +64,38 @@ def read_animation(reading: Reading, sampling: Sampling) -> Medium:
         pictures: dict[int, NDArray[np.uint8]] = {}
         for index, frame in enumerate(_shown_frames(picture, reading)):
             if index in chosen:
-                with _readable(name):
-                    rgb = _rgb(frame)
-                pictures[index] = reading.transform(rgb)
+                pictures[index] = reading.transform(read_rgb(frame, name))
     notices = tuple(sampling.notices(name, timeline))
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Medium(name, MediaKind.VIDEO, np.stack([pictures[index] for index in chosen]), stamps, notices)
 
 
+def _source(reading: Reading) -> Path | Pillow.Image:
+    return reading.file.held if isinstance(reading.file.held, Pillow.Image) else reading.file.path
+
+
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
-    """Open a picture; meanwhile what Pillow would warn of, such as damaged EXIF tags, stays off the terminal."""
+def _opened(source: Path | Pillow.Image, name: str) -> Iterator[Pillow.Image]:
+    """Open a picture; meanwhile what Pillow would warn of, such as damaged EXIF tags, stays off the terminal.
+
+    One that its owner opened stays open, at the frame where it was.
+    """
     with warnings.catch_warnings(action="ignore"):
         with _readable(name):
-            picture = Pillow.open(path, formats=FORMATS)
-        with picture:
+            opened = Pillow.open(source, formats=FORMATS) if isinstance(source, Path) else _at_its_frame(source)
+        with opened as picture:
             check_size(name, picture.width, picture.height, MAX_PIXELS)
             yield picture
+
+
+@contextmanager
+def _at_its_frame(picture: Pillow.Image) -> Iterator[Pillow.Image]:
+    frame = picture.tell()
+    try:
+        yield picture
+    finally:
+        if picture.tell() != frame:
+            picture.seek(frame)
 
 
 @contextmanager
@@ -122,6 +135,12 @@ def _frame_seconds(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
             frame.load()  # WebP and AVIF know a frame's duration only then
             elapsed_ms += float(frame.info.get("duration") or DEFAULT_DURATION_MS)
     yield elapsed_ms / 1000
+
+
+def read_rgb(picture: Pillow.Image, name: str) -> "NDArray[np.uint8]":
+    """Return a picture as uint8 RGB, (H, W, 3): upright, over white; raises MediaError if it is damaged."""
+    with _readable(name):
+        return _rgb(picture)
 
 
 def _rgb(picture: Pillow.Image) -> "NDArray[np.uint8]":
