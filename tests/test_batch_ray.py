@@ -325,7 +325,7 @@ def test_node_without_the_checkpoint_is_refused(plan):
     assert isinstance(read[0], Outcome)
 
     local = replace(plan, job=replace(plan.job, settings=replace(TINY, checkpoint="/nowhere/weights")))
-    error = EngineActor(local).answer([(0, read)])
+    error = EngineActor(local).answer([read])
 
     assert isinstance(error, CheckpointError)
     assert str(error).startswith("there is no folder '/nowhere/weights' (on the node ")

@@ -163,9 +163,9 @@ def test_questions_that_make_no_sense_are_told_with_their_line(tmp_path, content
 
 
 def test_questions_that_are_no_text_or_not_there_are_told(tmp_path):
-    (tmp_path / "questions").write_bytes(b"\xff\xfe")
+    (tmp_path / "questions").write_bytes(b"Why?\n\xff")
 
-    with pytest.raises(UsageError, match="are not UTF-8"):
+    with pytest.raises(UsageError, match="is not UTF-8 at byte 6: save it as UTF-8"):
         read_questions(str(tmp_path / "questions"))
     with pytest.raises(UsageError, match=r"cannot read '/nowhere': No such file"):
         read_questions("/nowhere")

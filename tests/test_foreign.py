@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import av
 import numpy as np
@@ -233,9 +234,12 @@ print(time.perf_counter() - began, done.status, done.stderr, sep="\\n")
 
 def at_a_hub(endpoint, home, *arguments):
     """Run a command in a process of its own, since the hub's client reads its endpoint when it is imported."""
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
+    here = Path(__file__).parent
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(here)}
     command = [sys.executable, "-c", HUB, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=120, cwd=here.parent
+    )
     seconds, status, *lines = done.stdout.splitlines()
     return float(seconds), int(status), [line for line in (*lines, *done.stderr.splitlines()) if line]
 

@@ -15,7 +15,19 @@ from in_process import vllava
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CLIP, IMAGE = str(EXAMPLES / "circle-moves-right.mp4"), str(EXAMPLES / "triangle.jpg")
-COMMANDS = ("", "ask", "batch", "cache", "cache clear", "cache verify", "chat", "doctor", "frames")
+COMMANDS = (
+    "",
+    "ask",
+    "batch",
+    "cache",
+    "cache clear",
+    "cache verify",
+    "chat",
+    "doctor",
+    "frames",
+    "models",
+    "models pull",
+)
 OUTPUTS = {
     "ask": ["ask", "-m", "tiny", CLIP, IMAGE, "What happens?", "--json"],
     "batch": ["batch", "-m", "tiny", CLIP, "nowhere.mp4", "-q", "What happens?"],
@@ -24,6 +36,7 @@ OUTPUTS = {
     "cache-verify": ["cache", "verify", "--json"],
     "chat": ["chat", "-m", "tiny", CLIP, "--json", "--no-save"],
     "doctor": ["doctor", "-m", "tiny", "--json"],
+    "models": ["models", "--json"],
     "frames": ["frames", "-m", "tiny", CLIP, "--json"],
 }
 

@@ -152,6 +152,12 @@ def bytes_in_words(num_bytes: int, unit: str | None = None) -> str:
     return f"{num_bytes} bytes"
 
 
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, its first row the head: each column but the last as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+
+
 def duration(seconds: float) -> str:
     """Return a duration as people say it: 40 s, 3:07 min, 2:05 h."""
     whole = round(seconds)

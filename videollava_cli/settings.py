@@ -64,6 +64,11 @@ _question = partial(_row, "answer", "Question")
 _frames = partial(_row, "answer", "Clip")
 _reading = partial(_row, "engine", "Clip")
 _AT_LEAST_1: Any = {"accepts": lambda n: n >= 1, "advice": "give at least 1"}
+_TIME: Any = {
+    "metavar": "TIME",
+    "parse": parse_seconds,
+    "advice": "give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +128,8 @@ class Settings:
         "What follows a placeholder: newline (default) or joined, as older docs have it.",
         choices=("newline", "joined"),
     )
-    start: float | None = _frames(
-        None,
-        "Sample from this time on: 90, 90s or 1:30.",
-        metavar="TIME",
-        parse=parse_seconds,
-        accepts=lambda n: n >= 0,
-        advice="give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
-    )
-    end: float | None = _frames(
-        None,
-        "Sample up to this time.",
-        metavar="TIME",
-        parse=parse_seconds,
-        advice="give a time from the beginning of the clip, such as 90, 1.5s or 1:02:03.5",
-    )
+    start: float | None = _frames(None, "Sample from this time on: 90, 90s or 1:30.", accepts=lambda n: n >= 0, **_TIME)
+    end: float | None = _frames(None, "Sample up to this time.", **_TIME)
     at: str | None = _frames(None, "Take the frames on display at these eight times: 0,1.5,3,...", metavar="TIME,...")
     decode_threads: int | None = _reading(
         None, "Threads that decode a video. Default: one a processor", metavar="N", **_AT_LEAST_1
@@ -156,8 +148,8 @@ class Settings:
         for key, setting in SETTINGS.items():
             if (value := getattr(self, key)) is not None and (problem := _problem(value, setting)):
                 raise UsageError(f"{key} is {problem}")
-        if problems := [*_clip_problems(self), *_combination_problems(self)]:
-            raise UsageError(problems[0])
+        if problem := next(_problems(self), None):
+            raise UsageError(problem)
 
     @property
     def is_greedy(self) -> bool:
@@ -187,9 +179,18 @@ def _problem(value: Any, setting: Setting) -> str | None:
     return None if setting.accepts(value) else f"{value}: {setting.advice}"
 
 
-def _clip_problems(s: Settings) -> Iterator[str]:
+def _problems(s: Settings) -> Iterator[str]:
     if s.end is not None and s.end <= (s.start or 0):
         yield f"end is {s.end}: give seconds after the start, {s.start or 0}"
+    if s.temperature == 0 and (s.top_p is not None or s.top_k is not None):
+        yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
+    if s.load_4bit and s.load_8bit:
+        yield "load_4bit and load_8bit exclude each other: give one of them"
+    if s.attn_implementation == "flash_attention_2":
+        if s.device == "cpu" or s.device.startswith("mps"):
+            yield f"Flash-Attention 2 needs a CUDA GPU, and the device is {s.device!r}: leave --flash-attn out"
+        if s.dtype == "float32":
+            yield "Flash-Attention 2 needs float16 or bfloat16, and dtype is 'float32': give --dtype float16"
     if s.at is None:
         return
     try:
@@ -207,18 +208,6 @@ def _clip_problems(s: Settings) -> Iterator[str]:
 
 def _seconds(at: str) -> tuple[float, ...]:
     return tuple(map(parse_seconds, at.split(",")))
-
-
-def _combination_problems(s: Settings) -> Iterator[str]:
-    if s.temperature == 0 and (s.top_p is not None or s.top_k is not None):
-        yield "top_p and top_k choose among sampled tokens, and answers are greedy: add --temperature 0.7, say"
-    if s.load_4bit and s.load_8bit:
-        yield "load_4bit and load_8bit exclude each other: give one of them"
-    if s.attn_implementation == "flash_attention_2":
-        if s.device == "cpu" or s.device.startswith("mps"):
-            yield f"Flash-Attention 2 needs a CUDA GPU, and the device is {s.device!r}: leave --flash-attn out"
-        if s.dtype == "float32":
-            yield "Flash-Attention 2 needs float16 or bfloat16, and dtype is 'float32': give --dtype float16"
 
 
 def resolve(
@@ -401,7 +390,7 @@ def _checked(values: Mapping[str, Any], name_of: Callable[[str], str] = str, *, 
             value = setting.parse(given) if setting.parse and isinstance(given, str) else given
         except ValueError as error:
             raise UsageError(f"{name} is {given!r}: {setting.advice}") from error
-        if problem := _type_problem(value, TYPES[key]) or _problem(value, setting):
+        if problem := _type_problem(value, TYPES[key]) or (value is not None and _problem(value, setting)):
             raise UsageError(f"{name} is {problem}")
         checked[key] = value
     return checked

@@ -96,16 +96,13 @@ class BatchStats:
         return len(self.clips) / max(time.perf_counter() - self.speed_began, 1e-9)
 
     @property
-    def seconds_left(self) -> float | None:
-        """How long the remaining items will take at the speed so far; None when there is no speed yet."""
-        seconds = time.perf_counter() - self.speed_began
-        return (self.num_items - self.num_done) * seconds / self.num_done_now if self.num_done_now else None
-
-    @property
     def progress(self) -> str:
-        """How far the run is, in words."""
+        """How far the run is, in words, and how long the rest takes at the speed so far."""
         failed = f", {self.num_failed_in_all:,} failed" if self.num_failed_in_all else ""
-        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        left = ""
+        if self.num_done_now:
+            seconds = (time.perf_counter() - self.speed_began) / self.num_done_now
+            left = f", {duration((self.num_items - self.num_done) * seconds)} left"
         return f"{self.num_done:,} of {self.num_items:,}{failed}, {self.clips_per_second:.1f} clips/s{left}"
 
     @property

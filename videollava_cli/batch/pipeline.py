@@ -58,6 +58,9 @@ class Job:
     ray: str | None = None
 
 
+OnRay = Callable[[Job, Sequence[Item], Checkpoint, BatchStats, Console], Generator[Outcome, None, None]]
+
+
 def list_items(job: Job, console: Console) -> ExitStatus:
     """Print the items that would be asked, as lines that --questions takes; media on this disk are opened."""
     held = read_held(job.output) if job.output and not job.is_fresh else Held()
@@ -82,8 +85,8 @@ def list_items(job: Job, console: Console) -> ExitStatus:
     return _status(stats)
 
 
-def run(job: Job, console: Console) -> ExitStatus:
-    """Ask what has no line yet, and write the lines; whatever ends it, say what it came to."""
+def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
+    """Ask what has no line yet, here or `on_ray`, and write the lines; whatever ends it, say what it came to."""
     checkpoint = find_checkpoint(job.settings)
     is_hidden = console.is_quiet or (job.output is None and sys.stdout is not None and sys.stdout.isatty())
     with ExitStack() as stack:
@@ -95,9 +98,7 @@ def run(job: Job, console: Console) -> ExitStatus:
         interrupts = stack.enter_context(Interrupts(lambda: console.notice(WAITING)))
         shown = stack.enter_context(meter(is_hidden=is_hidden))
         if job.ray:
-            from videollava_cli.batch.ray import answer_on_ray
-
-            outcomes = answer_on_ray(job, left, checkpoint, stats, console)
+            outcomes = on_ray(job, left, checkpoint, stats, console)
         else:
             outcomes = Pipeline(job, checkpoint, stats, console, interrupts).run(left)
         try:

@@ -1,6 +1,6 @@
 """`vllava batch --ray`: the nodes of a Ray cluster read media and answer, each engine in an actor of Ray Data.
 
-Rows of the dataset are pickled: first (number, items about one medium), then (number, outcomes), then `Answered`.
+Rows of the dataset are pickled: first the items about one medium, then their outcomes to answer, then `Answered`.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,9 +42,8 @@ REACHED_WITHIN_SECONDS = 10
 PACKED = "packed"
 LOST = "Ray gave up on it, after the processes that read or answered it died: --redo-failed asks again"
 
-# What an engine did in a call: outcomes by the number of their medium, how many questions it answers at once, and the
-# seconds that it waited for media and answered.
-Answered = tuple[list[tuple[int, list[Outcome]]], int, float, float]
+# What an engine did in a call: outcomes, how many questions it answers at once, seconds that it waited and answered.
+Answered = tuple[list[Outcome], int, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def answer_on_ray(
 
     The work of a node that died is done again by others. An item that kills every process that works on it fails.
     """
-    left = dict(enumerate(by_medium(items)))  # until their outcomes are there
+    left = dict.fromkeys(items)  # until their outcomes are there
     if not left:
         return
     assert job.ray is not None, "--ray was given"
@@ -82,29 +81,25 @@ def answer_on_ray(
         where = "GPUs" if on_gpus else "CPUs"
         console.detail(f"Ray has {len(nodes)} node{'s'[: len(nodes) - 1]}; engines on {num_engines} {where}")
         plan = plan_of(job, checkpoint, device="cuda" if on_gpus else "cpu")
-        for row in _dataset(plan, list(left.items()), num_engines, resources).iter_rows():
+        for row in _dataset(plan, list(by_medium(items)), num_engines, resources).iter_rows():
             done: Answered | VllavaError = pickle.loads(row[PACKED])  # noqa: S301  # our own workers wrote it
             if isinstance(done, VllavaError):
                 raise done
-            groups, batch_size, wait_seconds, answer_seconds = done
+            outcomes, batch_size, wait_seconds, answer_seconds = done
             if not stats.batch_size:  # the first ones
                 stats.start_clock(seconds_ago=wait_seconds + answer_seconds)
             stats.batch_size = batch_size
             stats.wait_seconds += wait_seconds
             stats.answer_seconds += answer_seconds
-            for number, outcomes in groups:
-                if number not in left:  # the work of a node that died may come twice
+            for outcome in outcomes:
+                if outcome.item not in left:  # the work of a node that died may come twice
                     continue
-                while job.is_ordered and (first := next(iter(left))) < number:  # Ray left it out
-                    yield from _lost(left.pop(first))
-                del left[number]
-                yield from outcomes
-    for about_it in left.values():
-        yield from _lost(about_it)
-
-
-def _lost(items: Iterable[Item]) -> Iterator[Outcome]:
-    return (Outcome(item, error=GenerationError(LOST)) for item in items)
+                while job.is_ordered and (first := next(iter(left))) != outcome.item:  # Ray left it out
+                    del left[first]
+                    yield Outcome(first, error=GenerationError(LOST))
+                del left[outcome.item]
+                yield outcome
+    yield from (Outcome(item, error=GenerationError(LOST)) for item in left)
 
 
 def plan_of(job: Job, checkpoint: Checkpoint, device: str) -> Plan:
@@ -144,9 +139,7 @@ def media_a_block(num_media: int, num_cpus: int) -> int:
     return max(1, min(16, num_media // (4 * max(1, num_cpus))))
 
 
-def _dataset(
-    plan: Plan, groups: Sequence[tuple[int, Sequence[Item]]], num_engines: int, resources: dict[str, int]
-) -> Any:
+def _dataset(plan: Plan, groups: Sequence[Sequence[Item]], num_engines: int, resources: dict[str, int]) -> Any:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
     from ray.util.annotations import RayDeprecationWarning
@@ -157,7 +150,7 @@ def _dataset(
     context.issue_detectors_config.detectors = []
     context.max_errored_blocks = MAX_LOST_BLOCKS
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    questions_a_medium = sum(len(items) for _, items in groups) / len(groups)
+    questions_a_medium = sum(map(len, groups)) / len(groups)
     at_once = plan.job.batch_size or (MAX_GPU_SEQS if "num_gpus" in resources else MAX_CPU_SEQS)
     media_an_engine = -(-len(groups) // num_engines)
     num_cpus = int(ray.cluster_resources().get("CPU", 1))
@@ -167,8 +160,7 @@ def _dataset(
         # Ray Data has no other way yet to say how often lost work is tried again.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
         read = ray.data.from_items(rows, override_num_blocks=num_blocks).map_batches(
-            _read_block,
-            fn_args=(plan,),
+            lambda table: _packed(read_media(plan, _unpacked(table))),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=READER_CPUS * (plan.job.settings.decode_threads or 1),
@@ -184,11 +176,6 @@ def _dataset(
             max_task_retries=MAX_RETRIES,
             **resources,
         )
-
-
-def _read_block(table: Any, plan: Plan) -> Any:
-    groups = _unpacked(table)
-    return _packed(list(zip([number for number, _ in groups], read_media(plan, [g[1] for g in groups]), strict=True)))
 
 
 def read_media(plan: Plan, groups: Sequence[Sequence[Item]]) -> list[list[Outcome] | VllavaError]:
@@ -234,25 +221,23 @@ class EngineActor:
         """Answer a table of packed rows, as Ray Data has it."""
         return _packed([self.answer(_unpacked(table))])
 
-    def answer(self, groups: Sequence[tuple[int, list[Outcome] | VllavaError]]) -> Answered | VllavaError:
+    def answer(self, groups: Sequence[list[Outcome] | VllavaError]) -> Answered | VllavaError:
         """Answer groups, or return why nothing can be read or answered here."""
         began = time.perf_counter()
         wait_seconds = began - self._ended
-        read: dict[int, list[Outcome]] = {}
-        for number, outcomes in groups:
+        read: list[Outcome] = []
+        for outcomes in groups:
             if isinstance(outcomes, VllavaError):
                 return outcomes
-            read[number] = outcomes
-        in_order = [outcome for outcomes in read.values() for outcome in outcomes]
-        if self._error and any(outcome.medium for outcome in in_order):
-            return self._error
-        done: Iterable[Outcome] = in_order
+            read += outcomes
         if self._error is None:
-            done = answered(self._engine, in_order, self._stats, max_num_seqs=self._max_num_seqs)
-        by_item = {outcome.item: outcome for outcome in done}
+            done = answered(self._engine, read, self._stats, max_num_seqs=self._max_num_seqs)
+            by_item = {outcome.item: outcome for outcome in done}
+            read = [by_item[outcome.item] for outcome in read]
+        elif any(outcome.medium for outcome in read):
+            return self._error
         self._ended = time.perf_counter()
-        answers = [(number, [by_item[outcome.item] for outcome in outcomes]) for number, outcomes in read.items()]
-        return answers, self._stats.batch_size, wait_seconds, self._ended - began
+        return read, self._stats.batch_size, wait_seconds, self._ended - began
 
 
 def _check_node(plan: Plan) -> None:

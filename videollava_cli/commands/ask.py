@@ -11,7 +11,7 @@ import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
-from videollava_cli.engine import Chunk, Engine, Request, in_order
+from videollava_cli.engine import Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.request import answer_line, json_text
 from videollava_cli.engine.startup import start_engine
@@ -117,25 +117,20 @@ def answer(
             text += chunk.text
             if is_live:
                 console.answer(chunk.text)
-            if chunk.usage is not None:
-                whole, text = replace(chunk, text=text), ""
-                if seconds is not None:
-                    question = request.conversation.turns[-1].question
-                    line = answer_line(request.media, question, whole, model=engine.settings.model, seconds=seconds)
-                    console.answer(json_text(line))
-                else:
-                    _end_text(whole, engine, console, is_live=is_live)
-                console.detail(f"{chunk.usage.in_words}, ended by {chunk.finish_reason}")
-
-
-def _end_text(whole: Chunk, engine: Engine, console: Console, *, is_live: bool) -> None:
-    """Print an answer, or the end of its line if it was printed as it came; warn if it was cut off."""
-    assert whole.usage is not None
-    end = "" if whole.text.endswith("\n") else "\n"
-    console.answer(end if is_live else whole.text + end)
-    if whole.finish_reason == "length":
-        advice = "give a larger --max-new-tokens"
-        console.notice(whole.usage.cut_off_notice(engine.checkpoint.context_length, advice))
+            if chunk.usage is None:
+                continue
+            whole, text = replace(chunk, text=text), ""
+            if seconds is not None:
+                question = request.conversation.turns[-1].question
+                line = answer_line(request.media, question, whole, model=engine.settings.model, seconds=seconds)
+                console.answer(json_text(line))
+            else:
+                end = "" if whole.text.endswith("\n") else "\n"
+                console.answer(end if is_live else whole.text + end)
+                if chunk.finish_reason == "length":
+                    advice = "give a larger --max-new-tokens"
+                    console.notice(chunk.usage.cut_off_notice(engine.checkpoint.context_length, advice))
+            console.detail(f"{chunk.usage.in_words}, ended by {chunk.finish_reason}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from videollava_cli.batch.pipeline import Job, list_items, run
-from videollava_cli.batch.ray import ADDRESS, LOCAL, check_address
+from videollava_cli.batch.ray import ADDRESS, LOCAL, answer_on_ray, check_address
 from videollava_cli.batch.work import (
     STDIN,
     Item,
@@ -137,7 +137,7 @@ def batch(
         summary=json_summary,
         ray=ray,
     )
-    return list_items(job, console) if dry_run else run(job, console)
+    return list_items(job, console) if dry_run else run(job, console, answer_on_ray)
 
 
 class RayCommand(TyperCommand):

@@ -24,6 +24,7 @@ QUESTION, MODEL, ANSWER, CLIP = (
     tuple(key for key, setting in SETTINGS.items() if setting.panel == panel)
     for panel in ("Question", "Model", "Answer", "Clip")
 )
+MODEL = (*MODEL[:-1], "flash_attn", MODEL[-1])  # before attn_implementation, which it sets
 CHECKPOINT = ("model", "revision", "offline")  # for commands that load no weights
 OUTPUT = ("quiet", "verbose", "config")
 
@@ -58,7 +59,7 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
         signature = inspect.signature(function, eval_str=True).parameters
         own = [parameter for name, parameter in signature.items() if name not in FILLED_IN]
-        taken = [_parameter(name) for name in _with_flash_attn(takes)]
+        taken = [_parameter(name) for name in takes]
 
         @functools.wraps(function)
         def run(**given: Any) -> Result:
@@ -110,10 +111,6 @@ def _in_panels(own: Iterable[Parameter], taken: Iterable[Parameter]) -> list[Par
     order = {panel: place for place, panel in enumerate(dict.fromkeys(map(panel_of, taken)))}
     in_order = sorted([*own, *taken], key=lambda parameter: order.get(panel_of(parameter), -1))
     return [each.replace(kind=Parameter.KEYWORD_ONLY) for each in in_order]
-
-
-def _with_flash_attn(takes: Iterable[str]) -> list[str]:
-    return [name for each in takes for name in (("flash_attn", each) if each == "attn_implementation" else (each,))]
 
 
 def _resolve_flash_attn(flags: dict[str, Any]) -> None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from videollava_cli.console import bytes_in_words
-from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark
+from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark, check_computer, check_graphics
 from videollava_cli.engine.checkpoint import (
     BUNDLED_SCHEME,
+    MODEL_TYPE,
     ModelSize,
     TextShape,
     find_checkpoint,
@@ -42,6 +44,46 @@ def check_models(settings: Settings, facts: Mapping[str, Any]) -> Checked:
     return models, findings
 
 
+def find_models(settings: Settings) -> list[dict[str, Any]]:
+    """Return the presets and the other Video-LLaVA checkpoints in the hub's cache, as `check_models` describes them."""
+    from videollava_cli.engine.loading import choose_device, choose_dtype
+
+    device = choose_device(settings.device)
+    computer, graphics = check_computer()[0], check_graphics(str(device))[0]
+    facts = {
+        "device": str(device),
+        "dtype": str(choose_dtype(settings.dtype, device)).removeprefix("torch."),
+        "computer": computer,
+        "graphics": graphics,
+        "four_bit": {"is_usable": find_spec("bitsandbytes") is not None},
+    }
+    presets = [resolve({"model": name}, presets=presets_folder()) for name in preset_names(presets_folder())]
+    known = {preset.checkpoint for preset in presets}
+    others = [resolve({"model": name}, presets=presets_folder()) for name in _cached_names() if name not in known]
+    keys = ("name", "checkpoint", "bytes", "state", "folder", "missing_bytes", "fit")
+    found = [_look_at(replace(each, device=settings.device), facts) for each in (*presets, *others)]
+    return [{key: each[key] for key in keys} for each in found]
+
+
+def _cached_names() -> list[str]:
+    """Return the hub ids of Video-LLaVA checkpoints in the hub's cache, sorted."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    configs = {
+        each.repo_id: file.file_path
+        for each in repositories
+        for revision in each.revisions
+        for file in revision.files
+        if file.file_name == "config.json"
+    }
+    return sorted(name for name, path in configs.items() if f'"{MODEL_TYPE}"' in path.read_text("utf-8", "replace"))
+
+
 def _look_at(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
     files, size = _look_at_files(settings)
     free, in_total, offloaded = _free_memory(settings, facts)
@@ -68,6 +110,7 @@ def _look_at(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
         "need": need and asdict(need) | {"total": need.total},
         "need_4bit": need_4bit and asdict(need_4bit) | {"total": need_4bit.total},
         "free_bytes": in_total,
+        "bytes": size and size.published_bytes,
     }
 
 

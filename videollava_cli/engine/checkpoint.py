@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,6 +176,17 @@ def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
         whose = "in the local cache" if checkpoint.hub_id else f"in {str(folder)!r}"
         hint = ": run once without --offline" if offline and checkpoint.hub_id else ""
         raise CheckpointError(f"{checkpoint.name!r} has no weights {missing[0]} {whose}{hint}")
+
+
+def check_disk_space(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the weights that are missing, by the index of shards, have no room on the disk."""
+    missing = published_bytes(checkpoint) - weight_bytes(checkpoint)
+    free = shutil.disk_usage(checkpoint.folder).free
+    if missing_shards(checkpoint) and missing > free:
+        raise CheckpointError(
+            f"{checkpoint.name!r} needs {missing / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free in "
+            f"{str(checkpoint.folder)!r}: make room, or set HF_HOME to a folder on a larger disk"
+        )
 
 
 def missing_shards(checkpoint: Checkpoint) -> list[str]:
