@@ -1,6 +1,7 @@
 """The nouns: a medium, its kind, its frames."""
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -67,4 +68,5 @@ class Medium:
 
     def as_json(self) -> dict[str, Any]:
         """Return the medium as it stands in a JSON line."""
-        return {"path": self.name, "kind": self.kind.value, "frames": [asdict(stamp) for stamp in self.stamps]}
+        frames = [asdict(s) | ({"seconds": None} if math.isnan(s.seconds) else {}) for s in self.stamps]
+        return {"path": self.name, "kind": self.kind.value, "frames": frames}

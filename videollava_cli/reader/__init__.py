@@ -201,7 +201,7 @@ class Reader:
         if isinstance(source, str):
             path = to_file(source, self._scratch_folder, offline=self._is_offline)
             name = "stdin" if source == "-" else shown_name(source)
-        elif isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        elif isinstance(source, bytes | bytearray | memoryview) or _is_open_file(source):
             path, name = from_memory(source, self._scratch_folder)
         else:
             from videollava_cli.reader.in_memory import identify
@@ -303,6 +303,10 @@ def _identify(path: Path, name: str, *, is_fetched: bool) -> MediaFile:
         container.close()
         raise
     return MediaFile(name, path, "video", stream.width, stream.height, is_fetched=is_fetched, containers=[container])
+
+
+def _is_open_file(source: object) -> bool:
+    return not isinstance(source, type) and callable(getattr(source, "read", None))
 
 
 def _is_still(head: bytes, name: str) -> bool:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from numbers import Real
 from os import PathLike
 from pathlib import Path
@@ -54,7 +55,7 @@ class Clip:
 Source = str | PathLike[str] | bytes | bytearray | memoryview | SupportsRead | Picture | Clip | Sequence[Picture]
 
 
-def clip(frames: Iterable[Picture] | SupportsArray, *, fps: float | None = None) -> Clip:
+def clip(frames: Iterable[Picture] | SupportsArray, *, fps: float | Fraction | None = None) -> Clip:
     """Say that frames are those of one clip: PIL images or uint8 arrays (H, W, 3), or one array (T, H, W, 3).
 
     The model sees eight: of more or fewer, eight are sampled as of a file. With `fps`, frames per second, they have
@@ -70,6 +71,9 @@ def clip(frames: Iterable[Picture] | SupportsArray, *, fps: float | None = None)
     pictures = tuple(_frame(index, frame) for index, frame in enumerate(cast(Iterable[object], given)))
     if not pictures:
         raise UsageError(f"a clip needs frames, and there is none: {FRAMES_TAKEN}")
+    moved = [id(picture) for picture in pictures if isinstance(picture, Image) and picture.tell()]
+    if len(moved) != len(set(moved)):  # Pillow's iterators give one object again and again
+        raise UsageError("the frames are all one PIL image, which shows its last one: give frame.copy() of each")
     return Clip(pictures, None if fps is None else float(fps))
 
 

@@ -108,6 +108,7 @@ def _readable(name: str) -> Iterator[None]:
         raise MediaError(f"{name!r} is too large: over {MAX_PIXELS:,} pixels") from error
     except DAMAGE as error:
         what = "cut off" if "truncated" in str(error) else "damaged, or of a kind that is not read"
+        what = "closed: give it while it is open" if "closed" in str(error) else what
         raise MediaError(f"cannot read {name!r}: the picture is {what}") from error
     except MemoryError as error:  # Pillow asks for as many bytes as a damaged length says
         raise MediaError(f"cannot read {name!r}: it is damaged, or larger than the memory") from error
