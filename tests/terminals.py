@@ -21,6 +21,7 @@ class Terminal:
         self.output = ""
         self.status: int | None = None
         self._seen = 0
+        self._is_open = True
         self._raw = b""
         self.pid, self._handle = pty.fork()
         if self.pid == 0:
@@ -37,7 +38,8 @@ class Terminal:
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-        os.close(self._handle)
+        if self._is_open:
+            os.close(self._handle)
 
     def type(self, text: str) -> None:
         """Type a text."""
@@ -74,6 +76,13 @@ class Terminal:
         """Kill the program as `kill -9` does."""
         os.kill(self.pid, signal.SIGKILL)
         assert self.end() == -signal.SIGKILL
+
+    def hang_up(self) -> int:
+        """Close the terminal, as its window is closed, and return the exit status."""
+        os.close(self._handle)
+        self._is_open = False
+        self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
 
     def _read(self) -> bool:
         """Read what comes within a second; return whether there may be more."""

@@ -216,17 +216,21 @@ def test_file_begun_without_ray_is_gone_on_with_by_a_ray_of_our_own(start, folde
     assert "2 answered, 2 there before; " in said
 
 
-def test_ctrl_c_stops_the_nodes_and_says_how_to_go_on(two_nodes, start, folder):
-    copies(folder / "clips", 60)
-    output = folder / "out.jsonl"
-    process = start("clips", "--ray", two_nodes.address, "-o", output, "--batch-size", 1)
-    wait_for_lines(output, 2, process)
+@pytest.mark.parametrize(("sent", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_stops_the_nodes_and_leaves_no_copy(two_nodes, start, folder, monkeypatch, sent, expected):
+    copies(folder / "clips", 59)
+    output, scratch = folder / "out.jsonl", folder / "tmp"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    with slow_server(EXAMPLES / "circle-moves-right.mp4") as (url, _):
+        process = start("clips", url, "--ray", two_nodes.address, "-o", output, "--batch-size", 1, "--unordered")
+        wait_for_lines(output, 2, process)
 
-    process.send_signal(signal.SIGINT)
-    status, _, said = finished(process, seconds=30)
+        process.send_signal(sent)
+        status, _, said = finished(process, seconds=30)
 
     num_lines = len(lines_of(output.read_text()))
-    assert status == 130
+    assert (status, list(scratch.glob("vllava-*")), "received" in said) == (expected, [], False)
     assert f"interrupted at {num_lines} of 60; run the same command to go on: " in said
     assert "Traceback" not in said
 

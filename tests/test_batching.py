@@ -11,7 +11,7 @@ from dataclasses import replace
 import filelock
 import pytest
 
-from videollava_cli.batch.lines import digest, identity
+from videollava_cli.batch.lines import digests, identity
 from videollava_cli.batch.output import Results, read_held
 from videollava_cli.batch.pipeline import Interrupts
 from videollava_cli.batch.work import (
@@ -45,7 +45,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def found(*paths, patterns=()):
-    return [item.path for item in find_items(paths, [QUESTION], patterns)]
+    return [item.path for item in find_items(paths, [QUESTION], patterns)[0]]
 
 
 def line_for(item=ITEM, settings=SETTINGS, **more):
@@ -61,7 +61,7 @@ def test_folders_are_searched_to_their_bottom_in_the_order_of_names_without_hidd
 def test_what_is_named_is_taken_as_it_is_and_what_a_folder_holds_is_not_named(tree):
     named = ["tree/.hidden.mp4", "nowhere.mp4", "https://example.org/a.mp4", "tree/sub/deep"]
 
-    assert [(item.path, item.is_named) for item in find_items(named, [QUESTION])] == [
+    assert [(item.path, item.is_named) for item in find_items(named, [QUESTION])[0]] == [
         ("tree/.hidden.mp4", True),
         ("nowhere.mp4", True),
         ("https://example.org/a.mp4", True),
@@ -172,7 +172,7 @@ def test_questions_that_are_no_text_or_not_there_are_told(tmp_path):
 
 
 def test_every_question_is_asked_about_every_medium_and_neighbours_share_it():
-    items = list(find_items(["a.mp4", "b.mp4"], ["Why?", "Who?"]))
+    items, _ = find_items(["a.mp4", "b.mp4"], ["Why?", "Who?"])
 
     assert [(item.id, item.question) for item in items] == [
         *(("a.mp4", "Why?"), ("a.mp4", "Who?")),
@@ -250,14 +250,14 @@ def test_shard_that_is_none_is_refused(text):
     ],
 )
 def test_line_counts_for_what_was_asked_and_for_nothing_else(item, settings):
-    assert digest(line_for(item, settings)) != digest(line_for())
+    assert digests(line_for(item, settings), item.path) != digests(line_for(), ITEM.path)
 
 
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"offline": True}, {"decode_threads": 2}, {"temperature": 0}])
 def test_what_changes_no_answer_makes_no_other_line(change):
     line = json.loads(json_text(line_for(ITEM, replace(SETTINGS, **change), answer="Yes.")))
 
-    assert digest(line) == digest(line_for())
+    assert digests(line, ITEM.path) == digests(line_for(), ITEM.path)
 
 
 def test_name_that_is_no_unicode_comes_back_from_its_line_to_the_byte():
@@ -289,8 +289,8 @@ def test_lines_are_appended_and_known_again(path):
     write(path, line_for(replace(ITEM, id=2), error={}))
 
     with Results(path) as results:
-        assert results.held.answered == {digest(line_for())}
-        assert results.held.failed == {digest(line_for(replace(ITEM, id=2)))}
+        assert results.held.answered == {*digests(line_for(), ITEM.path)}
+        assert results.held.failed == {*digests(line_for(replace(ITEM, id=2)), ITEM.path)}
     assert ids(path) == ["a.mp4", 2]
 
 
@@ -298,6 +298,15 @@ def test_line_is_there_as_soon_as_it_is_written(path):
     with Results(path) as results:
         results.write(line_for())
         assert ids(path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("half", ['{"', '{"id": 1', '{"id": "a.m', '{"id": "a", "me', '{"id": 1, "media": [{"path'])
+def test_half_written_first_line_is_cut_off(path, half):
+    path.write_text(half)
+
+    write(path, line_for())
+
+    assert ids(path) == ["a.mp4"]
 
 
 @pytest.mark.parametrize("num_bytes", [1, 5, 9, 60, -1])
@@ -329,7 +338,12 @@ def test_last_line_that_is_whole_but_for_its_end_is_kept(path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"Dear diary,\n", b"Dear diary", b"[1]\n", b'{"a": 1}\n', b"\x00\x01\x02\n", b"\xff"]
+    "content",
+    [
+        *(b"Dear diary,\n", b"Dear diary", b"[1]\n", b'{"a": 1}\n', b"\x00\x01\x02\n", b"\xff", bytes(100)),
+        *(b'{"id": 1}', b'{"id": 1, "name": "Ada', b'{"id": [1', b'{"id": "a", "media": []}'),
+        *(b'{"id": 1, "media": 1}\n', b'{"id": 1, "path": "a.mp4", "question": "Why?"}\n'),
+    ],
 )
 def test_file_that_is_not_ours_is_refused_and_left_as_it_is(path, content):
     path.write_bytes(content)
@@ -339,12 +353,15 @@ def test_file_that_is_not_ours_is_refused_and_left_as_it_is(path, content):
     assert path.read_bytes() == content
 
 
-def test_overwriting_empties_the_file(path):
-    path.write_text("Dear diary,\n")
-
+def test_overwriting_empties_a_file_of_ours_and_no_other(path):
+    write(path, line_for(replace(ITEM, id="b.mp4")))
     write(path, line_for(), is_fresh=True)
-
     assert ids(path) == ["a.mp4"]
+
+    path.write_bytes(path.read_bytes() + b"Dear diary,\n")
+    with pytest.raises(UsageError, match="holds what is no line of a batch, 'Dear diary"):
+        Results(path, is_fresh=True)
+    assert path.read_bytes().endswith(b"Dear diary,\n")
 
 
 def test_lines_of_failed_items_are_dropped_to_be_asked_again(path):

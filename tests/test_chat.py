@@ -179,7 +179,7 @@ def test_save_and_load(tmp_path):
     assert (status, len(notes)) == (2, 3)
     assert "holds no conversation: give another name" in notes[0]
     assert "is a folder: name a file" in notes[1]
-    assert "No such file or directory" in notes[2]
+    assert "there is no folder" in notes[2]
     assert (again[0], len(again[1])) == (2, 2)
     assert again[2][0].startswith(f"vllava: note: no such file: '{clip}'")
     assert "the conversation goes on without it" in again[2][0]

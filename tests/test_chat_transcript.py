@@ -14,8 +14,8 @@ from videollava_cli.chat.transcript import (
     AnsweredTurn,
     ShownMedium,
     Transcript,
-    check_target,
     from_json,
+    is_transcript,
     make_state_folder,
     read_transcript,
     to_json,
@@ -152,14 +152,12 @@ def test_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path, 
     assert calls == ["sync", "replace", "sync"]
 
 
-def test_a_file_that_is_no_conversation_is_not_written_over(tmp_path):
+def test_a_conversation_is_told_from_other_files(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"precious")
     write_transcript(CONVERSATION, tmp_path / "old.json")
 
-    check_target(tmp_path / "old.json")
-    check_target(tmp_path / "new.json")
-    with pytest.raises(UsageError, match="is there and holds no conversation: give another name"):
-        check_target(tmp_path / "clip.mp4")
+    assert is_transcript(tmp_path / "old.json")
+    assert not is_transcript(tmp_path / "clip.mp4")
 
 
 def test_missing_file_is_an_error(tmp_path):

@@ -64,7 +64,7 @@ def imported(*arguments):
         (["klip.mp4", QUESTION], 3, "no such file: 'klip.mp4'; did you mean 'clip.mp4'?"),
         (["text.mp4", QUESTION], 3, "'text.mp4' is no video or image that can be read: it is plain text"),
         (["empty.mp4", QUESTION], 3, "'empty.mp4' is empty: 0 bytes"),
-        (["folder", QUESTION], 3, "'folder' is a folder: name the files in it"),
+        (["folder", QUESTION], 3, "'folder' is a folder: name the files in it, or ask "),
         (["sound.m4a", QUESTION], 3, "'sound.m4a' holds no video, only audio"),
         (["clip.mp4", "nowhere.mp4", QUESTION], 3, "no such file: 'nowhere.mp4'"),
         (["two\nlines.mp4", QUESTION], 3, "no such file: 'two\\nlines.mp4'"),

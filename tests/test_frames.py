@@ -83,10 +83,12 @@ def test_padded_sheet_shows_the_whole_picture_between_bars_of_the_mean_colour(ph
 @pytest.mark.parametrize(
     ("name", "form"), [("s.png", "PNG"), ("s.jpg", "JPEG"), ("s.JPEG", "JPEG"), ("s.webp", "WEBP")]
 )
-def test_suffix_names_the_format_and_a_file_that_is_there_is_replaced(photo, tmp_path, name, form):
-    (tmp_path / name).write_text("old")
+def test_suffix_names_the_format_and_a_sheet_of_ours_is_replaced(photo, clip, tmp_path, name, form):
+    assert frames(clip, "-o", tmp_path / name).status == 0
+    before = (tmp_path / name).read_bytes()
 
     assert frames(photo, "-o", tmp_path / name).status == 0
+    assert (tmp_path / name).read_bytes() != before
     with Image.open(tmp_path / name) as picture:
         assert picture.format == form
 
@@ -153,7 +155,8 @@ def test_no_weights_are_needed(photo, tmp_path):
         (["photo.png", "-o", "sheet"], 2, "cannot write 'sheet': give a name that ends in .png, .jpg or .webp"),
         (["photo.png", "-o", "no/s.png"], 2, "cannot write 'no/s.png': there is no folder 'no'"),
         (["photo.png", "-o", "folder.png"], 2, "cannot write 'folder.png': it is a folder"),
-        (["photo.png", "-o", "photo.png"], 2, "'photo.png' is the medium itself: give another name to -o"),
+        (["photo.png", "-o", "photo.png"], 2, "'photo.png' is read by this run, and would be lost: give another name"),
+        (["photo.png", "--overwrite"], 2, "--overwrite is about a file: add -o FILE"),
         (["photo.png", "--fit", "squeeze"], 2, "fit is 'squeeze': choose from crop, pad, stretch"),
     ],
 )

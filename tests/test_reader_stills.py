@@ -1,11 +1,14 @@
 """Still pictures upright, opaque and in 8 bits; animations as clips; told apart by content."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from media_files import UPRIGHT_CORNERS, corner_colors, corners, grey, indices_of, png_header, truncate
 from media_files import write_animation as animation
 from media_files import write_image as still
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import MediaKind
@@ -109,6 +112,111 @@ def test_values_that_are_no_numbers_are_black(tmp_path, read):
     picture = read(path).pixels[0]
 
     assert (picture[:20].max(), picture[30:].min()) == (0, 128)
+
+
+def two_halves(left, right, dtype):
+    values = np.full((48, 64), left, dtype)
+    values[:, 32:] = right
+    return Image.fromarray(values)
+
+
+def halves_of(image):
+    return round(float(image.pixels[0, :, :12].mean())), round(float(image.pixels[0, :, -12:].mean()))
+
+
+@pytest.mark.parametrize(("dtype", "left", "right"), [("int32", -9, 70000), ("int32", 5, 6), ("float32", -1.5, 3e9)])
+def test_values_above_16_bits_are_scaled_by_the_pictures_own_and_it_is_told(tmp_path, read, dtype, left, right):
+    path = save(tmp_path / "deep.tiff", two_halves(left, right, dtype))
+
+    image = read(path)
+
+    assert halves_of(image) == (0, 255)
+    assert image.notices[0].startswith(f"{str(path)!r} has 32-bit values: {left:g} is shown as black")
+
+
+@pytest.mark.parametrize(("dtype", "tags"), [("int32", (340, 341)), ("float32", (340, 341)), ("uint16", (280, 281))])
+def test_values_are_scaled_by_what_tiff_says_of_them(tmp_path, read, dtype, tags):
+    tiffinfo = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in zip(tags, (100, 300), strict=True):
+        tiffinfo[tag] = value
+    path = save(tmp_path / "deep.tiff", two_halves(150, 250, dtype), tiffinfo=tiffinfo)
+
+    image = read(path)
+
+    assert (halves_of(image), image.notices) == ((64, 191), ())
+
+
+def png_of(values, depth, color, key):
+    """Return a PNG of a bit depth and colour type, of which a grey level or colour is transparent."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    width = values.shape[1] * (8 // depth if depth < 8 else 1)
+    header = struct.pack(">IIBBBBB", width, len(values), depth, color, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"tRNS", key) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("depth", "color", "left", "right", "key"),
+    [
+        (16, 0, 1000, 0, (1000,)),
+        (2, 0, 0x55, 0, (1,)),
+        (4, 0, 0x55, 0, (5,)),
+        (8, 0, 9, 0, (9,)),
+        (16, 2, (0x1234, 0, 0), (0, 0, 0), (0x1234, 0, 0)),
+        (8, 2, (9, 0, 0), (0, 0, 0), (9, 0, 0)),
+    ],
+)
+def test_level_that_a_png_makes_transparent_lies_over_white(tmp_path, read, depth, color, left, right, key):
+    values = np.empty((48, 64 * depth // 8 if depth < 8 else 64, *np.shape(left)), ">u2" if depth == 16 else np.uint8)
+    values[:, : values.shape[1] // 2], values[:, values.shape[1] // 2 :] = left, right
+    path = tmp_path / "keyed.png"
+    path.write_bytes(png_of(values, depth, color, struct.pack(f">{len(key)}H", *key)))
+
+    assert halves_of(read(path)) == (255, 0)
+
+
+@pytest.mark.parametrize("suffix", ["dds", "icns", "pcx", "qoi", "sgi", "j2k"])
+def test_picture_of_a_rarer_format_has_pillows_pixels(tmp_path, read, suffix):
+    path = still(tmp_path / f"picture.{suffix}", corners(128, 128))
+    bare = path.rename(tmp_path / "picture")
+
+    assert corner_colors(read(bare).pixels[0]) == UPRIGHT_CORNERS
+
+
+@pytest.mark.parametrize("header", [b"P6 64 48 255\n", b"P6 # a comment\n64 48\n# another\n255\n", b"P6\t64\n48 255 "])
+def test_netpbm_header_may_be_laid_out_in_any_way(tmp_path, read, header):
+    path = tmp_path / "picture"
+    path.write_bytes(header + corners().tobytes())
+
+    assert corner_colors(read(path).pixels[0]) == UPRIGHT_CORNERS
+
+
+def test_bigtiff_is_a_picture(tmp_path, read):
+    path = save(tmp_path / "big", Image.fromarray(corners()), format="TIFF", big_tiff=True)
+
+    assert path.read_bytes()[:4] == b"II+\0"
+    assert corner_colors(read(path).pixels[0]) == UPRIGHT_CORNERS
+
+
+@pytest.mark.parametrize("times", [155, 275])  # 74 million pixels, and 232 million
+def test_photograph_of_up_to_250_million_pixels_keeps_its_colours(tmp_path, read, times):
+    levels = Image.fromarray(corners()).convert("L").resize((64 * times, 48 * times), Image.Resampling.NEAREST)
+    path = save(tmp_path / "large.jpg", levels, quality=30)
+
+    picture = read(path).pixels[0].astype(int)
+
+    assert [picture[y, x, 0] for y in (9, 38) for x in (9, 38)] == pytest.approx([76, 150, 29, 255], abs=2)
+
+
+def test_progressive_photograph_has_the_limit_of_other_pictures(tmp_path, reader):
+    path = save(tmp_path / "large.jpg", Image.new("L", (9500, 9500)), quality=30, progressive=True)
+
+    with pytest.raises(MediaError, match=r"is too large: 9500 x 9500, over 89,478,485 pixels"):
+        reader.find(str(path))
 
 
 def with_alpha(alpha):

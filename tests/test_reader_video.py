@@ -16,7 +16,6 @@ from media_files import (
     corner_colors,
     corners,
     damage_packet,
-    grey,
     indices_of,
     truncate,
     write_frames,
@@ -362,18 +361,45 @@ def test_pixels_that_are_not_square_are_taken_as_they_are(tmp_path, read):
     assert np.array_equal(clip.pixels, plain.pixels)
 
 
-@pytest.mark.parametrize(("name", "codec", "form"), [("clip.mov", "qtrle", "argb"), ("clip.mov", "png", "rgba")])
-def test_colour_of_a_transparent_video_is_seen_as_if_it_were_opaque(tmp_path, read, name, codec, form):
-    path = tmp_path / name
+ALPHA = {
+    "vp9.webm": ("libvpx-vp9", "yuva420p", {"auto-alt-ref": "0"}),
+    "vp8.webm": ("libvpx", "yuva420p", {"auto-alt-ref": "0"}),
+    "prores.mov": ("prores_ks", "yuva444p10le", {}),
+    "qtrle.mov": ("qtrle", "argb", {}),
+    "png.mov": ("png", "rgba", {}),
+    "ffv1.mkv": ("ffv1", "yuva420p", {}),
+    "grey.mkv": ("ffv1", "ya8", {}),
+    "utvideo.avi": ("utvideo", "gbrap", {}),
+    "huffyuv.avi": ("huffyuv", "bgra", {}),
+    "raw.avi": ("rawvideo", "bgra", {}),
+}
+
+
+def black_with_alpha(path, codec, form, options, alpha):
+    """Write eight black frames: the left half has an alpha, the right one is opaque or, if it is 0, has it too."""
+    rgba = np.zeros((48, 64, 4), np.uint8)
+    rgba[:, :32, 3], rgba[:, 32:, 3] = alpha
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
+        stream = container.add_stream(codec, rate=10, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, form
-        for index in range(8):
-            rgba = np.dstack([grey(index), np.zeros((48, 64), np.uint8)])
+        for _ in range(8):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=form)))
         container.mux(stream.encode(None))
+    return path
 
-    assert indices_of(read(path)) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+@pytest.mark.parametrize(("alpha", "level"), [(0, 255), (128, 127), (255, 0)])
+@pytest.mark.parametrize("name", ALPHA)
+def test_transparent_part_of_a_video_lies_over_white(tmp_path, read, name, alpha, level):
+    clip = read(black_with_alpha(tmp_path / name, *ALPHA[name], (alpha, 255)))
+
+    left, right = clip.pixels[:, :, :12], clip.pixels[:, :, -12:]
+    assert (left.mean(), right.mean()) == (pytest.approx(level, abs=3), pytest.approx(0, abs=3))
+
+
+@pytest.mark.parametrize(("name", "level"), [("raw.avi", 0), ("huffyuv.avi", 0), ("qtrle.mov", 255), ("png.mov", 255)])
+def test_alpha_that_is_zero_everywhere_means_none_in_avi_only(tmp_path, read, name, level):
+    assert read(black_with_alpha(tmp_path / name, *ALPHA[name], (0, 0))).pixels.mean() == level
 
 
 def test_gif_of_a_video_encoder_gives_the_right_frames(tmp_path, read):

@@ -56,7 +56,10 @@ def test_missing_file_in_a_missing_folder_is_told(reader):
 
 
 def test_folder_is_refused(tmp_path, reader):
-    with pytest.raises(MediaError, match=f"^{str(tmp_path)!r} is a folder: name the files in it$"):
+    with pytest.raises(
+        MediaError,
+        match=f"^{str(tmp_path)!r} is a folder: name the files in it, or ask about all of them by vllava batch$",
+    ):
         reader.find(str(tmp_path))
 
 

@@ -3,7 +3,6 @@
 import atexit
 import errno
 import gc
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from videollava_cli import __version__
+from videollava_cli import __version__, process
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
@@ -21,7 +20,8 @@ Answers go to stdout, everything else to stderr.
 Exit status: 0 answered, 1 the model or machine failed,
              2 wrong usage or settings, 3 media missing or unreadable,
              4 batch finished, some items failed,
-             5 checkpoint not to be had, 130 Ctrl-C.
+             5 checkpoint not to be had, 6 nothing found,
+             129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 Start with:  vllava ask --help
 """
 
@@ -60,7 +60,15 @@ def make_app(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def main() -> int:
-    """Run the command line and return the exit status."""
+    """Run the command line and return the exit status: that of the signal which ended it, if one did."""
+    process.reserve_descriptors()
+    process.keep_stdout()
+    with process.Ending() as ending:
+        status = _run()
+    return status if ending.status is None else ending.status
+
+
+def _run() -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' advice to programmers is not for users; `python -W` shows it
     # Torch and transformers make many objects and hardly any garbage: collecting slows their import and the exit.
@@ -90,7 +98,7 @@ def main() -> int:
 def _output_problem(error: OutputError) -> int:
     if sys.stdout is not None:
         # Python would try once more at exit to write what stdout did not take, and print an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        process.point_to_nothing(sys.stdout.fileno())
     if not isinstance(error, OutputClosedError):
         Console().error(str(error))
     return error.status
@@ -102,5 +110,8 @@ def _usage_problem(error: typer.TyperException) -> int:
         from videollava_cli.reader.urls import without_logins
 
         command = context.command_path if context else "vllava"
-        Console().error(f"{without_logins(message).rstrip('.')}: see {command} --help")
+        advice = f"see {command} --help"
+        if command == "vllava" and message.startswith("No such option"):
+            advice = "options stand behind the command, as in vllava ask -m tiny ...; see vllava --help"
+        Console().error(f"{without_logins(message).rstrip('.')}: {advice}")
     return ExitStatus.USAGE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from videollava_cli.errors import OutputClosedError, OutputError
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.process import point_to_nothing
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Console:
     def report(self, text: str) -> None:
         """Show on stderr what the user asked to see, as it is."""
         if sys.stderr is not None:  # closed by the caller, as in `2>&-`
-            print(printable(text), file=sys.stderr, flush=True)  # noqa: T201 (this is the place that prints)
+            _print_error(printable(text))
 
     def error(self, text: str) -> None:
         """Say on stderr, in one line, what went wrong."""
@@ -106,7 +107,15 @@ class Console:
         line = f"vllava: {printable(text)}"
         if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             line = f"{style}{line}{RESET}"
+        _print_error(line)
+
+
+def _print_error(line: str) -> None:
+    assert sys.stderr is not None
+    try:
         print(line, file=sys.stderr, flush=True)  # noqa: T201 (this is the place that prints)
+    except OSError:  # its reader went away, or its terminal: that is no reason to lose an answer
+        point_to_nothing(sys.stderr.fileno())
 
 
 @contextmanager
@@ -183,7 +192,7 @@ class Meter:
             self._bar.start()  # draws it, from the first time on
         elif not self._is_hidden and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(f"vllava: {words}", file=sys.stderr, flush=True)  # noqa: T201 (this is the place that prints)
+            _print_error(f"vllava: {words}")
 
 
 @contextmanager

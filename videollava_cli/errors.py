@@ -12,13 +12,20 @@ class ExitStatus(IntEnum):
     MEDIA = 3
     INCOMPLETE = 4
     CHECKPOINT = 5
+    NOTHING_FOUND = 6
+    HUNG_UP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class VllavaError(Exception):
     """Base of all errors that are the user's to mend: one line that says what, the value seen, what to do."""
 
     status = ExitStatus.FAILED
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: it ends what Ctrl-C ends, and a conversation too."""
 
 
 def first_line(error: BaseException) -> str:
@@ -42,6 +49,12 @@ class CheckpointError(VllavaError):
     """A checkpoint that cannot be had: unknown, offline, no access, incomplete."""
 
     status = ExitStatus.CHECKPOINT
+
+
+class NothingFoundError(VllavaError):
+    """Nothing to ask about where media were looked for, or nothing that matches."""
+
+    status = ExitStatus.NOTHING_FOUND
 
 
 class OutputError(VllavaError):

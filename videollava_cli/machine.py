@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path("/")  # of proc and sys; tests plant files below another folder
@@ -28,7 +28,11 @@ NUM_ARENAS = 2  # by itself glibc makes up to eight a processor
 def num_processors() -> int:
     """Return how many processors this process may keep busy."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([count, *_processor_quotas()])
+    for group in _control_groups():
+        with suppress(OSError, ValueError):  # no such file, or no quota: "max 100000"
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+            count = min(count, max(1, math.ceil(int(quota) / int(period))))
+    return count
 
 
 def total_memory() -> int:
@@ -49,17 +53,12 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
     """Yield limit and usage, in bytes, of each control group that has a limit."""
     for group in _control_groups():
         for limit_file, usage_file, cache_line in MEMORY_FILES:
-            if (limit := _number(group / limit_file)) is not None:
-                yield limit, (_number(group / usage_file) or 0) - _page_cache(group / "memory.stat", cache_line)
-
-
-def _processor_quotas() -> Iterator[int]:
-    for group in _control_groups():
-        try:
-            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-            yield max(1, math.ceil(int(quota) / int(period)))
-        except (OSError, ValueError):  # no such file, or no quota: "max 100000"
-            continue
+            limit, used = _number(group / limit_file), _number(group / usage_file) or 0
+            with suppress(OSError, ValueError):
+                lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+                used -= int(dict(line.split() for line in lines).get(cache_line, 0))
+            if limit is not None:
+                yield limit, used
 
 
 def _control_groups() -> Iterator[Path]:
@@ -81,13 +80,6 @@ def _number(path: Path) -> int | None:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):  # no such file, or no limit: "max"
         return None
-
-
-def _page_cache(path: Path, line: str) -> int:
-    try:
-        return int(dict(each.split() for each in path.read_text(encoding="ascii").splitlines()).get(line, 0))
-    except (OSError, ValueError):
-        return 0
 
 
 class _Malloc:

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NUM_FRAMES = 8  # frames per clip in Video-LLaVA's training (transformers docs, model_doc/video_llava)
+# A file in a folder that bears one of these and is no medium is a broken one.
+MEDIA_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mxf", ".nut", ".ogv", ".webm", ".wmv"),
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 
 
 class MediaKind(StrEnum):

@@ -2,14 +2,16 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 from rich.color import Color
 from rich.console import ConsoleDimensions
 from rich.constrain import Constrain
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from videollava_cli.preprocessing import Resize
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+MARK = "vllava frames"  # in every sheet, so that we replace no other picture
 REACH = 3  # sides of the canvas in sides of the model's square: pictures of up to 3 to 1 are on it as a whole
 SQUARE = 224  # pixels that the model's square takes at least on a sheet of several pictures
 LONE_SQUARE = 448  # and on a sheet of one
@@ -233,10 +236,28 @@ def _elided(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def encode(sheet: Image.Image, suffix: str) -> bytes:
-    """Return a sheet as the bytes of a file with one of the suffixes of `FORMATS`."""
+    """Return a sheet, with our mark, as the bytes of a file with one of the suffixes of `FORMATS`."""
     form, file = FORMATS[suffix.lower()], BytesIO()
     if form == "JPEG":
-        sheet.save(file, form, quality=93, subsampling=0)
+        sheet.save(file, form, quality=93, subsampling=0, comment=MARK)
+    elif form == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Software", MARK)
+        sheet.save(file, form, pnginfo=text)
     else:
-        sheet.save(file, form, lossless=True)  # PNG knows no other way
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = MARK
+        sheet.save(file, form, lossless=True, exif=exif)
     return file.getvalue()
+
+
+def is_sheet(path: Path) -> bool:
+    """Return whether a file is a picture with our mark; raises OSError if it cannot be opened."""
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+        try:
+            with Image.open(file, formats=["PNG", "JPEG", "WEBP"]) as picture:
+                if picture.format == "WEBP":
+                    return bool(picture.getexif().get(ExifTags.Base.Software) == MARK)
+                return picture.info.get("Software") == MARK or picture.info.get("comment") == MARK.encode()
+        except Exception:  # Pillow raises anything over damaged pictures, and none of them is ours
+            return False

@@ -30,6 +30,7 @@ class Video:
     options: dict[str, str] = field(default_factory=dict)
     container: dict[str, str] = field(default_factory=dict)
     has_sound: bool = False
+    pix_fmt: str = "yuv420p"
 
 
 X264 = Video("libx264", {"x264-params": "keyint=8:bframes=2:threads=1:qp=24:subme=1:trellis=0"})
@@ -54,6 +55,8 @@ VIDEOS = {
     "asf": Video("mpeg4", {"g": "6"}),
     "nut": X264,
     "mxf": MPEG2,
+    "qtrle.mov": Video("qtrle", pix_fmt="argb"),
+    "alpha.webm": Video("libvpx-vp9", FAST_VPX | {"auto-alt-ref": "0"}, pix_fmt="yuva420p"),
     "ivf": Video("libvpx-vp9", FAST_VPX),
 }
 FORMATS = {"mpg": "vob", "ts": "mpegts"}  # where FFmpeg's name is not the suffix
@@ -77,7 +80,7 @@ def _write_video(path: Path, video: Video) -> None:
         stream = container.add_stream(video.codec, rate=25, options={"flags": "+bitexact", **video.options})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = WIDTH, HEIGHT
-        stream.pix_fmt = "yuvj420p" if video.codec == "mjpeg" else "yuv420p"
+        stream.pix_fmt = "yuvj420p" if video.codec == "mjpeg" else video.pix_fmt
         stream.codec_context.thread_count = 1
         sound = container.add_stream("aac", rate=8000) if video.has_sound else None
         for picture in _pictures(NUM_FRAMES):
@@ -139,4 +142,14 @@ STILLS: dict[str, Callable[[], bytes]] = {
     "ppm": partial(_still, "PPM"),
     "avif": partial(_still, "AVIF"),
     "jp2": partial(_still, "JPEG2000"),
+    "j2k": partial(_still, "JPEG2000", no_jp2=True),
+    "big.tif": partial(_still, "TIFF", big_tiff=True),
+    "deep.tif": partial(_still, "TIFF", "I", tiffinfo={340: 0, 341: 255}),
+    "float.tif": partial(_still, "TIFF", "F", tiffinfo={340: 0.0, 341: 255.0}),
+    "deep.png": partial(_still, "PNG", "I;16"),
+    "dds": partial(_still, "DDS"),
+    "icns": partial(_still, "ICNS"),
+    "pcx": partial(_still, "PCX"),
+    "qoi": partial(_still, "QOI"),
+    "sgi": partial(_still, "SGI"),
 }

@@ -15,8 +15,11 @@ from videollava_cli.engine.request import answer_line, error_line
 from videollava_cli.errors import VllavaError
 from videollava_cli.media import Medium
 from videollava_cli.settings import IDENTITY_KEYS, Settings
+from videollava_cli.text import parsed
 
+MAX_SUMMARY_BYTES = 1 << 16
 LINE_KEYS = ("id", "question", "model", "settings", "file")  # on which an item and its line must agree
+FILE_KEYS = ("resolved", "question", "model", "settings", "file")  # or on these, if neither has an id of its own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +152,17 @@ class BatchStats:
         }
 
 
+def is_summary(path: Path) -> bool:
+    """Return whether a file holds what --json-summary writes; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        content = file.read(MAX_SUMMARY_BYTES + 1)
+    try:
+        found = parsed(json.loads, content) if len(content) <= MAX_SUMMARY_BYTES else None
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.keys() >= {"items", "answered", "failed", "there_before", "interrupted"}
+
+
 def line_of(outcome: Outcome, settings: Settings) -> dict[str, Any]:
     """Return an outcome's line: the record of its answer or error, and the keys by which a later run knows it."""
     item, medium = outcome.item, outcome.medium
@@ -164,7 +178,10 @@ def line_of(outcome: Outcome, settings: Settings) -> dict[str, Any]:
 
 
 def identity(item: Item, settings: Settings) -> dict[str, Any]:
-    """Return the keys on which an item and its line must agree; `file` is None for anything but a file on this disk."""
+    """Return the keys on which an item and its line must agree.
+
+    `file` and `resolved` are None for anything but a file on this disk.
+    """
     quantization = "4bit" if settings.load_4bit else "8bit" if settings.load_8bit else None
     values = {"quantization": quantization} | {key: getattr(settings, key) for key in IDENTITY_KEYS}
     return {
@@ -173,12 +190,30 @@ def identity(item: Item, settings: Settings) -> dict[str, Any]:
         "model": settings.model,
         "settings": {key: value for key, value in values.items() if value is not None},
         "file": item.stamp and dict(zip(("bytes", "modified_us"), item.stamp, strict=True)),
+        "resolved": item.resolved,
     }
 
 
-def digest(line: Mapping[str, Any]) -> bytes:
-    """Return 16 bytes that are equal for lines and identities with equal values of `LINE_KEYS`."""
-    known_by = {key: _normal(line.get(key)) for key in LINE_KEYS}
+def digests(line: Mapping[str, Any], path: object) -> tuple[bytes, ...]:
+    """Return the 16 bytes by which a line or an identity about a medium at `path` is known.
+
+    The first are equal for equal values of `LINE_KEYS`. If the id is the path, nobody gave one; then there are second
+    ones, equal for equal values of `FILE_KEYS`: so a file is known by any name. Lines of 0.1.0 have no `resolved`.
+    """
+    has_own_id = line.get("id") != path
+    ways = (LINE_KEYS,) if has_own_id or line.get("resolved") is None else (LINE_KEYS, FILE_KEYS)
+    return tuple(_digest({key: _normal(line.get(key)) for key in keys}) for keys in ways)
+
+
+def path_in(line: Mapping[str, Any]) -> object:
+    """Return the path of the medium that a line is about; None if it has none."""
+    match line.get("media"):
+        case [{"path": path}, *_]:
+            return path
+    return None
+
+
+def _digest(known_by: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(json.dumps(known_by, sort_keys=True).encode(), digest_size=16).digest()
 
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from videollava_cli.batch.lines import digest
+from videollava_cli.batch.lines import LINE_KEYS, digests, path_in
 from videollava_cli.engine.request import json_text
 from videollava_cli.errors import OutputClosedError, OutputError, UsageError
 from videollava_cli.text import parsed
 
 FIRST_BYTES = b'{"id": '  # of every line
+SECOND_KEY = ', "media": '
+MAX_LINE_BYTES = 64 << 20  # of a line, to tell our files from others without reading them
 
 
 @dataclass(slots=True)
@@ -30,12 +32,12 @@ class Held:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Note a line; an item that failed once and was answered later is answered."""
-        key = digest(line)
+        keys = digests(line, path_in(line))
         if "error" not in line:
-            self.answered.add(key)
-            self.failed.discard(key)
-        elif key not in self.answered:
-            self.failed.add(key)
+            self.answered.update(keys)
+            self.failed.difference_update(keys)
+        else:
+            self.failed.update(key for key in keys if key not in self.answered)
 
 
 def read_held(path: Path) -> Held:
@@ -49,9 +51,9 @@ def read_held(path: Path) -> Held:
                 try:
                     entry = _parsed(line, path)
                 except UsageError:
-                    is_half = line.startswith(FIRST_BYTES) or FIRST_BYTES.startswith(line)
                     # A machine that lost its power may leave zeros where the line should be.
-                    if line.endswith(b"\n") or not (is_half or not line.strip(b"\0")):
+                    is_lost = held.num_bytes > 0 and not line.strip(b"\0")
+                    if not is_lost and not _is_half(line, is_first=not held.num_bytes):
                         raise
                     break
                 held.add(entry)
@@ -59,6 +61,13 @@ def read_held(path: Path) -> Held:
     except OSError as error:
         raise OutputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     return held
+
+
+def is_results(path: Path) -> bool:
+    """Return whether a file begins as the lines of a batch do; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        line = file.readline(MAX_LINE_BYTES)
+    return _is_half(line, is_first=True) or _entry(line) is not None
 
 
 class Results:
@@ -77,6 +86,7 @@ class Results:
             self._is_regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
             try:
                 if self._is_regular and is_fresh:
+                    read_held(path)  # raises if it is no file of ours, which nobody wants emptied
                     os.ftruncate(self._descriptor, 0)
                 elif self._is_regular:
                     self._repair()
@@ -181,13 +191,39 @@ def _lock(descriptor: int, path: Path, stack: ExitStack) -> None:
 
 
 def _parsed(line: bytes, path: Path) -> dict[str, Any]:
+    if (entry := _entry(line)) is not None:
+        return entry
+    shown = line[:40].decode("utf-8", "replace")
+    raise UsageError(f"{str(path)!r} holds what is no line of a batch, {shown!r}: give another -o")
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Return the object of a whole line of ours; None for anything else, such as a line of --questions."""
     try:
         entry = parsed(json.loads, line)
     except ValueError:
-        entry = None
-    if isinstance(entry, dict) and {"id", "question"} <= entry.keys():
-        return entry
-    shown = line[:40].decode("utf-8", "replace")
-    raise UsageError(
-        f"{str(path)!r} holds what is no line of a batch, {shown!r}: give another -o, or --overwrite to empty it"
-    )
+        return None
+    return entry if isinstance(entry, dict) and entry.keys() >= set(LINE_KEYS) else None
+
+
+def _is_half(line: bytes, *, is_first: bool) -> bool:
+    """Return whether the end of a file is the beginning of a line of ours.
+
+    In the first line of a file the key after the id must be ours, too: many files of others begin with an id.
+    """
+    if line.endswith(b"\n") or not (line.startswith(FIRST_BYTES) or FIRST_BYTES.startswith(line)):
+        return False
+    text = line.decode("utf-8", "replace")
+    if not text[len(FIRST_BYTES) :].strip("-0123456789"):  # it ends before the id, or in a number
+        return True
+    if text[len(FIRST_BYTES)] not in '"-0123456789':
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, len(FIRST_BYTES))
+    except ValueError:  # it ends in a text
+        return True
+    try:
+        parsed(json.loads, text)
+    except ValueError:
+        return not is_first or text.startswith(SECOND_KEY, end) or SECOND_KEY.startswith(text[end:])
+    return False  # a whole object, of somebody else

@@ -4,7 +4,6 @@ With --ray, the nodes of a Ray cluster read and answer, and only the lines are w
 """
 
 import json
-import os
 import signal
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from videollava_cli.batch.lines import BatchStats, Outcome, digest, identity, line_of
+from videollava_cli.batch.lines import BatchStats, Outcome, digests, identity, line_of
 from videollava_cli.batch.output import Held, Results, read_held
 from videollava_cli.batch.work import Item, by_medium, may_be_no_medium
 from videollava_cli.console import Console, meter
@@ -25,9 +24,18 @@ from videollava_cli.engine import Engine, Request
 from videollava_cli.engine.checkpoint import Checkpoint, find_checkpoint
 from videollava_cli.engine.request import error_record, json_text
 from videollava_cli.engine.startup import start_engine
-from videollava_cli.errors import ExitStatus, MediaError, OutputClosedError, OutputError, UsageError, VllavaError
+from videollava_cli.errors import (
+    ExitStatus,
+    MediaError,
+    NothingFoundError,
+    OutputClosedError,
+    OutputError,
+    UsageError,
+    VllavaError,
+)
 from videollava_cli.machine import num_processors
 from videollava_cli.media import MediaKind
+from videollava_cli.process import end_now, leave_dead_terminal
 from videollava_cli.prompt import Turn, one_question
 from videollava_cli.reader import ReadAhead, Reader, ReadResult
 from videollava_cli.settings import Settings
@@ -35,7 +43,8 @@ from videollava_cli.settings import Settings
 BATCHES_AHEAD = 2  # of media that were read and wait: one more than the batch in work
 MAX_EARLY = 256  # answers that wait for one before them to be written
 PATIENCE_SECONDS = 1.0  # for the next medium to be read while answers are in hand
-WAITING = "finishing the answers in hand; Ctrl-C again ends at once"
+FINISH_SECONDS = 5.0  # for the answers in hand after SIGTERM: `docker stop` kills after 10 s
+FINISHING = "finishing the answers in hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,8 @@ class Job:
     """A batch: items, settings, and where the lines go.
 
     `common_questions` are asked about every medium: if one does not fit the context, nothing is loaded. `batch_size`
-    is None for as many questions at once as fit. `ray` is the address of a Ray cluster.
+    is None for as many questions at once as fit. `ray` is the address of a Ray cluster. `nothing_found` says so if the
+    search found no file; `is_part` is whether others do the rest of the work.
     """
 
     items: Sequence[Item]
@@ -56,6 +66,8 @@ class Job:
     batch_size: int | None
     summary: Path | None
     ray: str | None = None
+    nothing_found: str | None = None
+    is_part: bool = False
 
 
 OnRay = Callable[[Job, Sequence[Item], Checkpoint, BatchStats, Console], Generator[Outcome, None, None]]
@@ -72,7 +84,7 @@ def list_items(job: Job, console: Console) -> ExitStatus:
         for about_it in by_medium(left):
             unread = None if "://" in about_it[0].path else _find_error(reader, about_it[0].path)
             for item in about_it:
-                error = _question_error(item) or unread
+                error = _item_error(item) or unread
                 is_no_media = error is not None and may_be_no_medium(item)
                 if error is None:
                     num_asked += 1
@@ -81,12 +93,16 @@ def list_items(job: Job, console: Console) -> ExitStatus:
                 if not is_no_media:
                     line = {"id": item.id, "path": item.name, "question": item.question}
                     console.answer(json_text(line | ({"error": error_record(error)} if error else {})))
+    _refuse_nothing(job, stats)
     console.notice(f"would ask {num_asked:,}{stats.others}")
     return _status(stats)
 
 
 def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
     """Ask what has no line yet, here or `on_ray`, and write the lines; whatever ends it, say what it came to."""
+    if job.nothing_found:  # no checkpoint is fetched for that
+        _summarize(job, BatchStats(), console, is_done=False)
+    _refuse_nothing(job, BatchStats())
     checkpoint = find_checkpoint(job.settings)
     is_hidden = console.is_quiet or (job.output is None and sys.stdout is not None and sys.stdout.isatty())
     with ExitStack() as stack:
@@ -95,7 +111,7 @@ def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
             results = stack.enter_context(Results(job.output, is_fresh=job.is_fresh, redo_failed=job.redo_failed))
         write = results.write if results else lambda line: console.answer(json_text(line))
         left, stats = _left(job, results.held if results else Held())
-        interrupts = stack.enter_context(Interrupts(lambda: console.notice(WAITING)))
+        interrupts = stack.enter_context(Interrupts(console.notice))
         shown = stack.enter_context(meter(is_hidden=is_hidden))
         if job.ray:
             outcomes = on_ray(job, left, checkpoint, stats, console)
@@ -116,32 +132,40 @@ def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
             stats.is_interrupted = isinstance(error, KeyboardInterrupt)
             _summarize(job, stats, console, is_done=stats.is_interrupted or stats.num_done_now > 0)
             raise
-        _summarize(job, stats, console, is_done=True)
+        _summarize(job, stats, console, is_done=not _nothing_found(job, stats))
+    _refuse_nothing(job, stats)
     return _status(stats)
 
 
 class Interrupts:
-    """How Ctrl-C ends the program: at once, or after the work in hand, in which case `notify` is called.
+    """How Ctrl-C, SIGTERM and SIGHUP end the program: at once, or after the work in hand, as `notify` says.
 
-    Use it as a context manager in the main thread.
+    For the work in hand there is as much time as it takes after Ctrl-C, and `FINISH_SECONDS` after the others. Use it
+    as a context manager in the main thread.
     """
 
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self.is_pending = False  # whether Ctrl-C was pressed and waits
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self.is_pending = False  # whether a signal came and waits
+        self._number = 0  # of that signal
         self._notify = notify
         self._num_held = 0
         self._is_leaving = False
+        self._before: dict[int, Callable[[int, FrameType | None], object]] = {}
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(before := signal.getsignal(number)):  # neither ignored nor nobody's
+                self._before[number] = before
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let Ctrl-C wait for the end of this block, and of others around it; a second one does not wait."""
+        """Let a signal wait for the end of this block, and of others around it; a second one does not wait."""
         self._num_held += 1
         try:
             yield
@@ -150,19 +174,26 @@ class Interrupts:
         if self.is_pending and not self._num_held:
             self._leave()
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._is_leaving:
-            os._exit(ExitStatus.INTERRUPTED)  # threads that read would be waited for
+            end_now(128 + self._number)
+        if number != signal.SIGALRM:
+            self._number = number
         if self._num_held and not self.is_pending:
-            self.is_pending = True
+            self.is_pending, says = True, f"{FINISHING}; Ctrl-C again ends at once"
+            if number != signal.SIGINT:
+                says = f"{FINISHING}, for at most {FINISH_SECONDS:g} s"
+                signal.signal(signal.SIGALRM, self._on_signal)
+                signal.setitimer(signal.ITIMER_REAL, FINISH_SECONDS)
+                leave_dead_terminal()
             with suppress(RuntimeError):  # stderr is just being written to
-                self._notify()
+                self._notify(says)
             return
         self._leave()
 
     def _leave(self) -> None:
         self._is_leaving = True
-        raise KeyboardInterrupt
+        self._before[self._number](self._number, None)  # raises an interrupt
 
 
 @dataclass(slots=True)
@@ -302,11 +333,14 @@ def outcomes_of(items: Sequence[Item], result: ReadResult) -> Iterator[Outcome]:
     """Yield items with their medium, which are to be answered; or with the error of reading it."""
     for item in items:
         is_no_media = not result.is_found and may_be_no_medium(item)
-        error = _question_error(item) or (None if is_no_media else result.error)
+        error = _item_error(item) or (None if is_no_media else result.error)
         yield Outcome(item, None if error else result.medium, error=error, read_seconds=result.seconds)
 
 
-def _question_error(item: Item) -> UsageError | None:
+def _item_error(item: Item) -> VllavaError | None:
+    """Return why an item cannot be asked, whatever its medium."""
+    if item.problem:
+        return MediaError(f"cannot search the folder {item.path!r}: {item.problem}")
     try:
         Turn(item.question)
     except UsageError as error:
@@ -325,10 +359,11 @@ def _find_error(reader: Reader, path: str) -> MediaError | None:
 def _left(job: Job, held: Held) -> tuple[list[Item], BatchStats]:
     left, stats = [], BatchStats(len(job.items))
     for item in job.items:
-        key = digest(identity(item, job.settings))
-        if key in held.answered or key in held.failed:
+        keys = set(digests(identity(item, job.settings), item.name))
+        is_answered = not keys.isdisjoint(held.answered)
+        if is_answered or not keys.isdisjoint(held.failed):
             stats.num_there_before += 1
-            stats.num_failed_before += key in held.failed
+            stats.num_failed_before += not is_answered
         else:
             left.append(item)
     return left, stats
@@ -353,6 +388,19 @@ def _describe(outcome: Outcome, console: Console) -> None:
             console.detail(f"{outcome.medium.name}: frames {frames}")
         for notice in outcome.medium.notices:
             console.detail(notice)
+
+
+def _nothing_found(job: Job, stats: BatchStats) -> str | None:
+    """Say that the search found nothing to ask about, if so; in a part of the work that is no surprise."""
+    if job.nothing_found or job.is_part or not 0 < stats.num_no_media == stats.num_items:
+        return job.nothing_found
+    number = len(stats.files_without_media)
+    return f"nothing found: {number:,} file{'s' if number > 1 else ''}, and no video or image"
+
+
+def _refuse_nothing(job: Job, stats: BatchStats) -> None:
+    if nothing := _nothing_found(job, stats):
+        raise NothingFoundError(nothing)
 
 
 def _status(stats: BatchStats) -> ExitStatus:

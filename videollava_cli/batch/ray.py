@@ -8,8 +8,10 @@ import logging
 import os
 import pickle
 import re
+import signal
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from videollava_cli.engine import MAX_CPU_SEQS, MAX_GPU_SEQS
 from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
+from videollava_cli.process import scratch_folder
 from videollava_cli.reader import Reader, ReadResult
 from videollava_cli.settings import Settings
 
@@ -53,6 +56,7 @@ class Plan:
     job: Job
     checkpoint: Checkpoint
     folder: str
+    scratch: str = ""  # a folder of the driver for temporary files: nodes that see it leave none behind
     version: str = __version__
 
 
@@ -75,12 +79,12 @@ def answer_on_ray(
     if not left:
         return
     assert job.ray is not None, "--ray was given"
-    with join_cluster(job.ray) as nodes:
+    with scratch_folder() as scratch, join_cluster(job.ray) as nodes:
         num_engines, resources = engines(nodes, job.settings, checkpoint)
         on_gpus = "num_gpus" in resources
         where = "GPUs" if on_gpus else "CPUs"
         console.detail(f"Ray has {len(nodes)} node{'s'[: len(nodes) - 1]}; engines on {num_engines} {where}")
-        plan = plan_of(job, checkpoint, device="cuda" if on_gpus else "cpu")
+        plan = replace(plan_of(job, checkpoint, device="cuda" if on_gpus else "cpu"), scratch=scratch)
         for row in _dataset(plan, list(by_medium(items)), num_engines, resources).iter_rows():
             done: Answered | VllavaError = pickle.loads(row[PACKED])  # noqa: S301  # our own workers wrote it
             if isinstance(done, VllavaError):
@@ -245,6 +249,8 @@ def _check_node(plan: Plan) -> None:
         raise UsageError(f"{_here()} has vllava {__version__}, not {plan.version}: install the same on every node")
     with suppress(OSError):
         os.chdir(plan.folder)  # relative paths begin there
+    if os.path.isdir(plan.scratch):
+        tempfile.tempdir = plan.scratch
 
 
 def _here() -> str:
@@ -267,8 +273,9 @@ def join_cluster(address: str) -> Iterator[list[dict[str, float]]]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a cluster of our own reports to nobody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it warns of what Ray Data does
     import ray
-    from ray._private import worker
+    from ray._private import utils, worker
 
+    utils.set_sigterm_handler = lambda _handler: None  # it is ours: `ray.init` would take it
     worker._worker_logs_enabled = False  # the complaints of a node would come on stdout; as Ray's own debugger does it
     options: dict[str, Any] = {}
     if address == LOCAL:
@@ -279,6 +286,7 @@ def join_cluster(address: str) -> Iterator[list[dict[str, float]]]:
     try:
         with _silent_stderr():  # of native code: the exception says what went wrong
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)  # Ray's native one prints
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address == LOCAL:
             raise GenerationError(f"cannot start Ray: {_reason(error)}") from error
@@ -310,7 +318,8 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

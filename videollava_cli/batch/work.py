@@ -13,20 +13,15 @@ from itertools import groupby
 from typing import Any, Self, TypeVar
 
 from videollava_cli.errors import UsageError
+from videollava_cli.media import MEDIA_SUFFIXES
 from videollava_cli.reader.urls import local_path, shown_name, without_logins
 from videollava_cli.text import decoded, parsed, unmarked
 
 Entry = TypeVar("Entry", list[Any], dict[str, Any])
 
 STDIN = "-"
+ENTERED_BEFORE = "entered before"  # why a folder is not searched once more
 JSON_ARRAY = re.compile(r"\s*\[\s*[]\[{\"]")  # a question may begin with a bracket, too: "[1] What happens?"
-# A file in a folder that bears one of these and is no medium is a broken one, and not passed over in silence.
-MEDIA_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mxf", ".nut", ".ogv", ".webm", ".wmv"),
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
-    *(".tif", ".tiff", ".webp"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +29,8 @@ class Item:
     """One question about one medium. `id` is the medium's name unless the user gave one.
 
     `is_named` is False for a file that a folder holds: it may be no medium at all. `stamp` is a local file's size in
-    bytes and time of modification in microseconds.
+    bytes and time of modification in microseconds, `resolved` its absolute path without links. `problem` says why a
+    folder that stands for its files cannot be searched.
     """
 
     id: str | int
@@ -42,6 +38,8 @@ class Item:
     question: str
     is_named: bool = True
     stamp: tuple[int, int] | None = None
+    resolved: str | None = None
+    problem: str | None = None
 
     @property
     def name(self) -> str:
@@ -74,56 +72,94 @@ class Shard:
         return int.from_bytes(digest, "big") % self.count == self.number - 1
 
 
-def find_items(paths: Iterable[str], questions: Sequence[str], patterns: Sequence[str] = ()) -> Iterator[Item]:
-    """Yield an item for every question about every path, each folder replaced by the files below it, sorted by name.
+def find_items(
+    paths: Iterable[str], questions: Sequence[str], patterns: Sequence[str] = ()
+) -> tuple[list[Item], list[str]]:
+    """Return an item for every question about every path, each folder replaced by the files below it, sorted by name.
 
     Hidden files are passed over unless they are named. Links are followed, and each folder is entered once. `patterns`
     are for files in folders: one with a slash is matched against the path from the folder on, another against the name.
+    A folder that cannot be searched becomes an item itself. Also return the paths of folders where nothing was found.
     """
+    found: list[Item] = []
+    fruitless = []
     entered: set[tuple[int, int]] = set()
     for path in map(local_path, paths):
         folder = os.path.expanduser(path)
         if "://" in path or not os.path.isdir(folder):
-            yield from (Item(shown_name(path), path, question) for question in questions)
+            found += (Item(shown_name(path), path, question) for question in questions)
             continue
-        for name in _names_below(folder, entered):
-            base = os.path.basename(name)
-            if not patterns or any(fnmatchcase(name if "/" in each else base, each) for each in patterns):
-                below = os.path.join(path, name)
-                yield from (Item(below, below, question, is_named=False) for question in questions)
+        is_fruitless = True
+        for name, problem in _names_below(folder, entered):
+            if problem is None and not _matches(name, patterns):
+                continue
+            is_fruitless = False
+            if problem != ENTERED_BEFORE:
+                below = os.path.join(path, name) if name else path
+                is_named = problem is not None
+                found += (Item(below, below, question, is_named, problem=problem) for question in questions)
+        if is_fruitless:
+            fruitless.append(path)
+    return found, fruitless
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    base = os.path.basename(name)
+    return not patterns or any(fnmatchcase(name if "/" in each else base, each) for each in patterns)
 
 
 def may_be_no_medium(item: Item) -> bool:
-    """Return whether nobody says that an item is about a medium: a file in a folder, whose name is not like one."""
-    return not item.is_named and not item.path.lower().endswith(MEDIA_SUFFIXES)
+    """Return whether an item is about a file in a folder whose name is not like a medium's, and that can be read."""
+    is_media_name = item.path.lower().endswith(MEDIA_SUFFIXES)
+    return not item.is_named and not is_media_name and os.access(os.path.expanduser(item.path), os.R_OK)
 
 
 def without_repetitions(items: Iterable[Item]) -> tuple[list[Item], int]:
-    """Return each item once, and how many were repeated; raises UsageError if two media share an id and a question."""
+    """Return each item once, and how many were repeated; raises UsageError if two media share an id and a question.
+
+    An item without an id of its own is repeated by one about the same file under another name.
+    """
     kept: dict[tuple[str | int, str], Item] = {}
+    by_file: dict[tuple[str, str], Item] = {}
     num_items = 0
     for item in items:
         num_items += 1
+        if item.id == item.name and item.resolved:
+            first = by_file.setdefault((item.resolved, item.question), item)
+            if first.path != item.path:
+                continue
         other = kept.setdefault((item.id, item.question), item)
-        if other.name != item.name:
+        if other.name != item.name and (other.resolved is None or other.resolved != item.resolved):
             paths = f"{other.name!r} and {item.name!r}"
             raise UsageError(f"the id {item.id!r} is given to two media, {paths}: give each its own")
     return list(kept.values()), num_items - len(kept)
 
 
 def with_stamps(items: Sequence[Item]) -> list[Item]:
-    """Return the items with their files' sizes and times, looked up once a medium."""
-    stamps = {path: _stamp(path) for path in dict.fromkeys(item.path for item in items)}
-    return [replace(item, stamp=stamps[item.path]) for item in items]
+    """Return the items with their files' sizes, times and resolved paths, looked up once a medium."""
+    stamps = {path: file_stamp(path) for path in dict.fromkeys(item.path for item in items)}
+    folders: dict[str, str] = {}
+    resolved = {path: _resolved(path, folders) for path, stamp in stamps.items() if stamp}
+    return [replace(item, stamp=stamps[item.path], resolved=resolved.get(item.path)) for item in items]
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def file_stamp(path: str) -> tuple[int, int] | None:
+    """Return a file's size in bytes and time of modification in microseconds; None if there is no regular file."""
     try:
         found = os.stat(os.path.expanduser(path))
     except (OSError, ValueError):
         return None
     # Microseconds: nanoseconds since 1970 are beyond the integers that every reader of JSON holds exactly.
     return (found.st_size, found.st_mtime_ns // 1000) if stat.S_ISREG(found.st_mode) else None
+
+
+def _resolved(path: str, folders: dict[str, str]) -> str:
+    """Return the absolute path of a file without links; `folders` remembers those of folders, which hold many files."""
+    folder, name = os.path.split(os.path.expanduser(path))
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    resolved = os.path.join(folders[folder], name)
+    return os.path.realpath(resolved) if os.path.islink(resolved) else resolved
 
 
 def by_medium(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
@@ -209,19 +245,23 @@ def _content(name: str) -> bytes:
         raise UsageError(f"cannot read {name!r}: {error.strerror or error}") from error
 
 
-def _names_below(folder: str, entered: set[tuple[int, int]], prefix: str = "") -> Iterator[str]:
+def _names_below(folder: str, entered: set[tuple[int, int]], prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    """Yield the name of each file below a folder, and None; of a folder that is not searched, and why."""
     try:
         found = os.stat(folder)
         if (found.st_dev, found.st_ino) in entered:
+            yield prefix.rstrip("/"), ENTERED_BEFORE
             return
         entered.add((found.st_dev, found.st_ino))
         with os.scandir(folder) as entries:
             visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
-    except OSError:  # it is gone, or may not be read
+            # `isdir` takes a link to itself for none, where `is_dir` fails.
+            folders = {e.name for e in visible if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())}
+    except OSError as error:
+        yield prefix.rstrip("/"), error.strerror
         return
     for entry in visible:
-        # `isdir` takes a link to itself for none, where `is_dir` fails.
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+        if entry.name in folders:
             yield from _names_below(entry.path, entered, f"{prefix}{entry.name}/")
         elif entry.is_symlink() or entry.is_file():  # a link to nowhere fails when it is read
-            yield prefix + entry.name
+            yield prefix + entry.name, None

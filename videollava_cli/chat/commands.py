@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videollava_cli.chat.session import STDIN, Answer, Session, read_again
-from videollava_cli.chat.transcript import AnsweredTurn, ShownMedium, check_target, read_transcript, write_transcript
+from videollava_cli.chat.transcript import AnsweredTurn, ShownMedium, is_transcript, read_transcript, write_transcript
 from videollava_cli.console import Console, clock
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import MediaKind, Medium
+from videollava_cli.output_file import check_output
 from videollava_cli.reader.urls import local_path, shown_name
 from videollava_cli.settings import ANSWER_KEYS, closest, for_one_answer, from_text
 
@@ -173,8 +174,8 @@ class Commands:
     def save(self, argument: str) -> None:
         """Write the conversation to a file."""
         path = _file(argument)
-        check_target(path)
         try:
+            check_output(path, "conversation", is_transcript, is_stream_fine=False)
             write_transcript(self.session.transcript, path)
         except OutputError as error:
             raise UsageError(str(error)) from error  # an OutputError would end the conversation

@@ -15,7 +15,7 @@ from videollava_cli.chat.transcript import Transcript, write_transcript
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
 from videollava_cli.engine.request import answer_line, error_line, json_text
-from videollava_cli.errors import ExitStatus, OutputError, UsageError, VllavaError
+from videollava_cli.errors import ExitStatus, Interrupted, OutputError, UsageError, VllavaError
 from videollava_cli.text import unmarked
 
 LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # what str.splitlines takes for one
@@ -53,8 +53,8 @@ class Repl:
                     line = self.read_line(f"[{self.session.percent}%] > " if self.is_terminal else "")
                 except EOFError:
                     break
-                except KeyboardInterrupt:
-                    if not self.is_terminal:
+                except KeyboardInterrupt as interrupt:
+                    if self._ends(interrupt):
                         raise
                     self.console.notice("Ctrl-D or /exit leaves; /help lists the commands")
                     continue
@@ -66,8 +66,8 @@ class Repl:
                 except VllavaError as error:
                     self.console.error(str(error))
                     status = error.status
-                except KeyboardInterrupt:
-                    if not self.is_terminal:
+                except KeyboardInterrupt as interrupt:
+                    if self._ends(interrupt):
                         raise
                     self.console.notice("stopped")
                 self._save()
@@ -81,9 +81,9 @@ class Repl:
             with closing(chunks):
                 for last in chunks:
                     self.answers.add(last)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self.answers.end(session, question)
-            if not self.is_terminal:
+            if self._ends(interrupt):
                 raise
             self.console.notice(
                 "stopped before the first word: nothing was said"
@@ -105,6 +105,9 @@ class Repl:
         session.warn_when_full()
         if session.turns == before and session.settings.is_greedy:  # only /retry leaves as many turns
             self.console.notice("greedy answers are always the same: /set temperature 0.7 makes them vary")
+
+    def _ends(self, interrupt: KeyboardInterrupt) -> bool:
+        return not self.is_terminal or isinstance(interrupt, Interrupted)
 
     def _save(self) -> None:
         """Save the conversation if it has changed; one without a turn does not replace another one."""

@@ -162,11 +162,11 @@ def read_transcript(path: Path) -> Transcript:
     return from_json(content, str(path))
 
 
-def check_target(path: Path) -> None:
-    """Refuse by a UsageError to write a conversation over something else, such as a clip."""
-    if not path.exists():
-        return
+def is_transcript(path: Path) -> bool:
+    """Return whether a file holds a conversation; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
     try:
-        read_transcript(path)
-    except UsageError as error:
-        raise UsageError(f"{str(path)!r} is there and holds no conversation: give another name") from error
+        return len(content) <= MAX_BYTES and bool(from_json(content, str(path)))
+    except UsageError:
+        return False

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.arguments import media_and_questions
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
@@ -57,7 +58,7 @@ def ask(
     """
     if json_lines and stream:
         raise UsageError("--json and --stream exclude each other: a JSON line is printed whole")
-    sources, questions = split_arguments(arguments or [], question or [])
+    sources, questions = split_arguments(arguments or [], question or [], console)
     engine, media, seconds = start(sources, questions, settings, console)
     if len(media) > 1:
         console.notice(SEVERAL_MEDIA)
@@ -68,9 +69,11 @@ def ask(
     answer(requests, engine, console, is_live=is_live, seconds=seconds if json_lines else None)
 
 
-def split_arguments(arguments: Sequence[str], questions: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_arguments(
+    arguments: Sequence[str], questions: Sequence[str], console: Console
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return media and questions, at least one of each; without -q the last positional is the question."""
-    sources, asked = list(arguments), list(questions)
+    sources, asked = media_and_questions(arguments, questions, console)
     if not asked:
         if len(sources) < 2:
             raise UsageError('media and a question are needed: vllava ask clip.mp4 "What happens in this video?"')

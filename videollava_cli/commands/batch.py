@@ -1,6 +1,5 @@
 """`vllava batch`: the same questions about many media, as JSON lines."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,24 +7,32 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from videollava_cli.batch.lines import is_summary
+from videollava_cli.batch.output import is_results
 from videollava_cli.batch.pipeline import Job, list_items, run
 from videollava_cli.batch.ray import ADDRESS, LOCAL, answer_on_ray, check_address
 from videollava_cli.batch.work import (
     STDIN,
     Item,
     Shard,
+    file_stamp,
     find_items,
+    may_be_no_medium,
     read_list,
     read_questions,
     with_stamps,
     without_repetitions,
 )
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.arguments import media_and_questions
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, UsageError
+from videollava_cli.output_file import check_output, is_same_file
+from videollava_cli.process import callers_path
 from videollava_cli.prompt import Turn
 from videollava_cli.settings import Settings
 
+MAX_NAMED = 3  # folders in a message
 BATCH_EXAMPLES = """\b
 Examples:
   vllava batch clips/ -q "What happens?" -o answers.jsonl      run it again to go on
@@ -113,29 +120,40 @@ def batch(
     if ray is not None:
         check_address(ray)
     max_num_seqs = parse_batch_size(batch_size)
-    check_output(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
-    items, common_questions = asked_items(
-        paths or [],
-        question or [],
+    check_options(output, json_summary, redo_failed=redo_failed, is_fresh=overwrite)
+    media, questions = list(paths or []), list(question or [])
+    if questions_file is None:
+        media, questions = media_and_questions(media, questions, console)
+    items, common_questions, fruitless = asked_items(
+        media,
+        questions,
         questions_file=questions_file,
         from_file=from_file,
         is_null_separated=null,
         patterns=glob or [],
     )
-    kept, num_repeated = without_repetitions(item for item in items if part is None or part.holds(item.name))
+    is_any = bool(items)
+    items = with_stamps([item for item in items if part is None or part.holds(item.name)])
+    check_outputs(output, json_summary, items, [name for name in (from_file, questions_file) if name])
+    kept, num_repeated = without_repetitions(items)
+    without_files = no_files(fruitless, glob or []) if fruitless else None
+    if without_files and is_any:
+        console.notice(without_files)
     if num_repeated:
         console.notice(f"{num_repeated:,} repeated item{'s are' if num_repeated > 1 else ' is'} asked once")
     job = Job(
-        items=with_stamps(kept),
+        items=kept,
         common_questions=common_questions,
         settings=settings,
-        output=output,
+        output=output and callers_path(output),
         redo_failed=redo_failed,
         is_fresh=overwrite,
         is_ordered=not unordered,
         batch_size=max_num_seqs,
-        summary=json_summary,
+        summary=json_summary and callers_path(json_summary),
         ray=ray,
+        nothing_found=None if is_any else without_files,
+        is_part=part is not None,
     )
     return list_items(job, console) if dry_run else run(job, console, answer_on_ray)
 
@@ -167,8 +185,8 @@ def asked_items(
     from_file: str | None,
     is_null_separated: bool,
     patterns: Sequence[str],
-) -> tuple[list[Item], tuple[str, ...]]:
-    """Return the items that a command line names, and the questions that it asks about every medium."""
+) -> tuple[list[Item], tuple[str, ...], list[str]]:
+    """Return the items that a command line names, the questions about every medium, and the fruitless folders."""
     if STDIN in paths:
         raise UsageError("'-' is no medium here: --from-file - reads a list of media from stdin")
     if from_file == questions_file == STDIN:
@@ -182,7 +200,7 @@ def asked_items(
         if items and (paths or from_file is not None or asked):
             raise UsageError(f"the lines of {questions_file!r} name media and questions: leave others out")
         if items:
-            return items, ()
+            return items, (), []
         asked += [text for text in read if isinstance(text, str)]
     if not asked:
         raise UsageError('a question is needed: vllava batch clips/ -q "What happens in this video?"')
@@ -191,7 +209,18 @@ def asked_items(
     for text in asked:
         Turn(text)
     listed = [] if from_file is None else read_list(from_file, is_null_separated=is_null_separated)
-    return list(find_items([*paths, *listed], asked, patterns)), tuple(asked)
+    named = [*paths, *listed]
+    items, fruitless = find_items(named, asked, patterns)
+    return items, tuple(asked), fruitless if items else named
+
+
+def no_files(folders: Sequence[str], patterns: Sequence[str]) -> str:
+    """Say that folders have no file that counts."""
+    names = ", ".join(map(repr, folders[:MAX_NAMED]))
+    more = f" and {len(folders) - MAX_NAMED:,} more" if len(folders) > MAX_NAMED else ""
+    if patterns:
+        return f"nothing found in {names}{more}: no file matches --glob {' '.join(map(repr, patterns))}"
+    return f"nothing found in {names}{more}: no files, hidden ones apart"
 
 
 def parse_batch_size(text: str | None) -> int | None:
@@ -203,19 +232,26 @@ def parse_batch_size(text: str | None) -> int | None:
     return int(text)
 
 
-def check_output(output: Path | None, summary: Path | None, *, redo_failed: bool, is_fresh: bool) -> None:
-    """Refuse, before anything is searched, what cannot be written, and options that mean nothing without a file."""
+def check_options(output: Path | None, summary: Path | None, *, redo_failed: bool, is_fresh: bool) -> None:
+    """Refuse, before anything is searched, options that mean nothing without a file, and one file for two purposes."""
     if output is None and (redo_failed or is_fresh):
         raise UsageError(f"{'--redo-failed' if redo_failed else '--overwrite'} is about a file: add -o OUT.jsonl")
     if redo_failed and is_fresh:
         raise UsageError("--redo-failed and --overwrite exclude each other: overwriting asks everything again")
-    if output is not None and summary is not None and os.path.abspath(output) == os.path.abspath(summary):
+    if output is not None and summary is not None and is_same_file(output, summary):
         raise UsageError(f"-o and --json-summary are both {str(output)!r}: give two names")
-    for path in filter(None, (output, summary)):
-        if path.is_dir():
-            raise UsageError(f"cannot write {str(path)!r}: it is a folder")
-        if not path.parent.is_dir():
-            raise UsageError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
+
+
+def check_outputs(output: Path | None, summary: Path | None, items: Sequence[Item], lists: Sequence[str]) -> None:
+    """Refuse, before anything is asked, outputs that cannot be written or would replace something else."""
+    for path, form, is_in_form in (
+        (output, "results of a batch", is_results),
+        (summary, "summary of a batch", is_summary),
+    ):
+        if path is not None:
+            stamp = file_stamp(str(path))  # what has another one is another file, so it is not looked up again
+            media = (item.path for item in items if item.stamp == stamp and not may_be_no_medium(item))
+            check_output(path, form, is_in_form, [*lists, *media])
 
 
 def add_to(app: typer.Typer) -> None:

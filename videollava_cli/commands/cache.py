@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.console import Console, bytes_in_words
+from videollava_cli.console import Console, bytes_in_words, columns
 from videollava_cli.engine.quantized_cache import Entry, cache_folder, check_entry, entries
 from videollava_cli.errors import OutputError, UsageError, VllavaError
 from videollava_cli.settings import closest
@@ -44,7 +44,7 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
         return
     found, console = entries(cache_folder()), Console()
     if json_object:
-        console.answer(_json_object(found, [_as_json(entry) for entry in found]))
+        console.answer(_json_object(found))
     elif not found:
         console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
     else:
@@ -65,7 +65,7 @@ def verify(
             verdict = f"damaged: {entry.problem}" if entry.problem else entry.state.replace("kept", "ok")
             console.answer(f"{entry.name}: {verdict}\n")
     if json_object:
-        console.answer(_json_object(checked, [{**_as_json(entry), "problem": entry.problem} for entry in checked]))
+        console.answer(_json_object(checked, "problem"))
     elif not checked:
         console.answer(f"nothing is kept in {str(cache_folder())!r}\n")
     damaged = [entry for entry in checked if entry.problem]
@@ -124,24 +124,15 @@ def _table(found: list[Entry]) -> list[str]:
         what = entry.what if entry.state == "kept" else " ".join(filter(None, (entry.what, f"({entry.state})")))
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         rows.append((entry.model or "-", what, bytes_in_words(entry.num_bytes), used, str(entry.folder)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row[:4], widths, strict=True)), row[4]]) for row in rows]
+    return columns(rows)
 
 
-def _json_object(found: list[Entry], lines: list[dict[str, object]]) -> str:
-    return json.dumps({"entries": lines, "bytes": sum(entry.num_bytes for entry in found)}) + "\n"
-
-
-def _as_json(entry: Entry) -> dict[str, object]:
-    return {
-        "name": entry.name,
-        "model": entry.model,
-        "what": entry.what,
-        "bytes": entry.num_bytes,
-        "last_used": entry.used,  # seconds since 1970
-        "state": entry.state,
-        "folder": str(entry.folder),
-    }
+def _json_object(found: list[Entry], *more: str) -> str:
+    """Return what --json prints, with `more` fields of each entry; `last_used` is in seconds since 1970."""
+    fields = ("name", "model", "what", "num_bytes", "used", "state", "folder", *more)
+    keys = {"num_bytes": "bytes", "used": "last_used"}
+    lines = [{keys.get(field, field): getattr(entry, field) for field in fields} for entry in found]
+    return json.dumps({"entries": lines, "bytes": sum(entry.num_bytes for entry in found)}, default=str) + "\n"
 
 
 def add_to(app: typer.Typer) -> None:

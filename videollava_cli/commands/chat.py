@@ -13,6 +13,7 @@ from videollava_cli.chat.repl import Answers, Repl, read_piped
 from videollava_cli.chat.session import STDIN, Session, read_again
 from videollava_cli.chat.transcript import LAST, TYPED_LINES, Transcript, make_state_folder, read_transcript
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.arguments import check_media
 from videollava_cli.console import Console
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.startup import start_engine
@@ -65,6 +66,7 @@ def chat(
 
     The conversation is kept, readable by you only, in $XDG_STATE_HOME/vllava (~/.local/state/vllava); -c takes it up.
     """
+    check_media(media or [], "ask it in the conversation, or pipe it in")
     with ExitStack() as stack:
         terminal = questions_terminal(media or [], stack)
         folder = xdg_folder("STATE")

@@ -13,6 +13,7 @@ from videollava_cli.console import Console, clock, printable
 from videollava_cli.engine.checkpoint import find_pixels
 from videollava_cli.errors import OutputError, UsageError
 from videollava_cli.media import Medium
+from videollava_cli.output_file import check_output
 from videollava_cli.preprocessing import Fit, PixelSettings, seen_box
 from videollava_cli.reader import Reader
 from videollava_cli.reader.urls import local_path
@@ -44,6 +45,9 @@ def frames(
         Path | None,
         opt.option("Write the picture to this file: .png, .jpg or .webp.", "Output", "-o", "--output", metavar="FILE"),
     ] = None,
+    overwrite: Annotated[
+        bool, opt.option("Replace any file of that name, not only a sheet of vllava.", "Output", "--overwrite")
+    ] = False,
     json_object: opt.JsonObject = False,
 ) -> None:
     """Show the frames that the model sees, and what the crop hides from it.
@@ -51,8 +55,10 @@ def frames(
     Eight frames of a video, or the image, to the pixel; what the crop leaves out is dimmed. Where no picture can be
     shown, such as in a pipe, the frames are listed. No weights are needed, and for a preset no download.
     """
+    if overwrite and output is None:
+        raise UsageError("--overwrite is about a file: add -o FILE")
     if output:
-        _check_output(output, local_path(medium))
+        _check_output(output, local_path(medium), is_any_replaced=overwrite)
     with Reader(settings) as reader:
         with console.status("Finding media"):
             found = reader.find(medium)
@@ -78,18 +84,14 @@ def frames(
         console.answer("".join(f"{line}\n" for line in (title, *lines, *table)))
 
 
-def _check_output(output: Path, source: str) -> None:
+def _check_output(output: Path, source: str, *, is_any_replaced: bool) -> None:
     """Refuse by a UsageError, before anything is read, a file that cannot be the picture's."""
-    from videollava_cli.sheet import FORMATS
+    from videollava_cli.sheet import FORMATS, is_sheet
 
     if output.suffix.lower() not in FORMATS:
         raise UsageError(f"cannot write {str(output)!r}: give a name that ends in .png, .jpg or .webp")
-    if output.is_dir():
-        raise UsageError(f"cannot write {str(output)!r}: it is a folder")
-    if not output.parent.is_dir():
-        raise UsageError(f"cannot write {str(output)!r}: there is no folder {str(output.parent)!r}")
-    if output.exists() and os.path.exists(source) and output.samefile(source):
-        raise UsageError(f"{str(output)!r} is the medium itself: give another name to -o")
+    form = "contact sheet of vllava (--overwrite replaces it)"
+    check_output(output, form, None if is_any_replaced else is_sheet, [source])
 
 
 def _lines(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 
 from videollava_cli.console import Console
 from videollava_cli.errors import UsageError
+from videollava_cli.process import silence_libraries
 from videollava_cli.settings import DEFAULTS, SETTINGS, TYPES, settings_from, unknown_variables
 
 Result = TypeVar("Result")
@@ -66,6 +67,7 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
             flags = {parameter.name: given.pop(parameter.name) for parameter in taken}
             console = Console(is_quiet=flags.pop("quiet", False), is_verbose=flags.pop("verbose", False))
             if console.is_quiet:
+                silence_libraries()
                 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
             config = flags.pop("config", None)
             _resolve_flash_attn(flags)

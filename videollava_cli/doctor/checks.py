@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -29,8 +30,8 @@ OPTIONAL = ("bitsandbytes", "flash-attn", "ray")
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version,name,memory.total", "--format=csv,noheader")
 OLDEST_FLASH = (8, 0)  # compute capability: Ampere (flash-attn's README)
 TRIAL_SECONDS = 180  # importing torch from a slow disk takes its time
-# A name of any decoder for it that works without special hardware: FFmpeg's own `av1` does not.
-DECODERS = {"h264": ("h264",), "hevc": ("hevc",), "vp9": ("vp9",), "av1": ("libdav1d", "libaom-av1")}
+# Decoders, and what they decode, that work without special hardware: FFmpeg's own `av1` does not.
+DECODERS = {"h264": "h264", "hevc": "hevc", "vp9": "vp9", "libdav1d": "av1", "libaom-av1": "av1"}
 QUESTION, EXPECTED = "What happens?", "A red circle moves from left to right."
 # The self-test's clip, drawn as in the model's training (scripts/tiny_world); lengths in pixels.
 SIDE, RADIUS, NUM_FRAMES = 224, 45, 16
@@ -97,14 +98,12 @@ def _package_problems() -> Iterator[str]:
 
 def check_computer() -> Checked:
     """Find the processors and the memory that this process may use."""
-    processors, total, free = num_processors(), None, None
-    text = f"{processors} processor{'s' if processors > 1 else ''} to use"
-    findings = [Finding(MACHINE, "processors", "ok", text)]
-    if util.find_spec("psutil") is not None:  # else check_software says so
-        total, free = total_memory(), free_memory()
-        text = f"{bytes_in_words(total, 'GiB')}, {bytes_in_words(free, 'GiB')} available"
-        findings.append(Finding(MACHINE, "memory", "ok", text))
-    return {"num_processors": processors, "memory_bytes": total, "available_bytes": free}, findings
+    processors, total, free = num_processors(), total_memory(), free_memory()
+    memory = f"{bytes_in_words(total, 'GiB')}, {bytes_in_words(free, 'GiB')} available"
+    return {"num_processors": processors, "memory_bytes": total, "available_bytes": free}, [
+        Finding(MACHINE, "processors", "ok", f"{processors} processor{'s' if processors > 1 else ''} to use"),
+        Finding(MACHINE, "memory", "ok", memory),
+    ]
 
 
 def check_graphics(device: str) -> Checked:
@@ -112,16 +111,15 @@ def check_graphics(device: str) -> Checked:
     import torch
 
     driver, cards = _ask_driver()
-    problem, gpus = None, []
+    problem, gpus, cuda = None, [], torch.version.cuda
     try:
         gpus = list(_gpus())
     except RuntimeError as error:  # a GPU that is busy or sick
         problem = first_line(error)
-    cuda = torch.version.cuda
     facts = {"gpus": gpus, "torch_cuda": cuda, "driver": driver, "cards": cards, "problem": problem}
     if problem:
-        mark: Mark = "note" if device == "cpu" else "problem"
-        return facts, [Finding(MACHINE, "GPU", mark, f"not usable: {problem}; see nvidia-smi, or --device cpu")]
+        text = f"not usable: {problem}; see nvidia-smi, or --device cpu"
+        return facts, [Finding(MACHINE, "GPU", "note" if device == "cpu" else "problem", text)]
     if not gpus:
         text = "none that torch can use: models run on the processors"
         if cards:
@@ -171,7 +169,15 @@ def _gpus() -> Iterator[dict[str, Any]]:
         yield dict(zip(keys, ("mps", "Apple GPU", total, free, None), strict=True))
 
 
-def check_settings(settings: Settings, device: str, dtype: str) -> Checked:
+def chosen_device(settings: Settings) -> dict[str, str]:
+    """Return the device and number format that settings choose, by torch's names; raises UsageError."""
+    from videollava_cli.engine.loading import choose_device, choose_dtype
+
+    device = choose_device(settings.device)
+    return {"device": str(device), "dtype": str(choose_dtype(settings.dtype, device)).removeprefix("torch.")}
+
+
+def check_settings(settings: Settings, facts: Mapping[str, Any]) -> Checked:
     """Find whether this machine can do what the settings ask."""
     from videollava_cli.engine.loading import check_machine
 
@@ -179,13 +185,13 @@ def check_settings(settings: Settings, device: str, dtype: str) -> Checked:
         check_machine(settings)
     except UsageError as error:
         return str(error), [Finding(MACHINE, "settings", "problem", str(error))]
-    return None, [Finding(MACHINE, "settings", "ok", f"they choose {device}, {dtype}")]
+    return None, [Finding(MACHINE, "settings", "ok", f"they choose {facts['device']}, {facts['dtype']}")]
 
 
-def check_four_bit(settings: Settings, device: str, dtype: str) -> Checked:
-    """Find whether bitsandbytes runs 4-bit weights on a device, by doing so."""
-    reason = _reason_against("bitsandbytes", device, dtype)
-    text = f"a 4-bit layer ran on {device}: bitsandbytes {_version('bitsandbytes')}"
+def check_four_bit(settings: Settings, facts: Mapping[str, Any]) -> Checked:
+    """Find whether bitsandbytes runs 4-bit weights on the device that was found, by doing so."""
+    reason = _reason_against("bitsandbytes", facts["device"], facts["dtype"])
+    text = f"a 4-bit layer ran on {facts['device']}: bitsandbytes {_version('bitsandbytes')}"
     is_wanted = settings.load_4bit or settings.load_8bit
     return _tried("4-bit weights", reason, text, "--load-4bit and 7b-4bit", is_wanted=is_wanted)
 
@@ -194,9 +200,8 @@ def check_flash_attention(settings: Settings, facts: Mapping[str, Any]) -> Check
     """Find whether Flash-Attention 2 runs on the device that was found; only a GPU that is new enough is tried."""
     device, gpus = facts["device"], {gpu["device"]: gpu for gpu in facts["graphics"]["gpus"]}
     gpu = gpus.get("cuda:0" if device == "cuda" else device, {"capability": None})
-    reason: str | None
     if gpu["capability"] is None:
-        reason = f"it needs an NVIDIA GPU, and the device is {device}"
+        reason: str | None = f"it needs an NVIDIA GPU, and the device is {device}"
     elif tuple(gpu["capability"]) < OLDEST_FLASH:
         reason = f"it needs an Ampere GPU or newer, and this is {gpu['name']}"
     else:
@@ -257,24 +262,19 @@ def run_package(package: str, device: str, dtype: str) -> None:
 def check_video() -> Checked:
     """Find PyAV's FFmpeg, and whether it decodes what people have."""
     import av
+    from av.codec import Codec
 
-    decoders = {name: any(_decodes(codec) for codec in codecs) for name, codecs in DECODERS.items()}
+    decoders = dict.fromkeys(DECODERS.values(), False)
+    for decoder, name in DECODERS.items():
+        with suppress(ValueError):  # PyAV's UnknownCodecError
+            Codec(decoder, "r")
+            decoders[name] = True
     present = ", ".join(name for name, is_there in decoders.items() if is_there)
     text = f"PyAV {av.__version__} with FFmpeg {av.ffmpeg_version_info} decodes {present or 'nothing that is usual'}"
     if lacking := [name for name, is_there in decoders.items() if not is_there]:
         text += f", but not {', '.join(lacking)}: PyAV's wheels do, pip install --force-reinstall av"
     facts = {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info, "decoders": decoders}
     return facts, [Finding(OPTIONS, "video", "note" if lacking else "ok", text)]
-
-
-def _decodes(codec: str) -> bool:
-    from av.codec import Codec
-
-    try:
-        Codec(codec, "r")
-    except ValueError:  # PyAV's UnknownCodecError
-        return False
-    return True
 
 
 def check_ray() -> Finding:
@@ -286,15 +286,10 @@ def check_ray() -> Finding:
 
 def check_disk() -> Checked:
     """Find the disk space where checkpoints are fetched to, in a folder that need not exist yet."""
-    folder = Path.home()
-    if util.find_spec("huggingface_hub") is not None:  # else check_software says so
-        from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-        folder = Path(HF_HUB_CACHE)
-    there = folder.expanduser().absolute()
-    while not there.exists():
-        there = there.parent
-    usage = shutil.disk_usage(there)
+    folder = Path(HF_HUB_CACHE).expanduser().absolute()
+    usage = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists()))
     facts = {"folder": str(folder), "total_bytes": usage.total, "free_bytes": usage.free}
     return facts, [Finding(FILES, "cache", "ok", f"{folder}, {bytes_in_words(usage.free, 'GB')} free")]
 
@@ -327,27 +322,22 @@ def check_answer(settings: Settings) -> Checked:
     except (VllavaError, OSError, RuntimeError) as error:  # FFmpeg's and torch's are of the latter two
         reason = first_line(error)
     seconds, is_right = time.perf_counter() - began, answer == EXPECTED
-    text = f"asked {QUESTION!r}, tiny said {answer!r} after {seconds:.1f} s"
-    if not is_right:
-        outcome = f"it failed: {reason}" if answer is None else f"tiny said {answer!r}"
-        text = f"asked {QUESTION!r}, {outcome}; true is {EXPECTED!r}. Try --device cpu, or install vllava anew"
+    outcome = f"it failed: {reason}" if answer is None else f"tiny said {answer!r}"
+    how = f" after {seconds:.1f} s" if is_right else f"; true is {EXPECTED!r}. Try --device cpu, or install vllava anew"
+    text = f"asked {QUESTION!r}, {outcome}{how}"
     facts = {"question": QUESTION, "expected": EXPECTED, "answer": answer, "seconds": seconds, "reason": reason}
-    finding = Finding("Self-test", "tiny", "ok" if is_right else "problem", text)
-    return facts | {"is_right": is_right}, [finding]
+    return facts | {"is_right": is_right}, [Finding("Self-test", "tiny", "ok" if is_right else "problem", text)]
 
 
 def _write_clip(path: Path) -> None:
     """Encode a red circle that moves from left to right, with MPEG-4: every FFmpeg has its encoder."""
     import av
     import numpy as np
-    from av.video.stream import VideoStream
 
     down, across = np.mgrid[:SIDE, :SIDE] + 0.5  # (H, W) each
     with av.open(path, "w") as container:
-        stream = container.add_stream("mpeg4", rate=8, options={"qscale": "2", "flags": "+qscale"})
-        assert isinstance(stream, VideoStream)
-        stream.width = stream.height = SIDE
-        stream.pix_fmt = "yuv420p"
+        options = {"qscale": "2", "flags": "+qscale"}
+        stream = container.add_stream("mpeg4", 8, options, width=SIDE, height=SIDE, pix_fmt="yuv420p")
         for center in np.linspace(SIDE / 4, SIDE * 3 / 4, NUM_FRAMES):
             inside = np.clip(RADIUS + 0.5 - np.hypot(across - center, down - SIDE / 2), 0, 1)[..., None]  # (H, W, 1)
             frame = (inside * RED + (1 - inside) * WHITE).astype(np.uint8)  # (H, W, 3)

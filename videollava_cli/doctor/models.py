@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from videollava_cli.console import bytes_in_words
-from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark, check_computer, check_graphics
+from videollava_cli.doctor.checks import FILES, Checked, Finding, Mark, check_computer, check_graphics, chosen_device
 from videollava_cli.engine.checkpoint import (
-    BUNDLED_SCHEME,
     MODEL_TYPE,
     ModelSize,
     TextShape,
     find_checkpoint,
+    local_folder,
     missing_shards,
     model_size,
     needed_memory,
@@ -35,28 +35,19 @@ def check_models(settings: Settings, facts: Mapping[str, Any]) -> Checked:
     names = [name for name in preset_names(presets_folder()) if name != settings.model]
     others = [resolve({**shared, "model": name}, presets=presets_folder()) for name in names]
     models = [_look_at(each, facts) for each in (settings, *others)]
-    entries = [(FILES, model, _files_in_words(model, facts["disk"], settings)) for model in models]
-    entries += [(MEMORY, model, _memory_in_words(model, facts)) for model in models]
-    findings = []
-    for section, model, (mark, text) in entries:
-        is_other = mark == "problem" and model["name"] != settings.model
-        findings.append(Finding(section, model["name"], "note" if is_other else mark, text))
+    findings = [Finding(FILES, model["name"], *_files_in_words(model, facts["disk"], settings)) for model in models]
+    findings += [Finding(MEMORY, model["name"], *_memory_in_words(model, facts)) for model in models]
+    for number, found in enumerate(findings):
+        if found.mark == "problem" and found.subject != settings.model:
+            findings[number] = replace(found, mark="note")
     return models, findings
 
 
 def find_models(settings: Settings) -> list[dict[str, Any]]:
     """Return the presets and the other Video-LLaVA checkpoints in the hub's cache, as `check_models` describes them."""
-    from videollava_cli.engine.loading import choose_device, choose_dtype
-
-    device = choose_device(settings.device)
-    computer, graphics = check_computer()[0], check_graphics(str(device))[0]
-    facts = {
-        "device": str(device),
-        "dtype": str(choose_dtype(settings.dtype, device)).removeprefix("torch."),
-        "computer": computer,
-        "graphics": graphics,
-        "four_bit": {"is_usable": find_spec("bitsandbytes") is not None},
-    }
+    facts: dict[str, Any] = {**chosen_device(settings), "computer": check_computer()[0]}
+    facts["graphics"] = check_graphics(facts["device"])[0]
+    facts["four_bit"] = {"is_usable": find_spec("bitsandbytes") is not None}
     presets = [resolve({"model": name}, presets=presets_folder()) for name in preset_names(presets_folder())]
     known = {preset.checkpoint for preset in presets}
     others = [resolve({"model": name}, presets=presets_folder()) for name in _cached_names() if name not in known]
@@ -117,15 +108,13 @@ def _look_at(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _free_memory(settings: Settings, facts: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
     """Return the free bytes of the device, of all devices that the loader may use, and of these and the computer."""
     device, available = facts["device"], facts["computer"]["available_bytes"]
-    if device == "cpu":
-        return available, available, available
     gpus = {gpu["device"]: gpu["free_bytes"] for gpu in facts["graphics"]["gpus"]}
-    free = gpus.get("cuda:0" if device == "cuda" else device)
+    free = available if device == "cpu" else gpus.get("cuda:0" if device == "cuda" else device)
     # The loader spreads a model over several devices unless one was named by its number.
-    if free is None or device == "mps" or settings.device.startswith("cuda:"):
+    if free is None or device in ("cpu", "mps") or settings.device.startswith("cuda:"):
         return free, free, free
     in_total = sum(gpus.values())
-    return free, in_total, in_total + (available or 0)
+    return free, in_total, in_total + available
 
 
 def _look_at_files(settings: Settings) -> tuple[dict[str, Any], ModelSize | None]:
@@ -141,10 +130,9 @@ def _look_at_files(settings: Settings) -> tuple[dict[str, Any], ModelSize | None
         size, missing = model_size(checkpoint), missing_shards(checkpoint)
     except CheckpointError as error:
         cause = error.__cause__
-        is_local = named.startswith(BUNDLED_SCHEME) or Path(named).expanduser().is_dir()
         if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
             return found | {"state": "absent"}, known
-        if isinstance(cause, FileNotFoundError) and not is_local:  # a download that ended before all small files
+        if isinstance(cause, FileNotFoundError) and not local_folder(named):  # a download that ended early
             return found | {"missing": [Path(str(cause.filename)).name]}, known
         return found | {"state": "broken", "missing_bytes": None, "reason": str(error)}, known
     if not any((checkpoint.folder / name).exists() for name in TOKENIZER_FILES):

@@ -136,16 +136,11 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
     Raises CheckpointError if it cannot be had or is no Video-LLaVA, UsageError if there is a revision and no hub id.
     """
     named = settings.checkpoint or settings.model
-    hub_id = None
-    if settings.revision and (named.startswith(BUNDLED_SCHEME) or os.path.isdir(os.path.expanduser(named))):
+    folder = local_folder(named)
+    hub_id = None if folder else named
+    if folder and settings.revision:
         raise UsageError(f"revision is {settings.revision!r}, and {settings.model!r} is no hub id: leave it out")
-    if named.startswith(BUNDLED_SCHEME):
-        folder = BUNDLED_FOLDER / named.removeprefix(BUNDLED_SCHEME)
-    elif os.path.isdir(local := os.path.expanduser(named)):
-        folder = Path(local)
-    else:
-        hub_id = named
-        folder = _fetch(hub_id, SMALL_FILES, settings.revision, offline=settings.offline)
+    folder = folder or _fetch(named, SMALL_FILES, settings.revision, offline=settings.offline)
     config = _read_json(folder / "config.json", settings.model)
     if config.get("model_type") != MODEL_TYPE:
         raise CheckpointError(f"{settings.model!r} is a {config.get('model_type')!r} model, not a Video-LLaVA one")
@@ -164,6 +159,14 @@ def find_pixels(settings: Settings) -> PixelSettings:
     if config is None:
         return find_checkpoint(settings).pixels
     return replace(PixelSettings.from_config(config), fit=Fit(settings.fit))
+
+
+def local_folder(named: str) -> Path | None:
+    """Return the folder that the name of a checkpoint means; None for a hub id."""
+    if named.startswith(BUNDLED_SCHEME):
+        return BUNDLED_FOLDER / named.removeprefix(BUNDLED_SCHEME)
+    folder = os.path.expanduser(named)
+    return Path(folder) if os.path.isdir(folder) else None
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> None:
@@ -207,18 +210,16 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 
 
 def published_bytes(checkpoint: Checkpoint) -> int:
-    """Return the size of the weights in bytes by the index of shards, or by the files on this disk."""
+    """Return the size of the weights in bytes by the index of shards, which need not have it, or on this disk."""
     index = checkpoint.folder / SHARD_INDEX
-    if index.exists():
-        return int(_read_json(index, checkpoint.name).get("metadata", {}).get("total_size", 0))
-    return weight_bytes(checkpoint)
+    metadata = _read_json(index, checkpoint.name).get("metadata", {}) if index.exists() else {}
+    return max(int(metadata.get("total_size", 0)), weight_bytes(checkpoint))
 
 
 def model_size(checkpoint: Checkpoint) -> ModelSize:
     """Return the sizes from which the checkpoint's need of memory follows."""
     clip_tokens = max(checkpoint.media_tokens(kind) for kind in MediaKind)
-    num_bytes = max(published_bytes(checkpoint), weight_bytes(checkpoint))  # an index need not have it
-    return ModelSize(num_bytes, checkpoint.shape, clip_tokens, checkpoint.context_length)
+    return ModelSize(published_bytes(checkpoint), checkpoint.shape, clip_tokens, checkpoint.context_length)
 
 
 def _from_config(settings: Settings, folder: Path, hub_id: str | None, config: Mapping[str, Any]) -> Checkpoint:

@@ -29,7 +29,6 @@ from videollava_cli.errors import CheckpointError, GenerationError, UsageError, 
 from videollava_cli.machine import large_blocks_returned
 from videollava_cli.settings import Settings
 
-FLASH_ATTENTION = "flash_attention_2"
 MAX_SHARD_SIZE = "2GB"  # of kept weights: one shard at a time comes back from a GPU to be written
 
 
@@ -59,11 +58,8 @@ def check_machine(settings: Settings) -> None:
         raise UsageError(f"8-bit weights need a CUDA GPU, and the device is {str(device)!r}: use --load-4bit")
     if (settings.load_4bit or settings.load_8bit) and importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError("quantized weights need the package bitsandbytes: pip install bitsandbytes")
-    if settings.attn_implementation == FLASH_ATTENTION:
-        _check_flash_attention(device, choose_dtype(settings.dtype, device))
-
-
-def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
+    if settings.attn_implementation != "flash_attention_2":
+        return
     if device.type != "cuda":
         problem = f"needs a CUDA GPU, and the device is {str(device)!r}"
         raise UsageError(f"Flash-Attention 2 {problem}: leave --flash-attn out")
@@ -72,32 +68,23 @@ def _check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
     if torch.cuda.get_device_capability(device) < (8, 0):
         name = torch.cuda.get_device_name(device)
         raise UsageError(f"Flash-Attention 2 needs an Ampere GPU or newer, and this is {name}: leave --flash-attn out")
-    if dtype not in (torch.float16, torch.bfloat16):
-        raise UsageError(f"Flash-Attention 2 needs float16 or bfloat16, and dtype is {dtype}: give --dtype float16")
 
 
 def load_model(
     checkpoint: Checkpoint, settings: Settings, cache: QuantizedCache | None = None
 ) -> VideoLlavaForConditionalGeneration:
-    """Load weights that are on this disk: safetensors only, no code from the checkpoint.
+    """Load weights that are on this disk, on a checked machine: safetensors only, no code from the checkpoint.
 
     With a cache, 4-bit weights are kept for the next time. 8-bit ones are not: a GPU makes them about as fast as it
     would read them; neither are those of the bundled model, which is quantized faster than its copy is checked. Raises
     UsageError, CheckpointError, or GenerationError if the weights do not fit the memory.
     """
-    check_machine(settings)
+    quantization = _quantization_config(settings)
     is_bundled = BUNDLED_FOLDER in checkpoint.folder.parents
-    if cache is not None and settings.load_4bit and not is_bundled:
-        return _load_cached(checkpoint, settings, cache)
-    return _load_folder(checkpoint.folder, checkpoint, settings)
-
-
-def _load_cached(
-    checkpoint: Checkpoint, settings: Settings, cache: QuantizedCache
-) -> VideoLlavaForConditionalGeneration:
+    if cache is None or quantization is None or settings.load_8bit or is_bundled:
+        return _load_folder(checkpoint.folder, checkpoint, settings)
     device = choose_device(settings.device)
-    dtype, quantization = choose_dtype(settings.dtype, device), _quantization_config(settings)
-    assert quantization is not None
+    dtype = choose_dtype(settings.dtype, device)
     way = json.dumps(quantization.to_dict(), sort_keys=True, default=str)
     identity = identity_of(checkpoint, dtype=str(dtype), device=device.type, quantization=way)
     folder = cache.folder_of(checkpoint, identity)
@@ -117,7 +104,6 @@ def _load_cached(
 def _load_folder(
     folder: Path, checkpoint: Checkpoint, settings: Settings, *, is_quantized: bool = False
 ) -> VideoLlavaForConditionalGeneration:
-    """Load the weights of a folder; quantized ones are read as they are stored."""
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     quantization = None if is_quantized else _quantization_config(settings)
@@ -152,19 +138,17 @@ def _load_folder(
 
 @contextmanager
 def _loading_errors(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
-    name = checkpoint.name
     try:
         yield
     except ImportError as error:
         raise UsageError(f"a package that these settings need is missing or too old: {first_line(error)}") from error
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise GenerationError(f"{name!r} does not fit into the memory of {device}: try --load-4bit") from error
-        raise CheckpointError(f"cannot load the weights of {name!r}: {first_line(error)}") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        too_large = f"{checkpoint.name!r} does not fit into the memory of {device}"
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise GenerationError(f"{too_large}: try --load-4bit") from error
         if "dispatched on the CPU" in str(error):  # bitsandbytes quantizes on the GPU only
-            raise GenerationError(f"{name!r} does not fit into the memory of {device}") from error
-        raise CheckpointError(f"cannot load the weights of {name!r}: {first_line(error)}") from error
+            raise GenerationError(too_large) from error
+        raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -183,8 +167,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the number format of a name; `auto` is float16 on a GPU and float32 on a CPU."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
+    dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
@@ -192,9 +175,8 @@ def _quantization_config(settings: Settings) -> BitsAndBytesConfig | None:
     if settings.load_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     if settings.load_4bit:
-        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
-        )
+        nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float16}
+        return BitsAndBytesConfig(load_in_4bit=True, **nf4)  # type: ignore[no-untyped-call]
     return None
 
 

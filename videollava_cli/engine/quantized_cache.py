@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from videollava_cli.console import bytes_in_words
@@ -64,11 +64,9 @@ def entries(root: Path) -> list[Entry]:
 def check_entry(folder: Path, *, reads_weights: bool = False) -> Entry:
     """Return an entry of the cache with its state."""
     known = _read_manifest(folder) or {}
-    if folder.name.endswith(UNFINISHED):
-        state, problem = "unfinished", None
-    else:
-        problem = find_damage(folder, reads_weights=reads_weights)
-        state = "damaged" if problem else "kept"
+    is_unfinished = folder.name.endswith(UNFINISHED)
+    problem = None if is_unfinished else find_damage(folder, reads_weights=reads_weights)
+    state = "unfinished" if is_unfinished else "damaged" if problem else "kept"
     used = 0.0
     for path in (folder, folder / MANIFEST):
         with suppress(OSError):  # another process may remove it meanwhile
@@ -146,26 +144,23 @@ class QuantizedCache:
         The manifest has the keys `model`, `what` and `identity`. Of two processes that write the same entry the first
         wins. A disk that does not take it is a notice, and nothing is left behind.
         """
-        draft = None
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=UNFINISHED, dir=self.root))
-            write(draft)
-            _seal(draft, manifest)
-            num_bytes = _folder_bytes(draft)
-            try:
-                draft.rename(folder)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
-                    raise
+            with TemporaryDirectory(UNFINISHED, f"{folder.name}.", self.root, ignore_cleanup_errors=True) as name:
+                draft = Path(name)
+                write(draft)
+                _seal(draft, manifest)
+                num_bytes = _folder_bytes(draft)
+                try:
+                    draft.rename(folder)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+                        raise
         except (OSError, RuntimeError, ValueError) as error:  # safetensors and torch translate a full disk variously
             reason = getattr(error, "strerror", None) or first_line(error)
             self.on_notice(f"the quantized weights cannot be kept in {str(self.root)!r}: {reason}")
         else:
             self.on_notice(f"quantized; kept for next time in {str(folder)!r} ({bytes_in_words(num_bytes)})")
-        finally:
-            if draft is not None:
-                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

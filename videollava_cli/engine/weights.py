@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -44,10 +43,18 @@ def stored_tensors(
         for path in files:
             mapped = stack.enter_context(safe_open(str(path), framework="pt"))  # it checks the header, too
             file = stack.enter_context(path.open("rb", buffering=0))
-            for name, tensor in _read_header(file, device, dtype, blocks):
-                is_mapped = is_cpu and tensor.dtype == DTYPES[tensor.format]
-                is_ours = hasattr(os, "preadv") and not is_mapped  # Windows has no preadv
-                tensors[name] = tensor if is_ours else mapped.get_slice(name)
+            # A length of 8 bytes, then JSON, then the tensors' bytes.
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            for name, entry in header.items():
+                stored = DTYPES[entry["dtype"]]
+                wanted = dtype if dtype is not None and stored.is_floating_point else stored
+                if (is_cpu and wanted == stored) or not hasattr(os, "preadv"):  # Windows has no preadv
+                    tensors[name] = mapped.get_slice(name)
+                else:
+                    place, shape = 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+                    tensors[name] = _StoredTensor(file.fileno(), place, entry["dtype"], shape, device, wanted, blocks)
         yield tensors
 
 
@@ -80,33 +87,17 @@ class _StoredTensor:
         tensor = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         numbers = tensor.view(-1)
         block = self.blocks.memory.view(DTYPES[self.format])
+        place = self.offset
         for first in range(0, numbers.numel(), block.numel()):
             piece = block[: numbers.numel() - first]
-            self._read_into(piece.view(torch.uint8).numpy().data, first * block.itemsize)
+            left = piece.view(torch.uint8).numpy().data
+            while left:
+                num_read = os.preadv(self.descriptor, [left], place)
+                if not num_read:
+                    raise OSError("a file of weights ends early: it was cut short while it was read")
+                left, place = left[num_read:], place + num_read
             numbers[first : first + piece.numel()].copy_(piece)
         return tensor
-
-    def _read_into(self, block: memoryview, start: int) -> None:
-        num_read = 0
-        while num_read < len(block):
-            got = os.preadv(self.descriptor, [block[num_read:]], self.offset + start + num_read)
-            if not got:
-                raise OSError("a file of weights ends early: it was cut short while it was read")
-            num_read += got
-
-
-def _read_header(
-    file: FileIO, device: torch.device, dtype: torch.dtype | None, blocks: _Blocks
-) -> Iterator[tuple[str, _StoredTensor]]:
-    """Yield the tensors of a safetensors file: a length of 8 bytes, then JSON, then their bytes."""
-    length = int.from_bytes(file.read(8), "little")
-    header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        stored = DTYPES[entry["dtype"]]
-        wanted = dtype if dtype is not None and stored.is_floating_point else stored
-        offset = 8 + length + entry["data_offsets"][0]
-        yield name, _StoredTensor(file.fileno(), offset, entry["dtype"], tuple(entry["shape"]), device, wanted, blocks)
 
 
 class PiecewiseQuantization(TorchDispatchMode):  # type: ignore[no-untyped-call]

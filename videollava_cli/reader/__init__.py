@@ -1,13 +1,13 @@
 """Reading media: what the user names becomes a `Medium`. Opens files only when it is asked to find or read one."""
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Lock, Semaphore
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
@@ -15,6 +15,7 @@ from videollava_cli.errors import MediaError
 from videollava_cli.machine import limit_arenas, num_processors, return_large_blocks
 from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
+from videollava_cli.process import scratch_folder
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
 from videollava_cli.reader.sources import from_memory, to_file
 from videollava_cli.reader.urls import shown_name
@@ -22,6 +23,8 @@ from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
     import numpy as np
     from av.container import InputContainer
     from numpy.typing import NDArray
@@ -47,14 +50,13 @@ STILL_SIGNATURES = (
     b"\xff\xd8\xff",  # JPEG
     b"GIF8",
     b"BM",
-    b"II*\x00",  # TIFF, and MM below
-    b"MM\x00*",
-    b"\x00\x00\x01\x00",  # ICO
-    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
-    b"P4\n",
-    b"P5\n",
-    b"P6\n",
+    *(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # TIFF and BigTIFF
+    *(b"\x00\x00\x01\x00", b"\x00\x00\x02\x00", b"icns"),  # ICO, CUR, ICNS
+    *(b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),  # JPEG 2000: files and codestreams
+    *(b"8BPS", b"DDS ", b"qoif", b"\x01\xda", b"\x59\xa6\x6a\x95", b"/* XPM */"),  # PSD, DDS, QOI, SGI, Sun, XPM
+    *(b"\x0a\x05\x01", b"\xb1\x68\xde\x3a"),  # PCX, DCX
 )
+NETPBM_SIGNATURE = re.compile(rb"P[1-6f][\s#]")  # PBM, PGM, PPM, PFM
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12; AVIF files bear some too
 MAX_ASPECT = 2000  # longer to shorter side: bringing the shorter one to 224 pixels makes the longer one 448,000
@@ -268,10 +270,12 @@ class Reader:
         return ReadAhead(self, items, pixels, source=source, is_ordered=is_ordered)
 
     def _scratch_folder(self) -> Path:
+        if self._stopped.is_set():
+            raise ReadingStopped
         with self._lock:
             if not self._scratch:
                 try:
-                    self._scratch = TemporaryDirectory(prefix="vllava-")
+                    self._scratch = scratch_folder()
                 except OSError as error:
                     reason = error.strerror
                     message = f"cannot make a temporary folder: {reason}; point TMPDIR to one with space"
@@ -318,4 +322,5 @@ def _is_still(head: bytes, name: str) -> bool:
     if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:  # neither Pillow nor PyAV puts its tiles together
         raise MediaError(f"{name!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG")
     is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return head.startswith(STILL_SIGNATURES) or is_webp or bool(brands & AVIF_BRANDS)
+    is_simple = head.startswith(STILL_SIGNATURES) or NETPBM_SIGNATURE.match(head) is not None
+    return is_simple or is_webp or bool(brands & AVIF_BRANDS)

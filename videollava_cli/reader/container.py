@@ -17,6 +17,7 @@ import av
 import av.error
 from av.container import InputContainer
 from av.stream import Discard, Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
@@ -96,6 +97,20 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
         if other is not stream:
             other.discard = Discard.all
     return stream
+
+
+def decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """Return the decoder of a stream, the same at each call but for VP8 and VP9 with alpha.
+
+    Only libvpx decodes that: FFmpeg's own decoders, which are the default, leave it out.
+    """
+    library = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.codec.canonical_name)
+    if not library or stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    context = VideoCodecContext.create(library, "r")
+    assert isinstance(context, VideoCodecContext)
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return context
 
 
 class Clock:

@@ -27,7 +27,7 @@ from av.video.stream import VideoStream
 
 from videollava_cli.reader import Reading
 from videollava_cli.reader.bitstream import disposable_by
-from videollava_cli.reader.container import Clock, open_container, opened, video_stream
+from videollava_cli.reader.container import Clock, decoder_of, open_container, opened, video_stream
 from videollava_cli.reader.frame_index import FrameIndex, IndexMismatch, SeekPoint
 
 if TYPE_CHECKING:
@@ -103,9 +103,15 @@ def _num_workers(costs: list[int], num_threads: int) -> int:
     return min(range(max(1, min(num_threads, len(costs))), 0, -1), key=duration)
 
 
-def upright_rgb(frame: VideoFrame) -> "NDArray[np.uint8]":
-    """Return a frame as uint8 RGB, (H, W, 3), turned and mirrored as its display matrix says, by right angles."""
-    rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+def upright_rgb(frame: VideoFrame, *, format_name: str = "") -> "NDArray[np.uint8]":
+    """Return a frame as uint8 RGB, (H, W, 3), over white, turned and mirrored as its display matrix says.
+
+    `format_name` is the demuxer's.
+    """
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    rgb = (
+        _over_white(frame, format_name) if has_alpha else frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    )
     a, b, c, d = _display_matrix(frame) or (1, 0, 0, 1)
     if abs(b * c) > abs(a * d):
         rgb, a, d = rgb.swapaxes(0, 1), c, b
@@ -132,6 +138,15 @@ def _with_known_side_data(frame: VideoFrame) -> VideoFrame:
     graph.link_nodes(*nodes, graph.add("buffersink")).configure()
     graph.push(frame)
     return cast(VideoFrame, graph.pull())
+
+
+def _over_white(frame: VideoFrame, format_name: str) -> "NDArray[np.uint8]":
+    rgba = frame.to_ndarray(format="rgba")  # uint8, (H, W, 4)
+    # AVI's pictures of 32 bits have no alpha by its standard, and mostly zeros in its place.
+    if format_name == "avi" and not rgba[..., 3].any():
+        return np.ascontiguousarray(rgba[..., :3], dtype=np.uint8)
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def use_threads(stream: VideoStream, reading: Reading, num_decoders: int = 1) -> None:
@@ -200,7 +215,7 @@ class _Decoder:
         self._clock = Clock(container, self._stream)
         self._packets = _packets(container, self._stream)
         self._is_anchored = True
-        context = self._stream.codec_context
+        context = self._context = decoder_of(self._stream)
         self._is_reordered = context.codec.canonical_name in REORDERED_CODECS
         self._keeps_orientation = context.codec.canonical_name in KEEPS_ORIENTATION
         self._is_disposable = disposable_by(context.codec.canonical_name, context.extradata)
@@ -208,7 +223,7 @@ class _Decoder:
         self._between: Literal["DEFAULT", "NONREF"] = "DEFAULT" if context.codec.canonical_name == "hevc" else "NONREF"
 
     def decode_gop(self, start: SeekPoint, wanted: list[int]) -> dict[int, Picture]:
-        context, left = self._stream.codec_context, set(wanted)
+        context, left = self._context, set(wanted)
         if self._task.seek and start.seek_to is not None:
             self._container.seek(start.seek_to, stream=self._stream)
             self._packets = _packets(self._container, self._stream)
@@ -264,7 +279,7 @@ class _Decoder:
             if frame.is_corrupt or not self._is_anchored:
                 raise IndexMismatch("a frame is damaged, or builds on others that were not decoded")
             seconds = self._clock.seconds(frame.pts, index)
-            pixels = self._task.reading.transform(upright_rgb(frame))
+            pixels = self._task.reading.transform(upright_rgb(frame, format_name=self._container.format.name))
             has_matrix = self._keeps_orientation and _display_matrix(frame) is not None
             pictures[index] = Picture(seconds, pixels, has_matrix)
         return pictures

@@ -110,7 +110,7 @@ def read_frames(reading: Reading, sampling: Sampling) -> Medium:
     chosen = sampling.chosen(timeline)
     if not chosen:
         raise MediaError(sampling.error_message(name, timeline))
-    pixels = {index: reading.transform(read_rgb(_image(clip.frames[index]), name)) for index in sorted(set(chosen))}
+    pixels = {index: reading.transform(read_rgb(_image(clip.frames[index]), name)[0]) for index in sorted(set(chosen))}
     stamps = tuple(FrameStamp(index, timeline.seconds[index] if clip.fps else math.nan) for index in chosen)
     notices = tuple(sampling.notices(name, timeline))
     return Medium(name, MediaKind.VIDEO, np.stack([pixels[index] for index in chosen]), stamps, notices)

@@ -42,8 +42,8 @@ class ReadAhead(Generic[ItemT]):
     """Iterate over items and what came of reading the medium of each; `Reader.read_ahead` makes one.
 
     Use it as a context manager: entering it starts the threads, leaving it stops what is still being read and waits
-    for them. `num_ahead` media may wait for the loop, beside those in work; it may be changed between two items.
-    `seconds` adds up what the media took that the loop has seen.
+    for them, except after an interrupt. `num_ahead` media may wait for the loop, beside those in work; it may be
+    changed between two items. `seconds` adds up what the media took that the loop has seen.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class ReadAhead(Generic[ItemT]):
         self._submit()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pending:
             self._reader.stop()  # and its readings elsewhere
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        is_interrupted = kind is not None and not issubclass(kind, Exception)  # a server may keep a thread for long
+        self._pool.shutdown(wait=not is_interrupted, cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[ItemT, ReadResult]]:
         while self._pending:

@@ -1,6 +1,7 @@
 """Where media come from: paths, URLs, hf:// names, pipes, stdin and bytes become files on this disk, within limits."""
 
 import difflib
+import errno
 import os
 import select
 import shutil
@@ -78,15 +79,12 @@ def _on_disk(source: str) -> Path:
     path = Path(os.path.expanduser(source))
     try:
         found = path.stat()
-    except FileNotFoundError as error:
-        advice = "; the URLs that work begin with https, http, hf and file" if "://" in source else _suggestion(path)
-        raise MediaError(f"no such file: {shown_name(source)!r}{advice}") from error
     except OSError as error:
-        raise MediaError(f"cannot open {source!r}: {error.strerror}") from error
+        raise MediaError(_why_not_there(source, path, error)) from error
     except ValueError as error:  # a zero byte, or no Unicode
         raise MediaError(f"cannot open {source!r}: no file can have this name") from error
     if stat.S_ISDIR(found.st_mode):
-        raise MediaError(f"{source!r} is a folder: name the files in it")
+        raise MediaError(f"{source!r} is a folder: name the files in it, or ask about all of them by vllava batch")
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISFIFO(found.st_mode):
         raise MediaError(f"{source!r} is neither a file nor a pipe: save what it gives, or pipe it into `vllava ask -`")
     if found.st_size == 0 and not stat.S_ISFIFO(found.st_mode):
@@ -96,9 +94,23 @@ def _on_disk(source: str) -> Path:
     return path.absolute()
 
 
+def _why_not_there(source: str, path: Path, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return f"{source!r} is a link that leads in a circle: make it anew"
+    if os.path.islink(path):  # its name is there
+        link = f"{source!r} is a link to {os.readlink(path)!r}"
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return f"{link}, and there is no such file: make it anew"
+        return f"{link}, which cannot be opened: {error.strerror}"
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot open {source!r}: {error.strerror}"
+    advice = "; the URLs that work begin with https, http, hf and file" if "://" in source else _suggestion(path)
+    return f"no such file: {shown_name(source)!r}{advice}"
+
+
 def _suggestion(path: Path) -> str:
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = [entry.name for entry in path.parent.iterdir() if entry.exists()]
     except OSError:
         return ""
     found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)

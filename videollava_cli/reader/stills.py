@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ImageFile, ImageOps, ImageSequence, JpegImagePlugin, UnidentifiedImageError
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
@@ -20,9 +20,14 @@ from videollava_cli.sampling import Sampling, Timeline
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Plugins that read the named file only, start no program, and know their files by a signature.
+FORMATS = (
+    *("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"),
+    *("CUR", "DCX", "DDS", "ICNS", "PCX", "PSD", "QOI", "SGI", "SUN", "XPM"),
+)
 ANIMATED_FORMATS = ("AVIF", "GIF", "PNG", "WEBP")
 MAX_PIXELS = Pillow.MAX_IMAGE_PIXELS or 89_478_485  # Pillow's own limit against decompression bombs
+MAX_DRAFT_PIXELS = 250_000_000  # of a JPEG, which is then decoded at half its width and height
 # What Pillow's plugins are seen to raise over damaged files.
 DAMAGE = (
     OSError,
@@ -35,6 +40,9 @@ DAMAGE = (
     struct.error,
     Pillow.DecompressionBombError,
 )
+# Tags of TIFF 6.0.
+BITS, PHOTOMETRIC, SAMPLE_FORMAT, SIGNED = 258, 262, 339, 2
+MIN_SAMPLE, MAX_SAMPLE = (340, 280), (341, 281)  # of any number format, and of whole numbers
 DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
 
 
@@ -49,7 +57,11 @@ def read_image(reading: Reading) -> Medium:
     """Read a still picture, upright and over white where it is transparent; raises MediaError if it is damaged."""
     name = reading.file.name
     with _opened(_source(reading), name) as picture:
-        return Medium(name, MediaKind.IMAGE, reading.transform(read_rgb(picture, name))[None])
+        if picture.width * picture.height > MAX_PIXELS:
+            picture.draft(picture.mode, (picture.width // 2, picture.height // 2))
+        rgb, scale = read_rgb(picture, name)
+        notices = (f"{name!r} {scale}",) if scale else ()
+        return Medium(name, MediaKind.IMAGE, reading.transform(rgb)[None], notices=notices)
 
 
 def read_animation(reading: Reading, sampling: Sampling) -> Medium:
@@ -64,7 +76,8 @@ def read_animation(reading: Reading, sampling: Sampling) -> Medium:
         pictures: dict[int, NDArray[np.uint8]] = {}
         for index, frame in enumerate(_shown_frames(picture, reading)):
             if index in chosen:
-                pictures[index] = reading.transform(read_rgb(frame, name))
+                rgb, _ = read_rgb(frame, name)
+                pictures[index] = reading.transform(rgb)
     notices = tuple(sampling.notices(name, timeline))
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Medium(name, MediaKind.VIDEO, np.stack([pictures[index] for index in chosen]), stamps, notices)
@@ -82,10 +95,24 @@ def _opened(source: Path | Pillow.Image, name: str) -> Iterator[Pillow.Image]:
     """
     with warnings.catch_warnings(action="ignore"):
         with _readable(name):
-            opened = Pillow.open(source, formats=FORMATS) if isinstance(source, Path) else _at_its_frame(source)
+            opened = _open(source) if isinstance(source, Path) else _at_its_frame(source)
         with opened as picture:
-            check_size(name, picture.width, picture.height, MAX_PIXELS)
+            # Of a progressive JPEG all coefficients are in memory, at whatever size it is decoded.
+            is_jpeg = isinstance(source, Path) and picture.format == "JPEG"
+            can_draft = is_jpeg and "progressive" not in picture.info
+            check_size(name, picture.width, picture.height, MAX_DRAFT_PIXELS if can_draft else MAX_PIXELS)
             yield picture
+
+
+def _open(path: Path) -> Pillow.Image:
+    try:
+        return Pillow.open(path, formats=FORMATS)
+    except Pillow.DecompressionBombError:
+        try:
+            return JpegImagePlugin.JpegImageFile(path)  # whose own limit is higher, see `_opened`
+        except SyntaxError:
+            pass
+        raise
 
 
 @contextmanager
@@ -138,24 +165,90 @@ def _frame_seconds(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
     yield elapsed_ms / 1000
 
 
-def read_rgb(picture: Pillow.Image, name: str) -> "NDArray[np.uint8]":
-    """Return a picture as uint8 RGB, (H, W, 3): upright, over white; raises MediaError if it is damaged."""
+def read_rgb(picture: Pillow.Image, name: str) -> "tuple[NDArray[np.uint8], str]":
+    """Return a picture as uint8 RGB, (H, W, 3), upright and over white, and what is to be said about its scale, if any.
+
+    Raises MediaError if it is damaged.
+    """
     with _readable(name):
         return _rgb(picture)
 
 
-def _rgb(picture: Pillow.Image) -> "NDArray[np.uint8]":
+def _rgb(picture: Pillow.Image) -> "tuple[NDArray[np.uint8], str]":
+    is_clear = _key_mask(picture)
+    picture.load()
+    picture, scale = _to_8_bit(picture)
+    if is_clear is not None:
+        picture = picture.copy()
+        picture.info.pop("transparency", None)
+        picture = picture.convert("RGB")
+        picture.paste("white", mask=Pillow.fromarray(is_clear))
     upright = ImageOps.exif_transpose(picture)
-    if upright.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        upright = _to_8_bit(upright)
+    if upright.mode == "La":  # which Pillow converts to nothing else
+        upright = upright.convert("LA")
     if upright.has_transparency_data:
         white = Pillow.new("RGBA", upright.size, "white")
         upright = Pillow.alpha_composite(white, upright.convert("RGBA"))
-    return np.array(upright.convert("RGB"))  # uint8, (H, W, 3): a copy, since torch wants writable arrays
+    return np.array(upright.convert("RGB")), scale  # uint8, (H, W, 3): a copy, since torch wants writable arrays
 
 
-def _to_8_bit(picture: Pillow.Image) -> Pillow.Image:
-    """Scale a 16-bit, 32-bit or float picture to 8 bits; Pillow's own conversion clips instead."""
-    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0, neginf=0)
-    full = 65535.0 if picture.mode.startswith("I") else max(float(values.max()), 1.0)
-    return Pillow.fromarray(np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8))
+def _key_mask(picture: Pillow.Image) -> "NDArray[np.bool_] | None":
+    """Return where a PNG has the grey level or colour that its tRNS chunk makes transparent, (H, W).
+
+    For 8 bits Pillow does it; others it compares with levels that it has scaled, or lost.
+    """
+    key, mode = picture.info.get("transparency"), picture.mode
+    tile = picture.tile[0] if isinstance(picture, ImageFile.ImageFile) and picture.tile else None
+    raw = str(tile.args) if tile else ""
+    if picture.format != "PNG" or key is None or not (mode.startswith("I") or raw in ("L;2", "L;4", "RGB;16B")):
+        return None
+    if raw == "RGB;16B":  # Pillow keeps the upper bytes only
+        values, wanted = np.asarray(picture), np.asarray(key) >> 8
+        return np.asarray((values == wanted).all(axis=2))
+    step = {"L;2": 85, "L;4": 17}.get(raw, 1)
+    return np.asarray(np.asarray(picture) == int(key) * step)
+
+
+def _to_8_bit(picture: Pillow.Image) -> tuple[Pillow.Image, str]:
+    """Scale a grey picture of another depth to 8 bits, where Pillow's own conversion clips.
+
+    From and to what TIFF's tags say, else the range of the format up to 16 bits, else the picture's own.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    is_signed = _tag(tags, SAMPLE_FORMAT, 1) == SIGNED
+    has_range = any(tag in tags for tag in (*MIN_SAMPLE, *MAX_SAMPLE))
+    is_byte = picture.mode == "L" and _tag(tags, BITS, 8) == 8 and (is_signed or has_range)
+    if not is_byte and picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F"):
+        return picture, ""
+    samples, is_white_zero = np.asarray(picture), PHOTOMETRIC in tags and _tag(tags, PHOTOMETRIC, 1) == 0
+    bits = _tag(tags, BITS, 16 if picture.mode.startswith("I;") or picture.format in ("PNG", "PPM") else 32)
+    if is_byte:
+        samples = 255 - samples if is_white_zero else samples  # Pillow has inverted it
+        samples = samples.view(np.int8) if is_signed else samples
+    elif picture.mode == "I" and bits == 32 and tags and not is_signed:
+        samples = samples.view(np.uint32)
+    elif is_signed and picture.mode.startswith("I;16"):
+        samples = samples.astype(np.uint16).view(np.int16)
+    values = samples.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if bits <= 16 and picture.mode != "F":
+        low, high, is_own = (-(2.0 ** (bits - 1)) if is_signed else 0.0), 2.0 ** (bits - is_signed) - 1, False
+    else:
+        low, high, is_own = float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf)), True
+        if low >= high or not finite.size:  # constant: between 0 and 1 as floats mostly are
+            low, high = (min(low, 0.0), max(high, 1.0)) if finite.size else (0.0, 1.0)
+    told = [next((_tag(tags, tag, None) for tag in pair if tag in tags), None) for pair in (MIN_SAMPLE, MAX_SAMPLE)]
+    asked = (low if told[0] is None else float(told[0]), high if told[1] is None else float(told[1]))
+    if asked[0] < asked[1] and np.isfinite(asked).all():
+        low, high, is_own = *asked, is_own and None in told
+    levels = np.clip((np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) * (255.0 / (high - low)), 0, 255)
+    levels = 255 - levels if is_white_zero else levels
+    grey = Pillow.fromarray((levels + 0.5).astype(np.uint8))
+    grey.getexif().update(picture.getexif())  # its orientation
+    scale = f"has {bits}-bit values: {low:g} is shown as black and {high:g} as white" if is_own else ""
+    return grey, scale
+
+
+def _tag(tags: Any, number: int, default: Any) -> Any:
+    value = tags.get(number, default)
+    return value[0] if isinstance(value, tuple) and value else value

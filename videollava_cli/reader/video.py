@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.reader import Reading
-from videollava_cli.reader.container import Clock, open_container, opened, video_stream, video_streams
+from videollava_cli.reader.container import Clock, decoder_of, open_container, opened, video_stream, video_streams
 from videollava_cli.reader.frame_index import (
     SEEKABLE_FORMATS,
     IndexMismatch,
@@ -165,7 +165,7 @@ def _decode_all(reading: Reading, wanted: set[int]) -> _Decoded:
             index, last_duration = len(decoded.seconds), frame.duration
             decoded.seconds.append(clock.seconds(frame.pts, index))
             if index in wanted:
-                decoded.pixels[index] = reading.transform(upright_rgb(frame))
+                decoded.pixels[index] = reading.transform(upright_rgb(frame, format_name=container.format.name))
         decoded.timeline = clock.timeline(_in_order(decoded.seconds, container), last_duration)
     return decoded
 
@@ -179,13 +179,13 @@ def _in_order(seconds: list[float], container: InputContainer) -> list[float]:
 
 def _frames(container: InputContainer, stream: VideoStream, decoded: _Decoded) -> Iterator[VideoFrame]:
     """Yield the frames in presentation order; damaged packets are counted and passed over."""
-    packets = container.demux(stream)
+    packets, context = container.demux(stream), decoder_of(stream)
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
-            yield from packet.decode()
+            yield from context.decode(packet if packet.size else None)
         except av.error.FFmpegError:
             decoded.num_damaged += 1
             if decoded.num_damaged > MAX_DAMAGED + len(decoded.seconds):
