@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Unpack
 
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory
-from videollava_cli.engine.keywords import AnswerOptions
 from videollava_cli.engine.request import Chunk, FinishReason, Request, Usage, in_order
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind, Medium
@@ -17,6 +16,7 @@ from videollava_cli.settings import Settings, for_one_answer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
 
+    from videollava_cli.engine.keywords import AnswerOptions
     from videollava_cli.reader.in_memory import Source
 
     Media = Source | Medium | Sequence[Source | Medium]
@@ -87,7 +87,7 @@ class Engine:
                 yield chunk
 
     def ask(
-        self, media: "Media", question: str, *, history: History = (), **options: Unpack[AnswerOptions]
+        self, media: "Media", question: str, *, history: History = (), **options: "Unpack[AnswerOptions]"
     ) -> Generator[Chunk, None, None]:
         """Stream the answer to a question about media: one, or a list of them, which may be empty.
 
@@ -102,13 +102,13 @@ class Engine:
         return self.stream(request.conversation, request.media, request.settings)
 
     def answer_text(
-        self, media: "Media", question: str, *, history: History = (), **options: Unpack[AnswerOptions]
+        self, media: "Media", question: str, *, history: History = (), **options: "Unpack[AnswerOptions]"
     ) -> str:
         """Return the whole answer that `ask` streams."""
         return "".join(chunk.text for chunk in self.ask(media, question, history=history, **options))
 
     def request(
-        self, media: "Media", question: str, *, history: History = (), **options: Unpack[AnswerOptions]
+        self, media: "Media", question: str, *, history: History = (), **options: "Unpack[AnswerOptions]"
     ) -> Request:
         """Return the request that `ask` answers, its media read: `answer` takes many of them."""
         settings = for_one_answer(self.settings, options)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine, as_media, prompt_encoder
 from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, find_pixels, missing_shards
-from videollava_cli.engine.keywords import LoadOptions
 from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
@@ -20,10 +19,11 @@ from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, presets_folder, resolve
 
 if TYPE_CHECKING:
+    from videollava_cli.engine.keywords import LoadOptions
     from videollava_cli.reader.in_memory import Source
 
 
-def load(model: str | PathLike[str] = "7b", **options: Unpack[LoadOptions]) -> Engine:
+def load(model: str | PathLike[str] = "7b", **options: "Unpack[LoadOptions]") -> Engine:
     """Load a checkpoint for use from Python: a preset, a hub id or a local folder.
 
     Options are settings by the names they have in a config file, such as `load_4bit=True` or `device="cpu"`; config

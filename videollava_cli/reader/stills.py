@@ -57,8 +57,9 @@ def read_image(reading: Reading) -> Medium:
     """Read a still picture, upright and over white where it is transparent; raises MediaError if it is damaged."""
     name = reading.file.name
     with _opened(_source(reading), name) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            picture.draft(picture.mode, (picture.width // 2, picture.height // 2))
+        with _readable(name):
+            if picture.width * picture.height > MAX_PIXELS:
+                picture.draft(picture.mode, (picture.width // 2, picture.height // 2))
         rgb, scale = read_rgb(picture, name)
         notices = (f"{name!r} {scale}",) if scale else ()
         return Medium(name, MediaKind.IMAGE, reading.transform(rgb)[None], notices=notices)
