@@ -139,6 +139,31 @@ def test_pil_image_of_any_mode_becomes_rgb_over_white(see, picture, level):
     assert (see([picture] * 8).pixels == level).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "picture", "options"),
+    [
+        ("deep.png", Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16), {}),
+        ("deep.tif", Image.fromarray(np.arange(64 * 64, dtype=np.float32).reshape(64, 64)), {}),
+        ("palette.png", Image.fromarray(corners()).quantize(8), {"transparency": 2}),
+        ("two-bit.png", Image.fromarray(corners()).quantize(4), {"bits": 2}),
+        ("photo.jpg", Image.fromarray(corners()).convert("CMYK"), {}),
+        ("clear.webp", Image.new("RGBA", (64, 64), (9, 99, 0, 90)), {"lossless": True}),
+        ("pages.tif", Image.fromarray(corners()), {"save_all": True, "append_images": [Image.fromarray(grey(9))]}),
+    ],
+)
+def test_file_that_pillow_opened_is_seen_as_the_file_and_stays_as_it_is(see, tmp_path, name, picture, options):
+    picture.save(tmp_path / name, **options)
+
+    with Image.open(tmp_path / name) as opened:
+        first, again = see(opened), see(opened)
+        before, after = opened.mode, np.asarray(opened)
+
+    assert np.array_equal(first.pixels, see(tmp_path / name).pixels)
+    assert np.array_equal(first.pixels, again.pixels)
+    with Image.open(tmp_path / name) as fresh:
+        assert (before, np.array_equal(after, np.asarray(fresh))) == (fresh.mode, True)
+
+
 @pytest.mark.parametrize("name", ["clip.gif", "clip.png", "clip.webp"])
 def test_pil_image_of_an_animation_is_a_clip_and_stays_at_its_frame(see, tmp_path, name):
     path = write_animation(tmp_path / name, 20)

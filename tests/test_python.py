@@ -73,6 +73,27 @@ def test_history_is_the_conversation_before_the_question(tiny):
     assert MOVES in prompt
 
 
+@pytest.mark.parametrize(
+    "history", ["What happens?", ["What happens?"], [("a", "b", "c")], [("What?", 3)], [(3, "It.")]]
+)
+def test_history_that_is_no_pairs_of_texts_is_one_line(tiny, history):
+    with pytest.raises(UsageError, match=r"\A[^\n]*(give pairs of a question and its answer|give texts)\Z"):
+        tiny.ask(CLIP, "What happens?", history=history)
+
+
+@pytest.mark.parametrize("question", [None, 3, b"What?", ["What?", "Why?"]])
+def test_question_that_is_no_text_is_one_line(tiny, question):
+    with pytest.raises(UsageError, match=r"\Aa question is [^\n]*: give texts\Z"):
+        tiny.ask(CLIP, question)
+
+
+def test_medium_that_cannot_be_read_ends_a_batch_with_its_error(tiny):
+    requests = (tiny.request(path, "What happens?") for path in (CLIP, "nowhere.mp4"))
+
+    with pytest.raises(MediaError, match=r"no such file: 'nowhere\.mp4'"):
+        list(tiny.answer(requests))
+
+
 def test_requests_are_answered_together_in_order(tiny):
     paths = sorted(EXAMPLES.glob("*.mp4"))
 

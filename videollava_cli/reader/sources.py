@@ -53,7 +53,7 @@ def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) 
 def from_memory(source: Any, scratch: Callable[[], Path]) -> tuple[Path, str]:
     """Copy bytes, or the rest of an open binary file, to a new file; return it and a name for it. Raises MediaError."""
     if isinstance(source, bytes | bytearray | memoryview):
-        return _save(BytesIO(source).read, scratch(), "bytes", if_empty="'bytes' is empty: 0 bytes"), "bytes"
+        return _save(BytesIO(bytes(source)).read, scratch(), "bytes", if_empty="'bytes' is empty: 0 bytes"), "bytes"
     file, given = source, getattr(source, "name", None)
     name = os.fsdecode(given) if isinstance(given, str | bytes) else "open file"
     if getattr(file, "closed", False):
