@@ -365,6 +365,19 @@ def test_late_request_joins_a_running_batch_and_all_are_answered_as_alone(mini, 
         assert texts[1] == reference_answer(mini, late.conversation, others)
 
 
+def test_short_request_joins_a_row_that_is_longer_than_it(engine, media):
+    questions = [
+        f"What moves here, and where does it go in the end, question {number}?" for number in range(40)
+    ]  # over 256 slots: a block
+    many = requests_about(engine, [about(media, question) for question in questions], media, max_new_tokens=6)
+    (late,) = requests_about(engine, [about([], "Why?")], [], max_new_tokens=6)
+    pairs = list(engine.answer(Arriving(*many, None, None, late)))
+
+    for request in (many[0], many[-1], late):
+        text = "".join(chunk.text for each, chunk in pairs if each is request)
+        assert text == reference_answer(engine, request.conversation, request.media, max_new_tokens=6)
+
+
 def test_requests_are_taken_as_seats_become_free(engine, media):
     requests = requests_about(engine, [about(media, question) for question in QUESTIONS], media)
     taken = []

@@ -40,9 +40,10 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
         findings.extend(found)
 
     add("software", checks.check_software())
-    if not facts["software"]["problems"]:
+    add("computer", checks.check_computer())
+    is_usable = not facts["software"]["problems"]
+    if is_usable:
         facts |= checks.chosen_device(settings)
-        add("computer", checks.check_computer())
         add("graphics", checks.check_graphics(facts["device"]))
         add("settings_problem", checks.check_settings(settings, facts))
         with ThreadPoolExecutor() as pool:  # child processes try the packages meanwhile
@@ -52,9 +53,10 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
         add("four_bit", four_bit.result())
         add("flash_attention", flash_attention.result())
         add("video", checks.check_video())
-        findings.append(checks.check_ray())
-        add("disk", checks.check_disk())
-        add("kept", checks.check_quantized_cache())
+    findings.append(checks.check_ray())
+    add("disk", checks.check_disk())
+    add("kept", checks.check_quantized_cache())
+    if is_usable:
         add("models", check_models(settings, facts))
         add("self_test", self_test)
     problem = next((finding for finding in findings if finding.mark == "problem"), None)

@@ -72,8 +72,9 @@ class KVCacheLayer(DynamicLayer):
         """Move to larger storage if so many rows and tokens do not fit."""
         if len(self.storage[0]) >= num_rows and self.storage[0].shape[2] >= num_tokens:
             return
-        rows, capacity = max(num_rows, self.reserved[0]), rounded_up(max(num_tokens, self.reserved[1]))
         held = self.views
+        rows = max(num_rows, self.reserved[0], len(held[0]))
+        capacity = rounded_up(max(num_tokens, self.reserved[1], held[0].shape[2]))
         self.storage = tuple(each.new_empty(rows, each.shape[1], capacity, each.shape[3]) for each in held)
         self.set_size(len(held[0]), held[0].shape[2])
         for view, states in zip(self.views, held, strict=True):
