@@ -74,7 +74,7 @@ def test_history_is_the_conversation_before_the_question(tiny):
 
 
 @pytest.mark.parametrize(
-    "history", ["What happens?", ["What happens?"], [("a", "b", "c")], [("What?", 3)], [(3, "It.")]]
+    "history", ["What happens?", 3, ["What happens?"], [("a", "b", "c")], [("What?", 3)], [(3, "It.")]]
 )
 def test_history_that_is_no_pairs_of_texts_is_one_line(tiny, history):
     with pytest.raises(UsageError, match=r"\A[^\n]*(give pairs of a question and its answer|give texts)\Z"):

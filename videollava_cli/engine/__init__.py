@@ -112,11 +112,11 @@ class Engine:
     ) -> Request:
         """Return the request that `ask` answers, its media read: `answer` takes many of them."""
         settings = for_one_answer(self.settings, options)
-        read = [self._read(medium, settings) for medium in as_media(media)]
-        earlier = list(history)
+        earlier = list(history) if isinstance(history, Iterable) else [history]
         if not all(isinstance(turn, tuple | list) and len(turn) == 2 for turn in earlier):
             raise UsageError(f"history is {history!r}: give pairs of a question and its answer")
         turns = [*(Turn(*turn) for turn in earlier), Turn(question)]
+        read = [self._read(medium, settings) for medium in as_media(media)]
         style = PromptStyle(settings.prompt_style)
         conversation = Conversation.about([each.kind for each in read], turns, system=settings.system, style=style)
         return Request(conversation, tuple(read), settings)

@@ -94,7 +94,7 @@ def identify(source: object) -> MediaFile:
         source = fromarray(array)
     if not isinstance(source, Image):
         raise UsageError(f"{_described(source)} is no medium: {TAKEN}")
-    name = os.fsdecode(getattr(source, "filename", "")) or ("image" if array is None else "array")
+    name = os.fsdecode(getattr(source, "filename", None) or "") or ("image" if array is None else "array")
     _check_size(name, *source.size)
     return MediaFile(name, NOWHERE, *probe_still(source, name), held=source)
 
