@@ -279,7 +279,7 @@ def reference_text(engine: Engine, case: Case) -> str:
 
 def count_equal_in_batch(dtype: str) -> tuple[int, int]:
     """Ask `tiny` every question about every example, in batches and alone; return how many are equal, of how many."""
-    engine = load("tiny", device="cpu", dtype=dtype, offline=True)
+    engine = load("tiny", device="cpu", dtype=dtype, offline=True)  # type: ignore[arg-type]  # any str
     assert engine.read is not None
     paths = sorted(path for path in EXAMPLES.iterdir() if path.suffix in SUFFIXES)
     media = [engine.read(str(path), Window()) for path in paths]

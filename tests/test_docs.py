@@ -1,6 +1,8 @@
 """The documents say what the code says."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from videollava_cli.settings import DEFAULTS, SETTINGS
@@ -28,3 +30,12 @@ def test_every_file_that_a_document_links_to_is_there():
 
     assert links
     assert [link for path, link in links if not (path.parent / link).exists()] == []
+
+
+def test_python_examples_of_the_documents_run():
+    [program] = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=DOCS.parent, capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[0::2] == ["It is brown.", "It is red."]
+    assert done.stdout.splitlines()[1].startswith("(8, 56, 56, 3) [")

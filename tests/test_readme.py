@@ -27,12 +27,19 @@ def test_console_example_prints_what_the_readme_shows(command, output):
     assert (done.returncode, done.stdout) == (0, output)
 
 
-def test_python_example_prints_a_true_sentence():
+def test_python_example_prints_true_sentences():
     [program] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
 
-    assert (done.stdout, done.returncode) == ("A red circle moves from left to right.", 0)
+    happens = [
+        "A blue circle moves from right to left and an orange triangle grows.",
+        "A red circle moves from left to right.",
+        "A green ring moves from bottom to top.",
+        "A pink triangle disappears.",
+    ]
+    history = [("What shape is it?", "It is a circle."), ("What color is it?", "It is red.")]
+    assert (done.stdout.splitlines(), done.stderr) == ([*happens, str(history), *happens], "")
 
 
 def test_every_file_that_the_readme_links_to_is_there():

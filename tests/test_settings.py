@@ -445,3 +445,10 @@ def test_config_file_below_a_relative_xdg_folder_is_not_read(tmp_path, monkeypat
     assert settings_from({}).max_new_tokens == 512
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "here"))
     assert settings_from({}).max_new_tokens == 20
+
+
+@pytest.mark.parametrize("written", ["[0, 1, 1.5, 2, 2, 3, 60, 90]", '["0", 1, 1.5, "2s", 2, 3, "1:00", "1:30"]'])
+def test_moments_in_a_config_file_may_be_a_list(presets, config, written):
+    settings = resolve({}, config_file=config(f"at = {written}"), presets=presets)
+
+    assert settings.sampling.seconds == (0, 1, 1.5, 2, 2, 3, 60, 90)

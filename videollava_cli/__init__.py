@@ -3,8 +3,10 @@
 from videollava_cli import load
 
 engine = load("tiny")
-for chunk in engine.ask(["clip.mp4"], "What happens?"):
-print(chunk.text, end="", flush=True)
+print(engine.answer_text("examples/circle-moves-right.mp4", "What happens?"))
+
+for chunk in engine.ask("examples/triangle.jpg", "What color is it?"):
+    print(chunk.text, end="", flush=True)
 """
 
 from importlib import import_module
@@ -13,12 +15,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from videollava_cli.engine import Chunk as Chunk
     from videollava_cli.engine import Engine as Engine
+    from videollava_cli.engine import Request as Request
     from videollava_cli.engine import Usage as Usage
+    from videollava_cli.engine import in_order as in_order
     from videollava_cli.engine.startup import load as load
+    from videollava_cli.engine.startup import read as read
     from videollava_cli.errors import VllavaError as VllavaError
+    from videollava_cli.media import Medium as Medium
+    from videollava_cli.reader.in_memory import clip as clip
 
 __version__ = "0.1.0"
-_HOMES = {"load": "engine.startup", "Chunk": "engine", "Engine": "engine", "Usage": "engine", "VllavaError": "errors"}
+_HOMES = {
+    **dict.fromkeys(("load", "read"), "engine.startup"),
+    **dict.fromkeys(("Chunk", "Engine", "Request", "Usage", "in_order"), "engine"),
+    **{"Medium": "media", "VllavaError": "errors", "clip": "reader.in_memory"},
+}
 __all__ = [*_HOMES]  # noqa: PLE0604 (names of the table above)
 
 

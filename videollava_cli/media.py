@@ -1,6 +1,7 @@
 """The nouns: a medium, its kind, its frames."""
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,10 @@ class MediaKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FrameStamp:
-    """Which frame of a file a picture is, in presentation order, and its time since players show 0:00."""
+    """Which frame of a file a picture is, in presentation order, and its time since players show 0:00.
+
+    Frames that a program holds in memory may have no times: then it is `math.nan`.
+    """
 
     index: int
     seconds: float
@@ -38,7 +42,7 @@ class FrameStamp:
             raise ValueError(f"negative frame index: {self.index}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Medium:
     """Eight frames of a video, or one still picture, at the model's side S.
 
@@ -60,6 +64,10 @@ class Medium:
         if not is_batch or len(self.stamps) != num_stamps or (self.kind is MediaKind.IMAGE and len(self.pixels) != 1):
             raise ValueError(f"no {self.kind}: pixels of shape {self.pixels.shape}, {len(self.stamps)} stamps")
 
+    def __repr__(self) -> str:
+        num_frames, height, width, _ = self.pixels.shape
+        return f"<Medium {self.name!r}: {self.kind}, {num_frames} x {height} x {width}>"
+
     @property
     def digest(self) -> str:
         """A digest of the pixels, 32 hexadecimal digits; saved conversations hold it."""
@@ -67,4 +75,5 @@ class Medium:
 
     def as_json(self) -> dict[str, Any]:
         """Return the medium as it stands in a JSON line."""
-        return {"path": self.name, "kind": self.kind.value, "frames": [asdict(stamp) for stamp in self.stamps]}
+        frames = [asdict(s) | ({"seconds": None} if math.isnan(s.seconds) else {}) for s in self.stamps]
+        return {"path": self.name, "kind": self.kind.value, "frames": frames}

@@ -34,6 +34,8 @@ class Turn:
     media: tuple[MediaKind, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.question, str) or not isinstance(self.answer, str | None):
+            raise UsageError(f"a question is {self.question!r}, its answer {self.answer!r}: give texts")
         if not self.question.strip():
             raise UsageError('the question is empty: ask something, such as "What happens in this video?"')
         check_unicode(self.question, "the question")

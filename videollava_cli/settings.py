@@ -384,6 +384,8 @@ def _checked(values: Mapping[str, Any], name_of: Callable[[str], str] = str, *, 
         if key not in SETTINGS:
             raise UsageError(f"unknown setting {key!r} in {where}{HINTS.get(key) or closest(key, SETTINGS)}")
         name, setting = name_of(key), SETTINGS[key]
+        if key == "at" and isinstance(given, list | tuple):
+            given = ",".join(map(str, given))  # noqa: PLW2901
         try:
             value = setting.parse(given) if setting.parse and isinstance(given, str) else given
         except ValueError as error:

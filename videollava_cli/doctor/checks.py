@@ -317,7 +317,7 @@ def check_answer(settings: Settings) -> Checked:
         with TemporaryDirectory(prefix="vllava-doctor-") as folder:
             path = Path(folder, "circle.mp4")
             _write_clip(path)
-            engine = load("tiny", device=settings.device, dtype=settings.dtype)
+            engine = load("tiny", device=settings.device, dtype=settings.dtype)  # type: ignore[arg-type]  # any str
             answer = "".join(chunk.text for chunk in engine.ask([path], QUESTION))
     except (VllavaError, OSError, RuntimeError) as error:  # FFmpeg's and torch's are of the latter two
         reason = first_line(error)

@@ -3,19 +3,23 @@
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from videollava_cli.engine.checkpoint import Checkpoint, model_size, needed_memory
 from videollava_cli.engine.request import Chunk, FinishReason, Request, Usage, in_order
 from videollava_cli.errors import UsageError
 from videollava_cli.media import MediaKind, Medium
-from videollava_cli.prompt import Conversation, PromptEncoder, one_question
+from videollava_cli.prompt import Conversation, PromptEncoder, PromptStyle, Turn
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, for_one_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, VideoLlavaForConditionalGeneration
+
+    from videollava_cli.engine.keywords import AnswerOptions
+    from videollava_cli.reader.in_memory import Source
+
+    Media = Source | Medium | Sequence[Source | Medium]
 
 __all__ = ["Chunk", "Engine", "FinishReason", "Request", "Usage", "in_order", "prompt_encoder"]
 
@@ -24,7 +28,12 @@ MAX_GPU_SEQS, MAX_CPU_SEQS = 32, 8
 SHARE_OF_MEMORY = 0.8  # of what is free; allocators waste some
 
 
-@dataclass(eq=False)
+NAME_WIDTH = 40  # of a model in a line of 80 columns
+
+History = Iterable[tuple[str, str]]  # questions and their answers, oldest first
+
+
+@dataclass(eq=False, repr=False)
 class Engine:
     """A loaded checkpoint. `model` and `tokenizer` are transformers' own objects.
 
@@ -36,7 +45,7 @@ class Engine:
     tokenizer: "PreTrainedTokenizerBase"
     checkpoint: Checkpoint
     settings: Settings = field(default_factory=Settings)
-    read: Callable[[str, Sampling], Medium] | None = None
+    read: Callable[["Source", Sampling], Medium] | None = None
     encoder: PromptEncoder = None  # type: ignore[assignment]  # made of the others unless it is given
     static_decode: bool | None = None
 
@@ -78,17 +87,39 @@ class Engine:
                 yield chunk
 
     def ask(
-        self, media: Sequence["str | PathLike[str] | Medium"], question: str, **options: Any
+        self, media: "Media", question: str, *, history: History = (), **options: "Unpack[AnswerOptions]"
     ) -> Generator[Chunk, None, None]:
-        """Stream the answer to a question about media: paths, URLs, hf:// names, or what was read before.
+        """Stream the answer to a question about media: one, or a list of them, which may be empty.
 
-        `options` are settings for this answer only, such as `max_new_tokens=64`, `temperature=0.7` or `start=60.0`.
+        A medium is a path, URL or hf:// name, a PIL image, a uint8 array (H, W, 3) of an image or (T, H, W, 3) of a
+        clip, bytes, an open binary file, `clip(frames)`, or what was read before. A list inside the list has the frames
+        of one clip. `history` has earlier questions about the media with their answers. `options` are settings for this
+        answer only, such as `max_new_tokens=64`, `temperature=0.7` or `start=60.0`.
+
         Raises UsageError if one is wrong, MediaError if a medium cannot be read, and what `stream` raises.
         """
+        request = self.request(media, question, history=history, **options)
+        return self.stream(request.conversation, request.media, request.settings)
+
+    def answer_text(
+        self, media: "Media", question: str, *, history: History = (), **options: "Unpack[AnswerOptions]"
+    ) -> str:
+        """Return the whole answer that `ask` streams."""
+        return "".join(chunk.text for chunk in self.ask(media, question, history=history, **options))
+
+    def request(
+        self, media: "Media", question: str, *, history: History = (), **options: "Unpack[AnswerOptions]"
+    ) -> Request:
+        """Return the request that `ask` answers, its media read: `answer` takes many of them."""
         settings = for_one_answer(self.settings, options)
-        read = [medium if isinstance(medium, Medium) else self._read(fspath(medium), settings) for medium in media]
-        conversation = one_question([medium.kind for medium in read], question, settings)
-        return self.stream(conversation, read, settings)
+        earlier = list(history) if isinstance(history, Iterable) else [history]
+        if not all(isinstance(turn, tuple | list) and len(turn) == 2 for turn in earlier):
+            raise UsageError(f"history is {history!r}: give pairs of a question and its answer")
+        turns = [*(Turn(*turn) for turn in earlier), Turn(question)]
+        read = [self._read(medium, settings) for medium in as_media(media)]
+        style = PromptStyle(settings.prompt_style)
+        conversation = Conversation.about([each.kind for each in read], turns, system=settings.system, style=style)
+        return Request(conversation, tuple(read), settings)
 
     def count_tokens(self, conversation: Conversation) -> int:
         """Return how many tokens a conversation's prompt has, whether or not they fit the context."""
@@ -117,10 +148,27 @@ class Engine:
         fitting = int(SHARE_OF_MEMORY * free_bytes(self.model.device) / need.answer)
         return max(1, min(limit, self.seq_limit or limit, fitting))
 
-    def _read(self, name: str, settings: Settings) -> Medium:
-        if self.read is None:
-            raise UsageError(f"this engine was made without a reader, so it cannot read {name!r}")
-        return self.read(name, settings.sampling)
+    def _read(self, medium: "Source | Medium", settings: Settings) -> Medium:
+        side = self.checkpoint.pixels.crop_side
+        if not isinstance(medium, Medium):
+            if self.read is None:
+                raise UsageError("this engine was made without a reader: give it media that were read before")
+            medium = self.read(medium, settings.sampling)
+        if (seen := medium.pixels.shape[1]) != side:
+            model = ascii(self.settings.model)
+            sees = f"{model} sees {side} x {side}: say read(..., model={model})"
+            raise UsageError(f"{medium.name!r} was read as {seen} x {seen} pixels, and {sees}")
+        return medium
+
+    def __repr__(self) -> str:
+        name, dtype = ascii(self.settings.model), str(self.model.dtype).removeprefix("torch.")
+        name = name if len(name) <= NAME_WIDTH else f"'...{name[4 - NAME_WIDTH :]}"
+        return f"<Engine {name} on {self.model.device}, {dtype}>"
+
+
+def as_media(media: "Media") -> Sequence["Source | Medium"]:
+    """Return media as a list: one alone is a list of one."""
+    return media if isinstance(media, list | tuple) else [media]  # type: ignore[list-item]
 
 
 def prompt_encoder(checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase") -> PromptEncoder:

@@ -1,22 +1,29 @@
 """Start an engine, the same way for every command and for Python programs, while media are read."""
 
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from videollava_cli.console import Console
-from videollava_cli.engine import Engine, prompt_encoder
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, missing_shards
+from videollava_cli.engine import Engine, as_media, prompt_encoder
+from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, find_pixels, missing_shards
 from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
+from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
 from videollava_cli.prompt import Conversation
 from videollava_cli.reader import ReadAhead, Reader
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings, presets_folder, resolve
 
+if TYPE_CHECKING:
+    from videollava_cli.engine.keywords import LoadOptions
+    from videollava_cli.reader.in_memory import Source
 
-def load(model: str = "7b", **options: object) -> Engine:
+
+def load(model: str | PathLike[str] = "7b", **options: "Unpack[LoadOptions]") -> Engine:
     """Load a checkpoint for use from Python: a preset, a hub id or a local folder.
 
     Options are settings by the names they have in a config file, such as `load_4bit=True` or `device="cpu"`; config
@@ -27,9 +34,34 @@ def load(model: str = "7b", **options: object) -> Engine:
         CheckpointError: If the checkpoint cannot be had.
         GenerationError: If it does not fit the memory.
     """
-    settings = resolve({"model": model, **options}, presets=presets_folder())
+    settings = resolve({"model": os.fspath(model), **options}, presets=presets_folder())
     engine, _ = start_engine(settings, find_checkpoint(settings), Console(is_quiet=True))
     return engine
+
+
+def read(
+    medium: "Source | Medium | list[Source] | tuple[Source]",
+    model: str | PathLike[str] = "7b",
+    *,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    at: str | Sequence[float | str] | None = None,
+    fit: Literal["crop", "pad", "stretch"] = "crop",
+) -> Medium:
+    """Read a medium as a model sees it, without its weights, and for a preset without any download.
+
+    The medium is one of those that `Engine.ask` takes, the options are settings. Raises MediaError if it cannot be
+    read, UsageError if it is none or an option is wrong, CheckpointError if there is no such model.
+    """
+    several = as_media(medium)
+    if len(several) != 1:
+        raise UsageError(f"read takes one medium, and {len(several)} are given: the frames of a clip are clip(frames)")
+    if isinstance(several[0], Medium):
+        return several[0]
+    options = {"model": os.fspath(model), "start": start, "end": end, "at": at, "fit": fit}
+    settings = resolve(options, presets=presets_folder())
+    with Reader(settings) as reader:
+        return reader.read(reader.find(several[0]), find_pixels(settings))
 
 
 def start_engine(
@@ -66,11 +98,11 @@ def start_engine(
     with console.status(f"Loading {settings.model}"):
         model = load_model(checkpoint, settings, cache)
 
-    def read(source: str, sampling: Sampling) -> Medium:
+    def read_one(source: "Source", sampling: Sampling) -> Medium:
         with Reader(settings) as reader:
             return reader.read(reader.find(source), checkpoint.pixels, sampling=sampling)
 
-    engine = Engine(model, encoder.tokenizer, checkpoint, settings, read, encoder)
+    engine = Engine(model, encoder.tokenizer, checkpoint, settings, read_one, encoder)
     devices = sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
     if len(devices) > 1:
         console.notice(f"{settings.model} is too large for one device, so it is spread over {', '.join(devices)}")

@@ -1,10 +1,12 @@
 """Reading media: what the user names becomes a `Medium`. Opens files only when it is asked to find or read one."""
 
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from threading import Event, Lock, Semaphore
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
@@ -15,7 +17,7 @@ from videollava_cli.media import NUM_FRAMES, MediaKind, Medium
 from videollava_cli.preprocessing import resize_frame, resize_image, to_model
 from videollava_cli.process import scratch_folder
 from videollava_cli.reader.read_ahead import PixelBudget, ReadAhead, ReadResult, try_read
-from videollava_cli.reader.sources import to_file
+from videollava_cli.reader.sources import from_memory, to_file
 from videollava_cli.reader.urls import shown_name
 from videollava_cli.sampling import Sampling
 from videollava_cli.settings import Settings
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     import numpy as np
     from av.container import InputContainer
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from videollava_cli.preprocessing import PixelSettings, Resize
+    from videollava_cli.reader.in_memory import Clip, Source
 
     Transform = Callable[[NDArray[np.uint8], PixelSettings, Resize], NDArray[np.uint8]]
 
@@ -67,16 +71,18 @@ class MediaFile:
     """A medium that was found and identified by its content, and not yet read.
 
     `width` and `height` are those that the file's header claims, in pixels. `is_fetched` says that `path` is a copy
-    made by the reader; `close` removes it early. `containers` holds the video's container while it is open and unread.
+    made by the reader; `close` removes it early. `containers` holds the video's container while it is open and unread,
+    `held` a picture or frames that are in memory and in no file.
     """
 
     name: str
     path: Path
-    form: Literal["still", "animation", "video"]
+    form: Literal["still", "animation", "video", "frames"]
     width: int
     height: int
     is_fetched: bool = False
     containers: "list[InputContainer]" = field(default_factory=list, repr=False)
+    held: "Image | Clip | None" = None
 
     @property
     def kind(self) -> MediaKind:
@@ -186,15 +192,26 @@ class Reader:
         """Let a `read` in another thread, and every later one, end within a frame by raising `ReadingStopped`."""
         self._stopped.set()
 
-    def find(self, name: str) -> MediaFile:
-        """Find a medium and identify it, without decoding a frame; see `to_file` for names.
+    def find(self, source: "Source") -> MediaFile:
+        """Find a medium and identify it, without decoding a frame; see `to_file` for names, `in_memory` for the rest.
 
-        Raises MediaError if there is none, or it is neither a video nor an image.
+        Raises MediaError if there is none, or it is neither a video nor an image; UsageError if nothing like `source`
+        is a medium.
         """
-        path = to_file(name, self._scratch_folder, offline=self._is_offline)
+        if isinstance(source, PathLike):
+            source = os.fsdecode(source)
+        if isinstance(source, str):
+            path = to_file(source, self._scratch_folder, offline=self._is_offline)
+            name = "stdin" if source == "-" else shown_name(source)
+        elif isinstance(source, bytes | bytearray | memoryview) or _is_open_file(source):
+            path, name = from_memory(source, self._scratch_folder)
+        else:
+            from videollava_cli.reader.in_memory import identify
+
+            return identify(source)
         is_fetched = self._scratch is not None and path.parent == Path(self._scratch.name)
         try:
-            file = _identify(path, "stdin" if name == "-" else shown_name(name), is_fetched=is_fetched)
+            file = _identify(path, name, is_fetched=is_fetched)
         except MediaError:
             if is_fetched:
                 path.unlink(missing_ok=True)
@@ -229,6 +246,10 @@ class Reader:
             from videollava_cli.reader.video import read_clip
 
             return read_clip(reading, sampling)
+        if file.form == "frames":
+            from videollava_cli.reader.in_memory import read_frames
+
+            return read_frames(reading, sampling)
         from videollava_cli.reader.stills import read_animation, read_image
 
         return read_animation(reading, sampling) if file.form == "animation" else read_image(reading)
@@ -286,6 +307,10 @@ def _identify(path: Path, name: str, *, is_fetched: bool) -> MediaFile:
         container.close()
         raise
     return MediaFile(name, path, "video", stream.width, stream.height, is_fetched=is_fetched, containers=[container])
+
+
+def _is_open_file(source: object) -> bool:
+    return not isinstance(source, type) and callable(getattr(source, "read", None))
 
 
 def _is_still(head: bytes, name: str) -> bool:

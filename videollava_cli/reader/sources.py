@@ -1,4 +1,4 @@
-"""Where media come from: paths, URLs, hf:// names, pipes and stdin become files on this disk, within limits."""
+"""Where media come from: paths, URLs, hf:// names, pipes, stdin and bytes become files on this disk, within limits."""
 
 import difflib
 import errno
@@ -9,10 +9,12 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
-from videollava_cli.errors import MediaError
+from videollava_cli.errors import MediaError, UsageError
 from videollava_cli.reader.foreign import WEB_PAGE, head_of, is_text, no_medium
 from videollava_cli.reader.urls import is_web, local_path, shown_name
 
@@ -46,6 +48,29 @@ def to_file(source: str, scratch: Callable[[], Path], *, offline: bool = False) 
         raise MediaError(f"{shown_name(name)!r} names no file of this machine: write file:///PATH, or the path alone")
     path = _on_disk(name)
     return _from_pipe(path, name, scratch) if path.is_fifo() else path
+
+
+def from_memory(source: Any, scratch: Callable[[], Path]) -> tuple[Path, str]:
+    """Copy bytes, or the rest of an open binary file, to a new file; return it and a name for it. Raises MediaError."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _save(BytesIO(bytes(source)).read, scratch(), "bytes", if_empty="'bytes' is empty: 0 bytes"), "bytes"
+    file, given = source, getattr(source, "name", None)
+    name = os.fsdecode(given) if isinstance(given, str | bytes) else "open file"
+    if getattr(file, "closed", False):
+        raise MediaError(f"{name!r} is closed: give a file that is open, or its path")
+
+    def read(amount: int) -> bytes:
+        try:
+            block = file.read(amount) or b""
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "is it open for reading?"
+            raise MediaError(f"cannot read {name!r}: {reason}") from error
+        if isinstance(block, str):
+            raise UsageError(f"{name!r} is open as text: open it with mode 'rb'")
+        return block
+
+    if_empty = f"{name!r} has nothing to read: it is empty, or was read to its end, and file.seek(0) goes back"
+    return _save(read, scratch(), name, if_empty=if_empty), name
 
 
 def _on_disk(source: str) -> Path:

@@ -46,9 +46,9 @@ MIN_SAMPLE, MAX_SAMPLE = (340, 280), (341, 281)  # of any number format, and of 
 DEFAULT_DURATION_MS = 100  # of an animation's frame that names none, as browsers do
 
 
-def probe_still(path: Path, name: str) -> tuple[Literal["still", "animation"], int, int]:
+def probe_still(source: Path | Pillow.Image, name: str) -> tuple[Literal["still", "animation"], int, int]:
     """Return the form, width and height of a picture; raises MediaError if Pillow cannot open it or it is too large."""
-    with _opened(path, name) as picture, _readable(name):
+    with _opened(source, name) as picture, _readable(name):
         is_animation = picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
         return "animation" if is_animation else "still", picture.width, picture.height
 
@@ -56,11 +56,11 @@ def probe_still(path: Path, name: str) -> tuple[Literal["still", "animation"], i
 def read_image(reading: Reading) -> Medium:
     """Read a still picture, upright and over white where it is transparent; raises MediaError if it is damaged."""
     name = reading.file.name
-    with _opened(reading.file.path, name) as picture:
+    with _opened(_source(reading), name) as picture:
         with _readable(name):
             if picture.width * picture.height > MAX_PIXELS:
                 picture.draft(picture.mode, (picture.width // 2, picture.height // 2))
-            rgb, scale = _rgb(picture)
+        rgb, scale = read_rgb(picture, name)
         notices = (f"{name!r} {scale}",) if scale else ()
         return Medium(name, MediaKind.IMAGE, reading.transform(rgb)[None], notices=notices)
 
@@ -68,7 +68,7 @@ def read_image(reading: Reading) -> Medium:
 def read_animation(reading: Reading, sampling: Sampling) -> Medium:
     """Read eight frames of a GIF, APNG, WebP or AVIF animation; raises MediaError if damaged or without frames."""
     name = reading.file.name
-    with _opened(reading.file.path, name) as picture:
+    with _opened(_source(reading), name) as picture:
         *seconds, end = _frame_seconds(picture, reading)
         timeline = Timeline(seconds, end)
         chosen = sampling.chosen(timeline)
@@ -77,23 +77,30 @@ def read_animation(reading: Reading, sampling: Sampling) -> Medium:
         pictures: dict[int, NDArray[np.uint8]] = {}
         for index, frame in enumerate(_shown_frames(picture, reading)):
             if index in chosen:
-                with _readable(name):
-                    rgb, _ = _rgb(frame)
+                rgb, _ = read_rgb(frame, name)
                 pictures[index] = reading.transform(rgb)
     notices = tuple(sampling.notices(name, timeline))
     stamps = tuple(FrameStamp(index, seconds[index]) for index in chosen)
     return Medium(name, MediaKind.VIDEO, np.stack([pictures[index] for index in chosen]), stamps, notices)
 
 
+def _source(reading: Reading) -> Path | Pillow.Image:
+    return reading.file.held if isinstance(reading.file.held, Pillow.Image) else reading.file.path
+
+
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
-    """Open a picture; meanwhile what Pillow would warn of, such as damaged EXIF tags, stays off the terminal."""
+def _opened(source: Path | Pillow.Image, name: str) -> Iterator[Pillow.Image]:
+    """Open a picture; meanwhile what Pillow would warn of, such as damaged EXIF tags, stays off the terminal.
+
+    One that its owner opened stays open, at the frame where it was.
+    """
     with warnings.catch_warnings(action="ignore"):
         with _readable(name):
-            picture = _open(path)
-        with picture:
+            opened = _open(source) if isinstance(source, Path) else _at_its_frame(source)
+        with opened as picture:
             # Of a progressive JPEG all coefficients are in memory, at whatever size it is decoded.
-            can_draft = picture.format == "JPEG" and "progressive" not in picture.info
+            is_jpeg = isinstance(source, Path) and picture.format == "JPEG"
+            can_draft = is_jpeg and "progressive" not in picture.info
             check_size(name, picture.width, picture.height, MAX_DRAFT_PIXELS if can_draft else MAX_PIXELS)
             yield picture
 
@@ -110,6 +117,16 @@ def _open(path: Path) -> Pillow.Image:
 
 
 @contextmanager
+def _at_its_frame(picture: Pillow.Image) -> Iterator[Pillow.Image]:
+    frame = picture.tell()
+    try:
+        yield picture
+    finally:
+        if picture.tell() != frame:
+            picture.seek(frame)
+
+
+@contextmanager
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
@@ -119,6 +136,7 @@ def _readable(name: str) -> Iterator[None]:
         raise MediaError(f"{name!r} is too large: over {MAX_PIXELS:,} pixels") from error
     except DAMAGE as error:
         what = "cut off" if "truncated" in str(error) else "damaged, or of a kind that is not read"
+        what = "closed: give it while it is open" if "closed" in str(error) else what
         raise MediaError(f"cannot read {name!r}: the picture is {what}") from error
     except MemoryError as error:  # Pillow asks for as many bytes as a damaged length says
         raise MediaError(f"cannot read {name!r}: it is damaged, or larger than the memory") from error
@@ -148,12 +166,21 @@ def _frame_seconds(picture: Pillow.Image, reading: Reading) -> Iterator[float]:
     yield elapsed_ms / 1000
 
 
+def read_rgb(picture: Pillow.Image, name: str) -> "tuple[NDArray[np.uint8], str]":
+    """Return a picture as uint8 RGB, (H, W, 3), upright and over white, and what is to be said about its scale, if any.
+
+    Raises MediaError if it is damaged.
+    """
+    with _readable(name):
+        return _rgb(picture)
+
+
 def _rgb(picture: Pillow.Image) -> "tuple[NDArray[np.uint8], str]":
-    """Return a picture upright and over white, and what is to be said about its scale, if anything."""
     is_clear = _key_mask(picture)
     picture.load()
     picture, scale = _to_8_bit(picture)
     if is_clear is not None:
+        picture = picture.copy()
         picture.info.pop("transparency", None)
         picture = picture.convert("RGB")
         picture.paste("white", mask=Pillow.fromarray(is_clear))
