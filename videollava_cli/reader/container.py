@@ -23,7 +23,6 @@ from av.video.stream import VideoStream
 from videollava_cli.errors import MediaError
 from videollava_cli.reader import MediaFile, check_size
 from videollava_cli.reader.bitstream import START_CODE
-from videollava_cli.reader.foreign import head_of, no_medium, what_is
 from videollava_cli.sampling import Timeline
 
 # Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
@@ -66,6 +65,8 @@ def open_container(path: Path, name: str, *, is_thorough: bool = False) -> Input
             raise MediaError(f"{name!r} could not be opened within {OPEN_SECONDS:g} s: is its disk slow?") from error
         if isinstance(error, PermissionError | FileNotFoundError):  # it went away since it was found
             raise MediaError(f"cannot open {name!r}: {error.strerror}") from error
+        from videollava_cli.reader.foreign import head_of, no_medium, what_is
+
         head = head_of(path)
         what = what_is(head)
         if head.removeprefix(b"\0").startswith(START_CODE):

@@ -15,7 +15,6 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from videollava_cli.errors import MediaError, UsageError
-from videollava_cli.reader.foreign import WEB_PAGE, head_of, is_text, no_medium
 from videollava_cli.reader.urls import is_web, local_path, shown_name
 
 MAX_BYTES = 8 << 30  # of a download, a pipe or stdin
@@ -157,6 +156,8 @@ def _from_web(url: str, scratch: Callable[[], Path]) -> Path:
         expected = int(length) if length.isdecimal() else 0
         if_empty = f"cannot fetch {name}: the server sent 0 bytes"
         path = _save(response.read, scratch(), name, if_empty=if_empty, num_expected=expected)
+    from videollava_cli.reader.foreign import WEB_PAGE, head_of, is_text, no_medium
+
     if response.headers.get_content_type() in WEB_PAGES and is_text(head_of(path)):
         path.unlink()
         raise MediaError(no_medium(name, WEB_PAGE))
