@@ -46,7 +46,19 @@ def free_memory() -> int:
     """Return the memory that this process may still take, in bytes: what is available, within every limit."""
     import psutil
 
-    return min([int(psutil.virtual_memory().available), *(max(limit - used, 0) for limit, used in _memory_limits())])
+    free = [int(psutil.virtual_memory().available), *(max(limit - used, 0) for limit, used in _memory_limits())]
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            free.append(max(limit - int(psutil.Process().memory_info().vms), 0))
+    return min(free)
+
+
+def may_have_gpu() -> bool:
+    """Return whether torch may find a GPU here, by the devices of drivers: NVIDIA's, AMD's, WSL's; macOS has one."""
+    return sys.platform != "linux" or any((ROOT / "dev" / name).exists() for name in ("nvidiactl", "kfd", "dxg"))
 
 
 def _memory_limits() -> Iterator[tuple[int, int]]:

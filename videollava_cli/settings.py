@@ -89,6 +89,7 @@ class Settings:
     load_4bit: bool = _model(False, "Load the weights as 4-bit nf4 (bitsandbytes).")
     load_8bit: bool = _model(False, "Load the weights as 8-bit integers (GPU only).")
     cache: bool = _model(True, "Keep 4-bit weights on disk for next time (default), or do not.")
+    force: bool = _model(False, "Load the model even if the memory seems too small for it.")
     attn_implementation: str | None = _model(
         None, "eager, sdpa or flash_attention_2.", choices=("eager", "sdpa", "flash_attention_2")
     )

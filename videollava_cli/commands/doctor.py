@@ -19,7 +19,7 @@ Examples:
 """
 
 
-@opt.command(takes=(*(key for key in opt.MODEL if key != "cache"), "max_new_tokens", "quiet", "config"))
+@opt.command(takes=(*(key for key in opt.MODEL if key not in ("cache", "force")), "max_new_tokens", "quiet", "config"))
 def doctor(
     settings: Settings,
     console: Console,

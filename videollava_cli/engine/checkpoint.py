@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from videollava_cli.errors import CheckpointError, UsageError
+from videollava_cli.console import bytes_in_words
+from videollava_cli.errors import CheckpointError, MemoryFullError, UsageError
+from videollava_cli.machine import free_memory, may_have_gpu
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
 from videollava_cli.settings import Settings, preset_image_processor, presets_folder
@@ -190,6 +192,31 @@ def check_disk_space(checkpoint: Checkpoint) -> None:
             f"{checkpoint.name!r} needs {missing / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free in "
             f"{str(checkpoint.folder)!r}: make room, or set HF_HOME to a folder on a larger disk"
         )
+
+
+def check_memory(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Raise MemoryFullError if a model that runs on the CPU cannot fit its memory, with what would; needs no torch.
+
+    A model whose size is not known before its weights are here is let pass.
+    """
+    size = model_size(checkpoint)
+    is_on_cpu = settings.device == "cpu" or (settings.device == "auto" and not may_have_gpu())
+    if settings.force or not is_on_cpu or not size.published_bytes:
+        return
+
+    def needed(**changes: Any) -> int:
+        changed = replace(settings, **changes)
+        return needed_memory(size, changed, 16 if changed.dtype in ("float16", "bfloat16") else 32).total
+
+    free = free_memory()
+    if needed() <= free:
+        return
+    needs = {"--dtype bfloat16": needed(dtype="bfloat16"), "--load-4bit": needed(load_4bit=True, load_8bit=False)}
+    ways = [f"{way} takes {bytes_in_words(need, 'GiB')}" for way, need in needs.items() if need <= free]
+    raise MemoryFullError(
+        f"{checkpoint.name!r} needs {bytes_in_words(needed(), 'GiB')} of memory, and {bytes_in_words(free, 'GiB')} are "
+        f"free: {ways[0] if ways else 'try -m tiny, or a machine with more'}; --force tries it all the same"
+    )
 
 
 def missing_shards(checkpoint: Checkpoint) -> list[str]:

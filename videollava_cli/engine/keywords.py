@@ -30,6 +30,7 @@ class LoadOptions(AnswerOptions, total=False):
     load_4bit: bool
     load_8bit: bool
     cache: bool
+    force: bool
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None
     decode_threads: int | None
     fit: Literal["crop", "pad", "stretch"]

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine, as_media, prompt_encoder
-from videollava_cli.engine.checkpoint import Checkpoint, fetch_weights, find_checkpoint, find_pixels, missing_shards
+from videollava_cli.engine.checkpoint import (
+    Checkpoint,
+    check_memory,
+    fetch_weights,
+    find_checkpoint,
+    find_pixels,
+    missing_shards,
+)
 from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
@@ -79,6 +86,7 @@ def start_engine(
     and the seconds that starting took without download and waiting. Raises VllavaError.
     """
     began = time.perf_counter()
+    check_memory(checkpoint, settings)
     with console.status("Starting"):
         from videollava_cli.engine.loading import check_machine, load_model, load_tokenizer
 

@@ -1,0 +1,120 @@
+"""A model that cannot fit a computer's memory is refused at once, with what would fit."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from in_process import vllava
+
+from videollava_cli import machine
+from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, SHARD_INDEX, check_memory, find_checkpoint
+from videollava_cli.errors import MemoryFullError
+from videollava_cli.settings import presets_folder, resolve
+
+CLIP = Path(__file__).resolve().parents[1] / "examples" / "circle-moves-right.mp4"
+GIB = 1 << 30
+# The sizes of the 7B: with tiny's 136 tokens a clip 28.3, 14.2 and 4.7 GiB in float32, bfloat16 and 4 bits.
+TEXT = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
+BYTES = 14_740_000_000
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Make a checkpoint of the 7B's sizes, by its JSON files: the weights themselves are not there."""
+    folder = tmp_path / "large"
+    shutil.copytree(BUNDLED_FOLDER / "tiny", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= TEXT | {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 4096}
+    (folder / "config.json").write_text(json.dumps(config))
+    index = {"metadata": {"total_size": BYTES}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (folder / SHARD_INDEX).write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture
+def limit(tmp_path, monkeypatch):
+    """Give this process a control group with a limit of memory."""
+
+    def plant(gibibytes):
+        group = tmp_path / "sys/fs/cgroup/job"
+        group.mkdir(parents=True)
+        (group / "memory.max").write_text(f"{int(gibibytes * GIB)}\n")
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text("0::/job\n")
+        monkeypatch.setattr(machine, "ROOT", tmp_path)
+
+    return plant
+
+
+def refusal(folder, **options):
+    settings = resolve({"model": str(folder), "device": "cpu", **options}, presets=presets_folder())
+    with pytest.raises(MemoryFullError) as error:
+        check_memory(find_checkpoint(settings), settings)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "advice"),
+    [
+        (17, "--dtype bfloat16 takes 14.2 GiB; "),
+        (8, "--load-4bit takes 4.7 GiB; "),
+        (3, "try -m tiny, or a machine with more; "),
+    ],
+)
+def test_refusal_names_need_room_and_the_option_that_fits(large, limit, gibibytes, advice):
+    limit(gibibytes)
+
+    text = refusal(large)
+
+    assert text.startswith(f"{str(large)!r} needs 28.3 GiB")
+    assert f"GiB of memory, and {gibibytes}.0 GiB are free: {advice}" in text
+    assert text.endswith("; --force tries it all the same")
+
+
+@pytest.mark.parametrize("options", [{"load_4bit": True}, {"force": True}, {"device": "cuda"}])
+def test_what_fits_or_is_forced_or_runs_on_a_card_is_let_pass(large, limit, options):
+    limit(8)
+    settings = resolve({"model": str(large), "device": "cpu", **options}, presets=presets_folder())
+
+    assert check_memory(find_checkpoint(settings), settings) is None
+
+
+@pytest.mark.parametrize("command", [["ask", CLIP, "Why?"], ["batch", CLIP, "-q", "Why?"], ["chat", CLIP]])
+def test_every_command_refuses_before_it_loads(large, limit, command):
+    limit(8)
+
+    done = vllava(*command, "-m", large, "--device", "cpu")
+
+    assert (done.status, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith(f"vllava: error: {str(large)!r} needs 28.3 GiB")
+
+
+def test_limit_of_address_space_counts_and_torch_is_not_imported(large):
+    command = [sys.executable, "-X", "importtime", "-m", "videollava_cli", "ask", "-m", large, "--device", "cpu"]
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_AS, (8 * GIB, 8 * GIB))
+
+    image = CLIP.with_name("triangle.jpg")
+    done = subprocess.run(
+        [*map(str, command), image, "Why?"], preexec_fn=limited, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    (message,) = (line for line in done.stderr.splitlines() if "needs 28.3 GiB" in line)
+    assert ": --load-4bit takes 4.7 GiB; " in message
+    assert not any(line.rpartition("|")[2].strip() == "torch" for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("name", ["nvidiactl", "kfd", "dxg"])
+def test_computer_with_a_card_is_not_judged_by_its_memory(large, limit, tmp_path, name):
+    limit(8)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / name).touch()
+    settings = resolve({"model": str(large)}, presets=presets_folder())
+
+    assert check_memory(find_checkpoint(settings), settings) is None
