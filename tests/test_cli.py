@@ -157,6 +157,23 @@ def test_version_is_the_packages_own():
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, f"vllava {__version__}\n", b"")
 
 
+@pytest.mark.parametrize("words", [["version"], ["-V"], ["--version"]])
+def test_version_is_printed_as_in_other_tools(words):
+    assert vllava(*words).stdout == f"vllava {__version__}\n"
+
+
+@pytest.mark.parametrize("called", [["ask"], [], ["cache", "verify"], ["models", "pull"]])
+def test_help_is_a_command_too(called):
+    assert vllava("help", *called).stdout == vllava(*called, "-h").stdout != ""
+
+
+def test_help_about_no_command_is_told():
+    done = vllava("help", "aks")
+
+    assert (done.status, done.stdout) == (2, "")
+    assert "No such command 'aks'" in done.stderr
+
+
 def test_bytes_on_stdin_that_are_no_medium_are_refused():
     status, message = refusal("ask", "-", QUESTION, stdin=b"Dear diary,\n")
 

@@ -36,7 +36,8 @@ def _print_version(is_wanted: bool) -> None:
 
 def _common(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Hold the options that stand before a command."""
@@ -59,6 +60,16 @@ def make_app(words: Sequence[str] = ()) -> typer.Typer:
     return app
 
 
+def _with_options(words: Sequence[str]) -> Sequence[str]:
+    """Return the words with the options that `version` and `help [COMMAND...]` stand for, as in other tools."""
+    match words:
+        case ["version"]:
+            return ["--version"]
+        case ["help", *called]:
+            return [*called, "--help"]
+    return words
+
+
 def main() -> int:
     """Run the command line and return the exit status: that of the signal which ended it, if one did."""
     process.reserve_descriptors()
@@ -75,7 +86,9 @@ def _run() -> int:
     gc.set_threshold(100_000)  # new objects; Python's own choice is 700
     atexit.register(gc.freeze)
     try:
-        return int(make_app(sys.argv[1:])(prog_name="vllava", standalone_mode=False) or ExitStatus.ANSWERED)
+        words = _with_options(sys.argv[1:])
+        app = make_app(words)
+        return int(app(args=words, prog_name="vllava", standalone_mode=False) or ExitStatus.ANSWERED)
     except OutputError as error:
         return _output_problem(error)
     except VllavaError as error:
