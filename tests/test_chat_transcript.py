@@ -5,6 +5,7 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -163,3 +164,13 @@ def test_a_conversation_is_told_from_other_files(tmp_path):
 def test_missing_file_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="No such file or directory"):
         read_transcript(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "pipe" if kind == "pipe" else "/dev/zero"
+    if kind == "pipe":
+        os.mkfifo(path)
+
+    with pytest.raises(UsageError, match="is no file: name one that /save wrote"):
+        read_transcript(Path(path))

@@ -215,6 +215,13 @@ def test_config_file_with_a_wrong_key_or_type_is_refused_by_name_and_value(prese
     assert str(refusal.value) == message.format(file=repr(str(file)))
 
 
+def test_config_file_that_cannot_be_looked_for_is_told_in_one_line(tmp_path):
+    done = vllava("frames", "-m", "tiny", "nowhere.mp4", XDG_CONFIG_HOME=f"/{'x' * 300}")
+
+    assert (done.status, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith("config.toml': File name too long\n")
+
+
 def test_empty_variable_is_not_set(presets):
     environment = {"VLLAVA_MODEL": "", "VLLAVA_END": "", "VLLAVA_OFFLINE": "", "VLLAVA_SYSTEM": ""}
 

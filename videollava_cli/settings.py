@@ -239,8 +239,11 @@ def settings_from(flags: Mapping[str, object], config_file: Path | None = None) 
     if SWITCH_WORDS.get(environment.get("HF_HUB_OFFLINE", "").lower()):
         environment.setdefault("VLLAVA_OFFLINE", "1")
     users_own = xdg_folder("CONFIG") / "config.toml"
-    if config_file is None and users_own.exists():
-        config_file = users_own
+    if config_file is None:
+        try:
+            config_file = users_own if users_own.exists() else None
+        except OSError:  # its folder may not be entered, say: reading the file says so
+            config_file = users_own
     return resolve(flags, config_file=config_file, environment=environment, presets=presets_folder())
 
 

@@ -153,6 +153,8 @@ def write_transcript(transcript: Transcript, path: Path) -> None:
 def read_transcript(path: Path) -> Transcript:
     """Read a conversation from a file; raises a UsageError if there is none in it."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep us waiting
+            raise UsageError(f"{str(path)!r} is no file: name one that /save wrote")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
