@@ -241,7 +241,7 @@ def test_missing_package_is_told_with_how_to_install_it(monkeypatch):
     assert batch("clips", "--ray") == (
         2,
         "",
-        "vllava: error: --ray needs the package ray: pip install 'videollava-cli[ray]'\n",
+        "vllava: error: --ray needs the package ray: pip install '.[ray]' in the folder of vllava's sources\n",
     )
 
 

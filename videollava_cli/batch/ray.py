@@ -65,7 +65,7 @@ def check_address(address: str) -> None:
     if not ADDRESS.fullmatch(address):
         raise UsageError(f"--ray is {address!r}: give HOST:PORT of a `ray start --head`, auto, or nothing at all")
     if any(importlib.util.find_spec(package) is None for package in ("ray", "pyarrow")):
-        raise UsageError("--ray needs the package ray: pip install 'videollava-cli[ray]'")
+        raise UsageError("--ray needs the package ray: pip install '.[ray]' in the folder of vllava's sources")
 
 
 def answer_on_ray(

@@ -281,7 +281,7 @@ def check_ray() -> Finding:
     """Find whether `vllava batch --ray` has its package."""
     if version := _version("ray"):
         return Finding(OPTIONS, "ray", "ok", f"{version}, for vllava batch --ray")
-    return Finding(OPTIONS, "ray", "note", "not installed; vllava batch --ray needs videollava-cli[ray]")
+    return Finding(OPTIONS, "ray", "note", "not installed; vllava batch --ray needs the extra: pip install '.[ray]'")
 
 
 def check_disk() -> Checked:
