@@ -441,17 +441,6 @@ def test_avif_picture_is_known_by_any_of_its_brands(tmp_path, read, brands):
     assert (image.kind, level_of(image)) == (MediaKind.IMAGE, 80)
 
 
-@pytest.mark.parametrize("brands", [(b"heic", b"mif1"), (b"mif1", b"heic"), (b"MiHE", b"miaf", b"heix"), (b"msf1",)])
-def test_heic_picture_is_refused_with_the_way_out(tmp_path, reader, brands):
-    path = avif_of_other_brands(tmp_path / "picture.heic", *brands)
-
-    with pytest.raises(MediaError) as refusal:
-        reader.find(str(path))
-
-    message = f"{str(path)!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG"
-    assert str(refusal.value) == message
-
-
 @pytest.mark.parametrize("name", ["page.eps", "page.png", "page.jpg"])
 def test_postscript_is_never_run(tmp_path, reader, name):
     path = save(tmp_path / name, Image.fromarray(grey(1)), format="EPS")

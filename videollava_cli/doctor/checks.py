@@ -26,7 +26,7 @@ PYTHON, MACHINE, OPTIONS, FILES = "Python and its packages", "Machine", "What ma
 # Needed to read media and run a model; the others follow from `pip install`.
 IMPORTED = ("torch", "transformers", "av", "numpy", "PIL")
 SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface_hub", "av", "pillow", "numpy")
-OPTIONAL = ("bitsandbytes", "flash-attn", "ray")
+OPTIONAL = ("bitsandbytes", "flash-attn", "ray", "pillow-heif")
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version,name,memory.total", "--format=csv,noheader")
 OLDEST_FLASH = (8, 0)  # compute capability: Ampere (flash-attn's README)
 TRIAL_SECONDS = 180  # importing torch from a slow disk takes its time

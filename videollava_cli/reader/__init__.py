@@ -58,7 +58,9 @@ STILL_SIGNATURES = (
 )
 NETPBM_SIGNATURE = re.compile(rb"P[1-6f][\s#]")  # PBM, PGM, PPM, PFM
 AVIF_BRANDS = {b"avif", b"avis"}
-HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12; AVIF files bear some too
+# ISO/IEC 23008-12: brands of pictures, which AVIF files bear too, and of sequences, which are videos.
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
+SEQUENCE_BRANDS = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"}
 MAX_ASPECT = 2000  # longer to shorter side: bringing the shorter one to 224 pixels makes the longer one 448,000
 
 
@@ -293,7 +295,7 @@ def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
 
 def _identify(path: Path, name: str, *, is_fetched: bool) -> MediaFile:
     with path.open("rb") as content:
-        if _is_still(content.read(SIGNATURE_BYTES), name):
+        if _is_still(content.read(SIGNATURE_BYTES)):
             from videollava_cli.reader.stills import probe_still
 
             return MediaFile(name, path, *probe_still(path, name), is_fetched=is_fetched)
@@ -313,14 +315,21 @@ def _is_open_file(source: object) -> bool:
     return not isinstance(source, type) and callable(getattr(source, "read", None))
 
 
-def _is_still(head: bytes, name: str) -> bool:
-    brands: set[bytes] = set()
-    if head[4:8] == b"ftyp":  # an ISO file
-        end = int.from_bytes(head[:4], "big")
-        compatible = head[16:end]  # behind size, "ftyp", major brand and its version
-        brands = {head[8:12], *(compatible[i : i + 4] for i in range(0, len(compatible), 4))}
-    if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:  # neither Pillow nor PyAV puts its tiles together
-        raise MediaError(f"{name!r} is a HEIC picture, and HEIC stills are not supported: convert it to JPEG")
+def is_heif(head: bytes) -> bool:
+    """Return whether a file that begins so is a HEIF picture, such as HEIC, and neither AVIF nor a sequence."""
+    brands = _brands(head)
+    return bool(brands & HEIF_BRANDS) and not brands & AVIF_BRANDS and head[8:12] not in SEQUENCE_BRANDS
+
+
+def _is_still(head: bytes) -> bool:
     is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     is_simple = head.startswith(STILL_SIGNATURES) or NETPBM_SIGNATURE.match(head) is not None
-    return is_simple or is_webp or bool(brands & AVIF_BRANDS)
+    return is_simple or is_webp or bool(_brands(head) & AVIF_BRANDS) or is_heif(head)
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Return the brands that an ISO file says it has; none for another file."""
+    if head[4:8] != b"ftyp":
+        return set()
+    compatible = head[16 : int.from_bytes(head[:4], "big")]  # behind size, "ftyp", major brand and its version
+    return {head[8:12], *(compatible[i : i + 4] for i in range(0, len(compatible), 4))}

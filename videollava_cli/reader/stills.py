@@ -14,7 +14,7 @@ from PIL import ImageFile, ImageOps, ImageSequence, JpegImagePlugin, Unidentifie
 
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
-from videollava_cli.reader import Reading, check_size
+from videollava_cli.reader import SIGNATURE_BYTES, Reading, check_size, is_heif
 from videollava_cli.sampling import Sampling, Timeline
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _opened(source: Path | Pillow.Image, name: str) -> Iterator[Pillow.Image]:
     """
     with warnings.catch_warnings(action="ignore"):
         with _readable(name):
-            opened = _open(source) if isinstance(source, Path) else _at_its_frame(source)
+            opened = _open(source, name) if isinstance(source, Path) else _at_its_frame(source)
         with opened as picture:
             # Of a progressive JPEG all coefficients are in memory, at whatever size it is decoded.
             is_jpeg = isinstance(source, Path) and picture.format == "JPEG"
@@ -105,15 +105,30 @@ def _opened(source: Path | Pillow.Image, name: str) -> Iterator[Pillow.Image]:
             yield picture
 
 
-def _open(path: Path) -> Pillow.Image:
+def _open(path: Path, name: str) -> Pillow.Image:
+    with path.open("rb") as file:
+        formats = FORMATS if not is_heif(file.read(SIGNATURE_BYTES)) else _heif_formats(name)
     try:
-        return Pillow.open(path, formats=FORMATS)
+        return Pillow.open(path, formats=formats)
     except Pillow.DecompressionBombError:
         try:
             return JpegImagePlugin.JpegImageFile(path)  # whose own limit is higher, see `_opened`
         except SyntaxError:
             pass
         raise
+
+
+def _heif_formats(name: str) -> tuple[str, ...]:
+    """Have Pillow read HEIF; it turns pictures upright by itself, and gives a file's primary one first."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise MediaError(
+            f"{name!r} is a HEIC picture, and the package for them is missing: pip install pillow-heif (the extra "
+            f"heic), or convert it to JPEG"
+        ) from error
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 @contextmanager
