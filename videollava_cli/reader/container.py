@@ -22,11 +22,12 @@ from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
 from videollava_cli.reader import MediaFile, check_size
-from videollava_cli.reader.bitstream import START_CODE
 from videollava_cli.reader.foreign import head_of, no_medium, what_is
+from videollava_cli.reader.sequential import CODECS
 from videollava_cli.sampling import Timeline
 
-# Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
+# Demuxers that read the named file and no other: playlists could open more. Streams without a container are opened by
+# the name of their own, once `check_pictures` has seen that they do not fill the memory.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
 MAX_PIXELS = 1 << 27  # 134 million: beyond 16K video
 OPEN_SECONDS = 30.0
@@ -42,18 +43,22 @@ TOP_BOXES = frozenset((b"ftyp", b"mdat", b"moov", b"moof"))
 TABLES = frozenset((b"stsz", b"stz2", b"elst", b"stts", b"stco", b"co64", b"stsc", b"trun"))
 
 
-def open_container(path: Path, name: str, *, is_thorough: bool = False) -> InputContainer:
+def open_container(
+    path: Path, name: str, stream_format: str | None = None, *, is_thorough: bool = False
+) -> InputContainer:
     """Open a container so that nothing but the named file is read, whatever its name or content says.
 
-    `is_thorough` lets FFmpeg decode the first frames, to learn how many frames the order of decoding and that of
-    presentation lie apart. To read packets, or frames by their timestamps, it need not, and opens a 1080p clip in a
-    fiftieth of the time. Raises MediaError if the file is no container, or none of those that are allowed.
+    `stream_format` is the demuxer of a stream without a container. `is_thorough` lets FFmpeg decode the first frames, to
+    learn how many frames the order of decoding and that of presentation lie apart. To read packets, or frames by their
+    timestamps, it need not, and opens a 1080p clip in a fiftieth of the time. Raises MediaError if the file is no
+    container, or none of those that are allowed.
     """
     stream_options = None if is_thorough else [{"skip_frame": "all"}] * MAX_STREAMS
     try:
         return av.open(
             f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            format=stream_format,
+            options={"protocol_whitelist": "file", "format_whitelist": stream_format or FORMATS},
             stream_options=stream_options,  # type: ignore[arg-type]
             metadata_errors="replace",
             timeout=OPEN_SECONDS,
@@ -61,21 +66,17 @@ def open_container(path: Path, name: str, *, is_thorough: bool = False) -> Input
     except (av.error.FFmpegError, ValueError, OSError) as error:
         # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
         if stream_options and not isinstance(error, av.error.FFmpegError | OSError):
-            return open_container(path, name, is_thorough=True)
+            return open_container(path, name, stream_format, is_thorough=True)
         if isinstance(error, av.error.ExitError):
             raise MediaError(f"{name!r} could not be opened within {OPEN_SECONDS:g} s: is its disk slow?") from error
         if isinstance(error, PermissionError | FileNotFoundError):  # it went away since it was found
             raise MediaError(f"cannot open {name!r}: {error.strerror}") from error
-        head = head_of(path)
-        what = what_is(head)
-        if head.removeprefix(b"\0").startswith(START_CODE):
-            what = "a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
-        raise MediaError(no_medium(name, what)) from error
+        raise MediaError(no_medium(name, what_is(head_of(path)))) from error
 
 
 def opened(file: MediaFile) -> InputContainer:
     """Return the container that `Reader.find` opened, or open the file again; in both cases nothing of it is read."""
-    return file.take_container() or open_container(file.path, file.name)
+    return file.take_container() or open_container(file.path, file.name, file.stream_format)
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
@@ -121,6 +122,11 @@ class Clock:
         self.time_base = float(stream.time_base or 0)
         self.origin = (container.start_time or 0) / av.time_base
         self.rate = float(stream.average_rate or 25)
+        self._is_bare = container.format.name in CODECS
+        if self._is_bare:  # FFmpeg makes timestamps up, and a rate of 25 but for MPEG-1 and MPEG-2
+            self.time_base = 0.0
+            if container.format.name == "mpegvideo":
+                self.rate = float(stream.codec_context.framerate or 25)
 
     def seconds(self, pts: int | None, index: int) -> float:
         """Return a frame's time; from its index and the frame rate when it carries no timestamp."""
@@ -138,7 +144,7 @@ class Clock:
         if not self._container.format.name.startswith(("mov", "mpeg")):
             length -= self.origin  # FFmpeg takes it from a header, which counts from zero
         end = last + (last_duration or 0) * self.time_base
-        if end == last or self._has_whole_table():
+        if not self._is_bare and (end == last or self._has_whole_table()):
             end = max(end, length)
         return Timeline(seconds, round(end if end > last else last + 1 / self.rate, 6))
 
