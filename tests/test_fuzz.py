@@ -25,7 +25,7 @@ def test_seeds_are_files_that_the_reader_reads(seeds, tmp_path, read):
         path = tmp_path / f"seed.{name}"
         path.write_bytes(content)
 
-        assert not read(path).notices, name
+        assert not [each for each in read(path).notices if "has no timestamps" not in each], name
 
 
 def test_seeds_are_the_same_bytes_at_every_run(seeds):

@@ -14,14 +14,11 @@ from media_files import (
     truncate,
     write_drawn,
     write_two_videos,
-    write_video,
 )
 from reference import assert_exact, decode_all, read_with
 
 from videollava_cli.errors import MediaError
-from videollava_cli.reader import Reader
 from videollava_cli.sampling import Window
-from videollava_cli.settings import Settings
 
 NUM_FRAMES = 61
 CHOSEN = [0, 7, 15, 22, 30, 38, 45, 53]
@@ -201,12 +198,3 @@ def test_text_is_no_video_whatever_its_name(tmp_path, reader, name):
 
     with pytest.raises(MediaError, match=r"notes.*' is no video or image that can be read"):
         reader.find(str(path))
-
-
-@pytest.mark.parametrize("name", ["clip.h264", "clip.hevc"])
-def test_bare_stream_is_refused_with_the_way_out(tmp_path, name):
-    codec = "libx264" if name.endswith("h264") else "libx265"
-    path = write_video(tmp_path / name, 12, Recipe(codec, options={"preset": "ultrafast"}))
-
-    with pytest.raises(MediaError, match=r"it is a bare stream: put it into a container"):
-        Reader(Settings()).find(str(path))

@@ -58,6 +58,10 @@ VIDEOS = {
     "qtrle.mov": Video("qtrle", pix_fmt="argb"),
     "alpha.webm": Video("libvpx-vp9", FAST_VPX | {"auto-alt-ref": "0"}, pix_fmt="yuva420p"),
     "ivf": Video("libvpx-vp9", FAST_VPX),
+    "h264": X264,
+    "hevc": Video("libx265", {"x265-params": "log-level=none:keyint=8:pools=none:frame-threads=1"}),
+    "m2v": MPEG2,
+    "y4m": Video("rawvideo"),
 }
 FORMATS = {"mpg": "vob", "ts": "mpegts"}  # where FFmpeg's name is not the suffix
 

@@ -73,8 +73,9 @@ class MediaFile:
     """A medium that was found and identified by its content, and not yet read.
 
     `width` and `height` are those that the file's header claims, in pixels. `is_fetched` says that `path` is a copy
-    made by the reader; `close` removes it early. `containers` holds the video's container while it is open and unread,
-    `held` a picture or frames that are in memory and in no file.
+    made by the reader; `close` removes it early. `stream_format` is FFmpeg's name for a stream that has no container.
+    `containers` holds the video's container while it is open and unread, `held` a picture or frames that are in memory
+    and in no file.
     """
 
     name: str
@@ -83,6 +84,7 @@ class MediaFile:
     width: int
     height: int
     is_fetched: bool = False
+    stream_format: str | None = None
     containers: "list[InputContainer]" = field(default_factory=list, repr=False)
     held: "Image | Clip | None" = None
 
@@ -295,20 +297,31 @@ def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
 
 def _identify(path: Path, name: str, *, is_fetched: bool) -> MediaFile:
     with path.open("rb") as content:
-        if _is_still(content.read(SIGNATURE_BYTES)):
+        head = content.read(SIGNATURE_BYTES)
+        if _is_still(head):
             from videollava_cli.reader.stills import probe_still
 
             return MediaFile(name, path, *probe_still(path, name), is_fetched=is_fetched)
-        from videollava_cli.reader.container import check_boxes, open_container, video_stream
+        from videollava_cli.reader.container import (
+            check_boxes,
+            check_pictures,
+            open_container,
+            stream_format,
+            video_stream,
+        )
 
-        check_boxes(content, name)
-    container = open_container(path, name)
+        if form := stream_format(head):
+            check_pictures(content, name, form)
+        else:
+            check_boxes(content, name)
+    container = open_container(path, name, form)
     try:
         stream = video_stream(container, name)
     except BaseException:
         container.close()
         raise
-    return MediaFile(name, path, "video", stream.width, stream.height, is_fetched=is_fetched, containers=[container])
+    size = stream.width, stream.height
+    return MediaFile(name, path, "video", *size, is_fetched=is_fetched, stream_format=form, containers=[container])
 
 
 def _is_open_file(source: object) -> bool:

@@ -5,6 +5,7 @@ FFmpeg allocates what the sample tables of an ISO media file (mp4, mov) claim be
 """
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import BinaryIO, NoReturn
 
 import av
 import av.error
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
@@ -22,10 +24,10 @@ from av.video.stream import VideoStream
 
 from videollava_cli.errors import MediaError
 from videollava_cli.reader import MediaFile, check_size
-from videollava_cli.reader.bitstream import START_CODE
 from videollava_cli.sampling import Timeline
 
-# Demuxers that read the named file and no other: playlists could open more, raw streams fill the memory.
+# Demuxers that read the named file and no other: playlists could open more. Streams without a container are opened by
+# the name of their own, once `check_pictures` has seen that they do not fill the memory.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,mxf,ivf"
 MAX_PIXELS = 1 << 27  # 134 million: beyond 16K video
 OPEN_SECONDS = 30.0
@@ -39,20 +41,57 @@ SOUND_SAMPLES_AN_ENTRY = 160  # FFmpeg enters uncompressed sound by pieces of at
 PARENTS = frozenset((b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov"))
 TOP_BOXES = frozenset((b"ftyp", b"mdat", b"moov", b"moof"))
 TABLES = frozenset((b"stsz", b"stz2", b"elst", b"stts", b"stco", b"co64", b"stsc", b"trun"))
+YUV4MPEG = "yuv4mpegpipe"
+# FFmpeg's demuxers by how a stream begins: its first unit, behind a start code.
+BEGINNINGS = (
+    (YUV4MPEG, re.compile(rb"YUV4MPEG2[ \n]")),
+    ("h264", re.compile(rb"\0?\0\0\x01[\x06\x09\x27\x47\x67]")),  # SEI, delimiter, SPS (ITU-T H.264, table 7-1)
+    ("hevc", re.compile(rb"\0?\0\0\x01[\x40\x42\x44\x46\x4e]\x01")),  # VPS, SPS, PPS, delimiter, SEI (H.265, 7-1)
+    ("mpegvideo", re.compile(rb"\0?\0\0\x01\xb3")),  # sequence header of MPEG-1 and MPEG-2
+)
+STREAM_CODECS = {"h264": "h264", "hevc": "hevc", "mpegvideo": "mpeg2video"}  # of those that are parsed
+PARSED_BYTES = 1 << 20
+MAX_PICTURE_BYTES = 64 << 20  # FFmpeg's parsers keep everything until the next picture begins
 
 
-def open_container(path: Path, name: str, *, is_thorough: bool = False) -> InputContainer:
+def stream_format(head: bytes) -> str | None:
+    """Return FFmpeg's name for a stream without a container that begins so; None if it is something else."""
+    return next((name for name, beginning in BEGINNINGS if beginning.match(head)), None)
+
+
+def check_pictures(file: BinaryIO, name: str, form: str) -> None:
+    """Refuse a stream in which more lies between two pictures than the memory should hold."""
+    if form not in STREAM_CODECS:
+        return
+    file.seek(0)
+    parser, num_bytes = CodecContext.create(STREAM_CODECS[form], "r"), 0
+    while chunk := file.read(PARSED_BYTES):
+        try:
+            packets = parser.parse(chunk)
+        except av.error.FFmpegError:
+            return  # reading it will say what is wrong
+        num_bytes = 0 if packets else num_bytes + len(chunk)
+        if num_bytes > MAX_PICTURE_BYTES:
+            size = MAX_PICTURE_BYTES >> 20
+            raise MediaError(f"{name!r} has more than {size} MiB without a new picture: it is damaged or a trap")
+
+
+def open_container(
+    path: Path, name: str, stream_format: str | None = None, *, is_thorough: bool = False
+) -> InputContainer:
     """Open a container so that nothing but the named file is read, whatever its name or content says.
 
-    `is_thorough` lets FFmpeg decode the first frames, to learn how many frames the order of decoding and that of
-    presentation lie apart. To read packets, or frames by their timestamps, it need not, and opens a 1080p clip in a
-    fiftieth of the time. Raises MediaError if the file is no container, or none of those that are allowed.
+    `stream_format` is the demuxer of one without a container. `is_thorough` lets FFmpeg decode the first frames, to
+    learn how many frames the order of decoding and that of presentation lie apart. To read packets, or frames by their
+    timestamps, it need not, and opens a 1080p clip in a fiftieth of the time. Raises MediaError if the file is no
+    container, or none of those that are allowed.
     """
     stream_options = None if is_thorough else [{"skip_frame": "all"}] * MAX_STREAMS
     try:
         return av.open(
             f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            format=stream_format,
+            options={"protocol_whitelist": "file", "format_whitelist": stream_format or FORMATS},
             stream_options=stream_options,  # type: ignore[arg-type]
             metadata_errors="replace",
             timeout=OPEN_SECONDS,
@@ -60,23 +99,19 @@ def open_container(path: Path, name: str, *, is_thorough: bool = False) -> Input
     except (av.error.FFmpegError, ValueError, OSError) as error:
         # PyAV takes no such options for a format that names its streams only when they come, as MPEG does.
         if stream_options and not isinstance(error, av.error.FFmpegError | OSError):
-            return open_container(path, name, is_thorough=True)
+            return open_container(path, name, stream_format, is_thorough=True)
         if isinstance(error, av.error.ExitError):
             raise MediaError(f"{name!r} could not be opened within {OPEN_SECONDS:g} s: is its disk slow?") from error
         if isinstance(error, PermissionError | FileNotFoundError):  # it went away since it was found
             raise MediaError(f"cannot open {name!r}: {error.strerror}") from error
         from videollava_cli.reader.foreign import head_of, no_medium, what_is
 
-        head = head_of(path)
-        what = what_is(head)
-        if head.removeprefix(b"\0").startswith(START_CODE):
-            what = "a bare stream: put it into a container, as `ffmpeg -i IN -c copy OUT.mkv` does"
-        raise MediaError(no_medium(name, what)) from error
+        raise MediaError(no_medium(name, what_is(head_of(path)))) from error
 
 
 def opened(file: MediaFile) -> InputContainer:
     """Return the container that `Reader.find` opened, or open the file again; in both cases nothing of it is read."""
-    return file.take_container() or open_container(file.path, file.name)
+    return file.take_container() or open_container(file.path, file.name, file.stream_format)
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
@@ -122,6 +157,11 @@ class Clock:
         self.time_base = float(stream.time_base or 0)
         self.origin = (container.start_time or 0) / av.time_base
         self.rate = float(stream.average_rate or 25)
+        self._is_bare = container.format.name in STREAM_CODECS
+        if self._is_bare:  # FFmpeg makes timestamps up, and a rate of 25 but for MPEG-1 and MPEG-2
+            self.time_base = 0.0
+            if container.format.name == "mpegvideo":
+                self.rate = float(stream.codec_context.framerate or 25)
 
     def seconds(self, pts: int | None, index: int) -> float:
         """Return a frame's time; from its index and the frame rate when it carries no timestamp."""
@@ -139,7 +179,7 @@ class Clock:
         if not self._container.format.name.startswith(("mov", "mpeg")):
             length -= self.origin  # FFmpeg takes it from a header, which counts from zero
         end = last + (last_duration or 0) * self.time_base
-        if end == last or self._has_whole_table():
+        if not self._is_bare and (end == last or self._has_whole_table()):
             end = max(end, length)
         return Timeline(seconds, round(end if end > last else last + 1 / self.rate, 6))
 

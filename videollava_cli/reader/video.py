@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from videollava_cli.errors import MediaError
 from videollava_cli.media import FrameStamp, MediaKind, Medium
 from videollava_cli.reader import Reading
-from videollava_cli.reader.container import Clock, decoder_of, open_container, opened, video_stream, video_streams
+from videollava_cli.reader.container import (
+    STREAM_CODECS,
+    Clock,
+    decoder_of,
+    open_container,
+    opened,
+    video_stream,
+    video_streams,
+)
 from videollava_cli.reader.frame_index import (
     SEEKABLE_FORMATS,
     IndexMismatch,
@@ -95,6 +103,8 @@ def _by_full_decode(reading: Reading, sampling: Sampling) -> Medium:
     seconds = decoded.timeline.seconds
     pictures = {index: Picture(seconds[index], pixels) for index, pixels in decoded.pixels.items()}
     notices = sampling.notices(name, decoded.timeline)
+    if reading.file.stream_format in STREAM_CODECS:
+        notices.append(f"{name!r} has no timestamps: times are those of {decoded.rate:g} frames a second")
     if decoded.num_damaged:
         notices.append(f"{name!r} is damaged{_damage(decoded.num_damaged)}: the frames come from the rest")
     elif decoded.num_in_header not in (0, len(seconds)):
@@ -149,15 +159,17 @@ class _Decoded:
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     num_damaged: int = 0
     num_in_header: int = 0
+    rate: float = 0.0
 
 
 def _decode_all(reading: Reading, wanted: set[int]) -> _Decoded:
     """Decode all frames in order, tolerating damage: slow, and right for whatever file."""
     decoded, file = _Decoded(), reading.file
-    with reading.processor(), open_container(file.path, file.name, is_thorough=True) as container:
+    with reading.processor(), open_container(file.path, file.name, file.stream_format, is_thorough=True) as container:
         stream = video_stream(container, file.name)
         use_threads(stream, reading)
         clock = Clock(container, stream)
+        decoded.rate = clock.rate
         decoded.num_in_header = stream.frames if container.format.name == "avi" else 0
         last_duration = 0
         for frame in _frames(container, stream, decoded):
