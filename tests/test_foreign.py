@@ -80,6 +80,8 @@ FOREIGN = {
     "a.mp3": (sound("mp3", "libmp3lame"), "sound alone (MP3)"),
     "a.aac": (sound("adts", "aac"), "sound alone (AAC)"),
     "a.aiff": (sound("aiff", "pcm_s16be"), "sound alone (AIFF)"),
+    "a.m4v": (b"\0\0\1\xb0\1\0\0\1\xb5\x89\x13", "a video stream without a container: put it into one, as"),
+    "a.obu": (b"\x12\0\n\n\0\0\0", "a video stream without a container: put it into one, as `ffmpeg"),
     "a.jxl": (b"\xff\x0a\xfa\x1f", "a picture in a format that is not read (JPEG XL)"),
     "a.npy": (b"\x93NUMPY\1\0", "a file of numbers"),
     "pointer.mp4": (

@@ -15,6 +15,7 @@ PICTURE = "a picture in a format that is not read ({}): convert it to PNG or JPE
 DOCUMENT = "a document ({}): save the pictures in it, or its pages as pictures"
 ARCHIVE = "an archive ({}): unpack it and name the files in it"
 PLAYLIST = "a playlist ({}), which only names other files: name one of those"
+BARE_STREAM = "a video stream without a container: put it into one, as `ffmpeg -i IN -c copy OUT.mkv` does"
 DATA = "{}, and holds no video or image: is it the right file?"
 
 HTML = "html|head|body|script|iframe|h1|div|font|table|a|style|title|b|br|p|meta|link"  # as browsers sniff it
@@ -46,6 +47,7 @@ BINARY = tuple(
         (rb"7z\xbc\xaf\x27\x1c", ARCHIVE.format("7-Zip")),
         (rb"Rar!", ARCHIVE.format("RAR")),
         (rb".{257}ustar", ARCHIVE.format("tar")),
+        (rb"\x00?\x00\x00\x01[\x00\x20\xb0\xb5]|\x12\x00\x0a", BARE_STREAM),  # MPEG-4 part 2, AV1
         (rb"gimp xcf", PICTURE.format("GIMP")),
         (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", PICTURE.format("JPEG XL")),
         (rb"\x76\x2f\x31\x01", PICTURE.format("OpenEXR")),
