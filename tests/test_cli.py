@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from in_process import vllava
@@ -165,6 +166,13 @@ def test_version_is_printed_as_in_other_tools(words):
 @pytest.mark.parametrize("called", [["ask"], [], ["cache", "verify"], ["models", "pull"]])
 def test_help_is_a_command_too(called):
     assert vllava("help", *called).stdout == vllava(*called, "-h").stdout != ""
+
+
+def test_examples_are_where_they_are_said_to_be():
+    done = vllava("examples")
+
+    assert (done.status, done.stderr) == (0, "")
+    assert (Path(done.stdout.removesuffix("\n")) / "circle-moves-right.mp4").is_file()
 
 
 def test_help_about_no_command_is_told():

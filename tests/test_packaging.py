@@ -45,6 +45,15 @@ def test_wheel_holds_every_module_preset_and_type_marker(wheel: zipfile.ZipFile)
     assert modules | presets | {"videollava_cli/py.typed"} <= names
 
 
+def test_wheel_holds_the_examples_and_says_where(wheel: zipfile.ZipFile, installed: Path) -> None:
+    examples = {f"videollava_cli/examples/{path.name}" for path in (ROOT / "examples").iterdir()}
+
+    assert examples <= set(wheel.namelist())
+    assert "videollava_cli/examples/circle-moves-right.mp4" in examples
+    said = run_installed(installed, "-m", "videollava_cli", "examples")
+    assert said == str(installed.resolve() / "videollava_cli" / "examples")
+
+
 def test_wheel_holds_the_bundled_model_byte_for_byte(wheel: zipfile.ZipFile) -> None:
     bundled = [path for path in (PACKAGE / "bundled").rglob("*") if path.is_file()]
     assert bundled

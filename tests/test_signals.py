@@ -105,6 +105,18 @@ def test_batch_gives_its_summary_though_a_thread_reads_on(start, scratch, sent, 
     assert json.loads(Path("sum.json").read_text())["answered"] == 1
 
 
+@pytest.mark.parametrize(("sent", "status"), [*STATUSES, (signal.SIGINT, 130)])
+def test_answer_that_is_stopped_ends_its_line(start, scratch, endless_checkpoint, sent, status):
+    process = start("ask", EXAMPLES / "triangle.jpg", QUESTION, "-m", endless_checkpoint, "--device", "cpu")
+    first = os.read(process.stdout.fileno(), 1)
+
+    process.send_signal(sent)
+    rest, said = process.communicate(timeout=30)
+
+    assert (process.returncode, said) == (status, b"")
+    assert (first + rest)[-1:] == b"\n" != first
+
+
 @pytest.fixture
 def long_batch(start, endless_checkpoint):
     """Start a batch whose one answer takes longer than anybody waits; wait until it has begun."""

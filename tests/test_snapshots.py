@@ -24,6 +24,7 @@ COMMANDS = (
     "cache verify",
     "chat",
     "doctor",
+    "examples",
     "frames",
     "models",
     "models pull",

@@ -25,7 +25,7 @@ Exit status: 0 answered, 1 the model or machine failed,
 Start with:  vllava ask --help
 """
 
-COMMANDS = ("ask", "batch", "cache", "chat", "doctor", "frames", "models")  # each a module of `commands`
+COMMANDS = ("ask", "batch", "cache", "chat", "doctor", "examples", "frames", "models")  # each a module of `commands`
 
 
 def _print_version(is_wanted: bool) -> None:

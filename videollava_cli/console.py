@@ -29,6 +29,7 @@ class Console:
     def __init__(self, *, is_quiet: bool = False, is_verbose: bool = False) -> None:
         self.is_quiet = is_quiet
         self.is_verbose = is_verbose
+        self._is_line_open = False
 
     def answer(self, text: str) -> None:
         """Write a piece of an answer to stdout, at once; raises an OutputClosedError if its reader went away."""
@@ -37,9 +38,16 @@ class Console:
         # What the stream cannot hold, such as a file name that is no Unicode, is written out as escapes.
         encoding = sys.stdout.encoding or "utf-8"
         encodable = text.encode(encoding, "backslashreplace").decode(encoding)
+        if text:
+            self._is_line_open = not text.endswith("\n")
         with _write_errors():
             sys.stdout.write(printable(encodable) if sys.stdout.isatty() else encodable)
             sys.stdout.flush()
+
+    def end_line(self) -> None:
+        """End the line that stdout stands in, if there is one, as after an answer that was stopped."""
+        if self._is_line_open:
+            self.answer("\n")
 
     def picture_screen(self) -> "RichConsole | None":
         """Return stdout as a terminal in which pictures can be drawn; None if it is none, or without colours."""

@@ -274,11 +274,16 @@ def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     return {key: value for key, value in below.items() if key not in dropped} | dict(above)
 
 
-def presets_folder() -> Path:
-    """Return the folder of the presets: inside the installed package, else at the top of a checkout."""
+def data_folder(name: Literal["configs", "examples"]) -> Path:
+    """Return a folder that comes with vllava: inside the installed package, else at the top of a checkout."""
     package = Path(__file__).resolve().parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def presets_folder() -> Path:
+    """Return the folder of the presets."""
+    return data_folder("configs")
 
 
 def preset_names(presets: Path) -> list[str]:

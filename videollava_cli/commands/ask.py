@@ -16,7 +16,7 @@ from videollava_cli.engine import Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.request import answer_line, json_text
 from videollava_cli.engine.startup import start_engine
-from videollava_cli.errors import UsageError
+from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.prompt import SEVERAL_MEDIA, Turn, one_question
 from videollava_cli.reader import Reader
@@ -66,7 +66,11 @@ def ask(
     kinds = [medium.kind for medium in media]
     requests = [Request(one_question(kinds, question, settings), media, settings) for question in questions]
     is_live = stream is not False and not json_lines
-    answer(requests, engine, console, is_live=is_live, seconds=seconds if json_lines else None)
+    try:
+        answer(requests, engine, console, is_live=is_live, seconds=seconds if json_lines else None)
+    except (KeyboardInterrupt, GenerationError):
+        console.end_line()
+        raise
 
 
 def split_arguments(
