@@ -1,5 +1,6 @@
 """The command line as a shell sees it: streams, exit statuses, one line for each mistake."""
 
+import inspect
 import os
 import pty
 import re
@@ -332,7 +333,8 @@ def test_json_and_stream_exclude_each_other(folder):
     assert (status, message) == (2, "--json and --stream exclude each other: a JSON line is printed whole")
 
 
-COMMANDS = [each.callback.__name__ for each in make_app().registered_commands]
+CALLBACKS = [each.callback for each in make_app().registered_commands]
+COMMANDS = [each.__name__ for each in CALLBACKS if "model" in inspect.signature(each).parameters]  # that ask the hub
 BARS = """
 import sys
 from videollava_cli.cli import main
