@@ -52,7 +52,7 @@ BINARY = tuple(
         (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", PICTURE.format("JPEG XL")),
         (rb"\x76\x2f\x31\x01", PICTURE.format("OpenEXR")),
         (rb"#\?RADIANCE", PICTURE.format("Radiance")),
-        (rb"DDS |qoif|farbfeld", PICTURE.format("DDS, QOI or farbfeld")),
+        (rb"farbfeld", PICTURE.format("farbfeld")),
         (rb"SIMPLE  =", PICTURE.format("FITS")),
         (rb".{128}DICM", PICTURE.format("DICOM")),
         (rb"%!PS|\xc5\xd0\xd3\xc6", PICTURE.format("PostScript")),

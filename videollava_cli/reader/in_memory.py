@@ -37,7 +37,8 @@ class SupportsArray(Protocol):
 class SupportsRead(Protocol):
     """A binary file, open for reading."""
 
-    def read(self, amount: int, /) -> bytes: ...  # noqa: D102
+    def read(self, amount: int, /) -> bytes:
+        """Return at most `amount` bytes, none at the end of the file."""
 
 
 Picture = Image | SupportsArray  # uint8, (H, W, 3)
