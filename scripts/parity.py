@@ -82,7 +82,8 @@ def main() -> int:
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         make_checkpoint(Path(folder))
-        plain, quantized = (load(folder, device="cpu", load_4bit=is_4bit, cache=False) for is_4bit in (False, True))
+        how: Any = {"device": "cpu", "dtype": "float32", "cache": False}
+        plain, quantized = load(folder, **how), load(folder, load_4bit=True, **how)
     kinds = {
         "equal to model.generate": list(compare_all(plain, quantized)),
         "cached equal to uncached and to model.generate": list(compare_cached(plain)),

@@ -123,7 +123,7 @@ def small(small_checkpoint):
     """Load the random weights on the CPU."""
     from videollava_cli.engine.startup import load
 
-    return load(str(small_checkpoint), device="cpu")
+    return load(str(small_checkpoint), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +135,7 @@ def mini(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("mini")
     make_checkpoint(folder, geometry="mini")
-    return load(str(folder), device="cpu")
+    return load(str(folder), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_part_of_a_clip_can_be_asked_about():
 def test_verbose_names_frames_tokens_and_speed():
     said = ask(CLIP, "What happens?", "--verbose", "--no-stream").stderr
 
-    assert "tiny on cpu, torch.float32" in said
+    assert "tiny on cpu, float32" in said
     assert "frames 0 (0.00 s), 9 (0.38 s)" in said
     assert re.search(r"\d+ prompt tokens, 0 cached, \d+ new ones, first after .* tokens/s, ended by stop", said)
 

@@ -255,7 +255,7 @@ def test_quiet_says_nothing_and_verbose_says_more(batch):
     assert batch("clips/ring-moves-up.mp4", "nowhere.mp4", "-q", QUESTION, "--quiet")[2] == ""
 
     said = batch("clips/ring-moves-up.mp4", "-q", QUESTION, "--verbose", "--batch-size", 3)[2]
-    assert "tiny on cpu, torch.float32, 3 questions at once" in said
+    assert "tiny on cpu, float32, 3 questions at once" in said
     assert "clips/ring-moves-up.mp4: frames 0 (0.00 s), " in said
 
 

@@ -25,7 +25,7 @@ from videollava_cli.settings import Settings
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 QUESTION = "What happens?"
 PICTURE = Medium("picture", MediaKind.IMAGE, np.zeros((1, 2, 2, 3), np.uint8))
-USAGE = Usage(5, 0, 2, 0.1, 0.1)
+USAGE = Usage(5, 0, 2, 0.1, 0.1, "float32")
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_json_gives_one_object_a_question():
     assert second["cached_tokens"] > 136
     assert set(first) == {
         *("media", "question", "prompt", "answer", "finish_reason", "prompt_tokens", "cached_tokens", "new_tokens"),
-        *("model", "timings"),
+        *("model", "compute_dtype", "timings"),
     }
     assert third["error"]["type"] == "UsageError"
 

@@ -39,7 +39,7 @@ class ScriptedEngine:
             if isinstance(word, BaseException):
                 raise word
             yield Chunk(word)
-        yield Chunk("", "stop", Usage(1, 0, 1, 0.1, 0.1))
+        yield Chunk("", "stop", Usage(1, 0, 1, 0.1, 0.1, "float32"))
 
     def clear_cache(self):
         """Forget what was asked."""

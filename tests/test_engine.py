@@ -14,7 +14,7 @@ from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration, V
 
 from videollava_cli import load
 from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, find_checkpoint
-from videollava_cli.engine.loading import check_machine, choose_device, choose_dtype
+from videollava_cli.engine.loading import check_machine
 from videollava_cli.errors import CheckpointError, MediaError, UsageError
 from videollava_cli.sampling import Window
 from videollava_cli.settings import presets_folder, resolve
@@ -134,11 +134,12 @@ def test_unknown_option_suggests_the_right_one():
         load("tiny", load_4bits=True)
 
 
-def test_four_bits_are_nf4_with_fp16_compute_on_the_cpu():
-    engine = load("tiny", device="cpu", load_4bit=True)
+@pytest.mark.parametrize(("options", "dtype"), [({}, torch.float32), ({"dtype": "bfloat16"}, torch.bfloat16)])
+def test_four_bits_are_nf4_and_compute_on_the_cpu_in_the_type_of_the_model(options, dtype):
+    engine = load("tiny", device="cpu", load_4bit=True, **options)
 
     layer = engine.model.model.language_model.layers[0].mlp.up_proj
-    assert (type(layer).__name__, layer.weight.quant_type, layer.compute_dtype) == ("Linear4bit", "nf4", torch.float16)
+    assert (layer.weight.quant_type, layer.compute_dtype, engine.model.dtype) == ("nf4", dtype, dtype)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +160,6 @@ def test_what_the_machine_cannot_do_is_refused(flags, message):
 def test_cuda_is_refused_where_there_is_none():
     with pytest.raises(UsageError, match="finds no CUDA GPU"):
         check_machine(settings_of(model="tiny", device="cuda"))
-
-
-def test_numbers_are_fp32_on_the_cpu_and_fp16_on_a_gpu():
-    assert choose_dtype("auto", torch.device("cpu")) is torch.float32
-    assert choose_dtype("auto", torch.device("cuda")) is torch.float16
-    assert choose_dtype("bfloat16", choose_device("cpu")) is torch.bfloat16
 
 
 def test_folder_without_config_is_no_checkpoint(tmp_path):

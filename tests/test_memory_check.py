@@ -17,7 +17,7 @@ from videollava_cli.settings import presets_folder, resolve
 
 CLIP = Path(__file__).resolve().parents[1] / "examples" / "circle-moves-right.mp4"
 GIB = 1 << 30
-# The sizes of the 7B: with tiny's 136 tokens a clip 28.3, 14.2 and 4.7 GiB in float32, bfloat16 and 4 bits.
+# The sizes of the 7B: with tiny's 136 tokens a clip 28.3 and 14.2 GiB in float32 and bfloat16, with 4 bits 4.7 and 4.3.
 TEXT = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
 BYTES = 14_740_000_000
 
@@ -58,26 +58,31 @@ def refusal(folder, **options):
 
 
 @pytest.mark.parametrize(
-    ("gibibytes", "advice"),
+    ("gibibytes", "options", "need", "advice"),
     [
-        (17, "--dtype bfloat16 takes 14.2 GiB; "),
-        (8, "--load-4bit takes 4.7 GiB; "),
-        (3, "try -m tiny, or a machine with more; "),
+        (17, {"dtype": "float32"}, "28.3", "--dtype bfloat16 takes 14.2 GiB; "),
+        (8, {"dtype": "float32"}, "28.3", "--load-4bit takes 4.7 GiB; "),
+        (8, {}, "14.2", "--load-4bit takes 4.7 GiB; "),
+        (3, {}, "14.2", "try -m tiny, or a machine with more; "),
+        (3, {"load_4bit": True}, "4.3", "try -m tiny, or a machine with more; "),
     ],
 )
-def test_refusal_names_need_room_and_the_option_that_fits(large, limit, gibibytes, advice):
+def test_refusal_names_need_room_and_the_option_that_fits(large, limit, gibibytes, options, need, advice):
     limit(gibibytes)
 
-    text = refusal(large)
+    text = refusal(large, **options)
 
-    assert text.startswith(f"{str(large)!r} needs 28.3 GiB")
+    assert text.startswith(f"{str(large)!r} needs {need} GiB")
     assert f"GiB of memory, and {gibibytes}.0 GiB are free: {advice}" in text
     assert text.endswith("; --force tries it all the same")
 
 
-@pytest.mark.parametrize("options", [{"load_4bit": True}, {"force": True}, {"device": "cuda"}])
-def test_what_fits_or_is_forced_or_runs_on_a_card_is_let_pass(large, limit, options):
-    limit(8)
+@pytest.mark.parametrize(
+    ("gibibytes", "options"),
+    [(17, {}), (8, {"load_4bit": True}), (8, {"force": True}), (8, {"device": "cuda"})],
+)
+def test_what_fits_or_is_forced_or_runs_on_a_card_is_let_pass(large, limit, gibibytes, options):
+    limit(gibibytes)
     settings = resolve({"model": str(large), "device": "cpu", **options}, presets=presets_folder())
 
     assert check_memory(find_checkpoint(settings), settings) is None
@@ -90,11 +95,12 @@ def test_every_command_refuses_before_it_loads(large, limit, command):
     done = vllava(*command, "-m", large, "--device", "cpu")
 
     assert (done.status, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1].startswith(f"vllava: error: {str(large)!r} needs 28.3 GiB")
+    assert done.stderr.splitlines()[-1].startswith(f"vllava: error: {str(large)!r} needs 14.2 GiB")
 
 
 def test_limit_of_address_space_counts_and_torch_is_not_imported(large):
     command = [sys.executable, "-X", "importtime", "-m", "videollava_cli", "ask", "-m", large, "--device", "cpu"]
+    command += ["--dtype", "bfloat16"]
 
     def limited():
         resource.setrlimit(resource.RLIMIT_AS, (8 * GIB, 8 * GIB))
@@ -105,8 +111,8 @@ def test_limit_of_address_space_counts_and_torch_is_not_imported(large):
     )
 
     assert done.returncode == 1
-    (message,) = (line for line in done.stderr.splitlines() if "needs 28.3 GiB" in line)
-    assert ": --load-4bit takes 4.7 GiB; " in message
+    (message,) = (line for line in done.stderr.splitlines() if "needs 14.2 GiB" in line)
+    assert ": --load-4bit takes 4.3 GiB; " in message
     assert not any(line.rpartition("|")[2].strip() == "torch" for line in done.stderr.splitlines())
 
 

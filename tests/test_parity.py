@@ -10,7 +10,7 @@ SINGLE = [("greedy", range(13)), ("repetition penalty", (0, 3, 6)), ("sampled", 
 
 @pytest.fixture(scope="module")
 def quantized(small_checkpoint):
-    return load(str(small_checkpoint), device="cpu", load_4bit=True)
+    return load(str(small_checkpoint), device="cpu", dtype="float32", load_4bit=True)
 
 
 @pytest.mark.parametrize(("mode", "number"), [(mode, number) for mode, numbers in SINGLE for number in numbers])

@@ -153,7 +153,7 @@ def test_engine_and_medium_are_shown_in_a_line(tiny, small):
 
 
 def test_model_may_be_a_path(small_checkpoint, small):
-    assert load(small_checkpoint, device="cpu").checkpoint == small.checkpoint
+    assert load(small_checkpoint, device="cpu", dtype="float32").checkpoint == small.checkpoint
 
 
 def test_example_in_the_docstring_can_be_pasted():

@@ -226,7 +226,7 @@ def test_empty_variable_is_not_set(presets):
     environment = {"VLLAVA_MODEL": "", "VLLAVA_END": "", "VLLAVA_OFFLINE": "", "VLLAVA_SYSTEM": ""}
 
     assert resolve({"model": "tiny"}, environment=environment, presets=presets_folder()) == Settings(
-        model="tiny", checkpoint="bundled:tiny"
+        model="tiny", checkpoint="bundled:tiny", cpu_dtype="float32"
     )
 
 
@@ -430,7 +430,7 @@ def test_every_default_of_the_table_has_the_type_of_its_setting():
 
 
 def test_every_setting_but_that_of_presets_is_an_option_of_ask():
-    assert set(DEFAULTS) - set(inspect.signature(ask).parameters) == {"checkpoint"}
+    assert set(DEFAULTS) - set(inspect.signature(ask).parameters) == {"checkpoint", "cpu_dtype"}
 
 
 @pytest.mark.parametrize(("kind", "default"), [("CONFIG", ".config"), ("CACHE", ".cache"), ("STATE", ".local/state")])

@@ -51,7 +51,7 @@ def media(mini):
 
 @pytest.fixture(scope="module")
 def eager(mini):
-    return load(mini.settings.model, device="cpu", attn_implementation="eager")
+    return load(mini.settings.model, device="cpu", dtype="float32", attn_implementation="eager")
 
 
 @pytest.fixture
@@ -416,7 +416,7 @@ def test_token_ids_of_chunks_are_those_of_the_answer(engine, media):
 
 
 def test_pieces_come_in_the_order_of_the_questions(engine):
-    end = Usage(1, 0, 1, 0.0, 0.0)
+    end = Usage(1, 0, 1, 0.0, 0.0, "float32")
     numbers = requests_about(engine, [about([], "What?")] * 3, [])
     grown = [(0, Chunk("a1")), (1, Chunk("b1")), (2, Chunk("", "stop", end)), (1, Chunk("b2", "stop", end))]
     grown += [(0, Chunk("a2")), (0, Chunk("", "stop", end))]

@@ -31,6 +31,7 @@ XDG_DEFAULTS = {"CONFIG": ".config", "CACHE": ".cache", "STATE": ".local/state"}
 # Temperatures, as in vLLM: the likeliest token has all the probability, and logits / 1e-40 would be infinite.
 GREEDY_BELOW = 1e-5
 PRESET_KEY = "checkpoint"  # what a preset stands for; elsewhere `model` names it
+PRESET_DTYPE = "cpu_dtype"  # of a preset: what the dtype `auto` is on a CPU
 PRESET_TABLE = "image_processor"  # of a preset: how its checkpoint prepares pictures
 HINTS = {
     "flash_attn": "; say attn_implementation = 'flash_attention_2'",
@@ -76,13 +77,15 @@ class Settings:
     """Everything a user can set, resolved once. Field names are the keys of config files and presets."""
 
     model: str = _model("7b", "Preset (7b, 7b-4bit, tiny), hub id or local folder. Default: {default}", short_flag="-m")
-    checkpoint: str | None = None  # set by presets only
+    checkpoint: str | None = None  # set by presets only, as the next one
+    cpu_dtype: str | None = None
     revision: str | None = _model(None, "Branch, tag or commit of a hub id.", is_identity=True)
     offline: bool = _model(False, "Use what is on this disk only.")
     device: str = _model("auto", "auto, cpu, cuda, cuda:1 or mps. Default: {default}")
     dtype: str = _model(
         "auto",
-        "auto (float16 on a GPU, float32 on a CPU), float16, bfloat16 or float32.",
+        "auto (float16 on a GPU; on a CPU bfloat16 if that is fast or float32 too large, else float32), float16, "
+        "bfloat16 or float32.",
         choices=("auto", "float16", "bfloat16", "float32"),
         is_identity=True,
     )
@@ -320,15 +323,16 @@ def _read_preset(model: str, presets: Path) -> dict[str, Any]:
 
 def _read_config(path: Path, *, is_preset: bool = False) -> dict[str, Any]:
     values = _read_toml(path)
-    preset = {key: values.pop(key) for key in (PRESET_KEY, PRESET_TABLE) if is_preset and key in values}
+    preset_keys = (PRESET_KEY, PRESET_DTYPE, PRESET_TABLE) if is_preset else ()
+    preset = {key: values.pop(key) for key in preset_keys if key in values}
 
     def place(key: str) -> str:
         lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
         number = next((number for number, line in lines if re.match(rf"\s*[\"']?{key}[\"']?\s*[=.]", line)), None)
         return f"{key} in {f'line {number} of ' if number else ''}{str(path)!r}"
 
-    checkpoint = {key: value for key, value in preset.items() if key == PRESET_KEY}
-    return _checked(values, place, where=repr(str(path))) | checkpoint
+    preset.pop(PRESET_TABLE, None)
+    return _checked(values, place, where=repr(str(path))) | preset
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _measure_once(row: Record, bench: Bench, clips: Sequence[Path]) -> dict[str,
     """Run a row's side once, add what it took to the row, and return the answers by clip; of the shell loop none."""
     new_tokens = str(MAX_NEW_TOKENS[bench.name])
     vllava = [sys.executable, "-m", "videollava_cli"]
-    common = ["-m", bench.model, "--device", "cpu", "--max-new-tokens", new_tokens]
+    common = ["-m", bench.model, "--device", "cpu", "--dtype", "float32", "--max-new-tokens", new_tokens]
     out, summary, listed = (bench.folder / name for name in ("out.jsonl", "summary.json", "list"))
     if row["side"] == SHELL:
         commands = [[*vllava, "ask", str(clip), QUESTION, *common] for clip in clips]

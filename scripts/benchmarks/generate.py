@@ -20,7 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from benchmarks import table
 from benchmarks.table import Record, in_turn, spread
-from videollava_cli.engine.loading import choose_device, choose_dtype, quiet_libraries
+from videollava_cli.engine.loading import choose_device, quiet_libraries
 from videollava_cli.media import NUM_FRAMES
 
 QUESTION = "USER: <video>\nWhat happens in this video? ASSISTANT:"
@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print."""
     device = choose_device(options.device)
-    dtype = choose_dtype("auto", device)
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
     model = make_model(options.geometry, device, dtype)
     millions = sum(tensor.numel() for tensor in model.parameters()) / 1e6
     weights = f"{options.geometry}: {millions:.0f} M random weights, {dtype}, on {device}"

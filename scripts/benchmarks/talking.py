@@ -71,7 +71,7 @@ def talk_about_a_clip(geometry: str) -> Talk:
     """Load random weights, and make a clip of noise."""
     with TemporaryDirectory() as folder:
         make_checkpoint(Path(folder), geometry=geometry)
-        engine = load(folder, device="cpu")
+        engine = load(folder, device="cpu", dtype="float32")
         processor = VideoLlavaImageProcessor.from_pretrained(folder)
     engine.model.generation_config.eos_token_id = None
     engine.model.config.get_text_config().eos_token_id = None

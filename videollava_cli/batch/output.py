@@ -24,15 +24,18 @@ MAX_LINE_BYTES = 64 << 20  # of a line, to tell our files from others without re
 
 @dataclass(slots=True)
 class Held:
-    """The content of a file: digests of answered and of failed items, and the bytes of its whole lines."""
+    """The content of a file: digests of answered and of failed items, number formats, and the bytes of whole lines."""
 
     answered: set[bytes] = field(default_factory=set)
     failed: set[bytes] = field(default_factory=set)
+    compute_dtypes: set[str] = field(default_factory=set)
     num_bytes: int = 0
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Note a line; an item that failed once and was answered later is answered."""
         keys = digests(line, path_in(line))
+        if isinstance(dtype := line.get("compute_dtype"), str):  # lines of 0.1.0 have none
+            self.compute_dtypes.add(dtype)
         if "error" not in line:
             self.answered.update(keys)
             self.failed.difference_update(keys)

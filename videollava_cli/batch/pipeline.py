@@ -110,7 +110,8 @@ def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
         if job.output:
             results = stack.enter_context(Results(job.output, is_fresh=job.is_fresh, redo_failed=job.redo_failed))
         write = results.write if results else lambda line: console.answer(json_text(line))
-        left, stats = _left(job, results.held if results else Held())
+        held = results.held if results else Held()
+        left, stats = _left(job, held)
         interrupts = stack.enter_context(Interrupts(console.notice))
         shown = stack.enter_context(meter(is_hidden=is_hidden))
         if job.ray:
@@ -122,6 +123,7 @@ def run(job: Job, console: Console, on_ray: OnRay) -> ExitStatus:
                 for outcome in outcomes:
                     with interrupts.held():
                         _describe(outcome, console)
+                        _compare_dtypes(outcome, held, console)
                         if not outcome.is_no_media:
                             write(line_of(outcome, job.settings))
                         stats.add(outcome)
@@ -282,7 +284,7 @@ def load_engine(job: Job, checkpoint: Checkpoint, stats: BatchStats, console: Co
     conversations = [one_question([smallest], question, job.settings) for question in job.common_questions]
     engine, stats.load_seconds = start_engine(job.settings, checkpoint, console, conversations=conversations)
     stats.batch_size = job.batch_size or engine.max_num_seqs
-    where = f"{engine.model.device}, {engine.model.dtype}"
+    where = f"{engine.model.device}, {engine.compute_dtype}"
     console.detail(f"{job.settings.model} on {where}, {stats.batch_size} questions at once")
     return engine
 
@@ -388,6 +390,20 @@ def _describe(outcome: Outcome, console: Console) -> None:
             console.detail(f"{outcome.medium.name}: frames {frames}")
         for notice in outcome.medium.notices:
             console.detail(notice)
+
+
+def _compare_dtypes(outcome: Outcome, held: Held, console: Console) -> None:
+    """Say once that answers are computed in another number format than those which the file held before."""
+    if outcome.answer is None or outcome.answer.usage is None or not held.compute_dtypes:
+        return
+    before, now = held.compute_dtypes, outcome.answer.usage.compute_dtype
+    if before != {now}:
+        earlier = " and ".join(sorted(before - {now}))
+        console.notice(
+            f"earlier lines were computed in {earlier}, and these are in {now}: texts may differ a little; one "
+            "--dtype for all keeps to one"
+        )
+    before.clear()
 
 
 def _nothing_found(job: Job, stats: BatchStats) -> str | None:

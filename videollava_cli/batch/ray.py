@@ -25,7 +25,16 @@ from videollava_cli.batch.pipeline import Job, answered, load_engine, outcomes_o
 from videollava_cli.batch.work import Item, by_medium
 from videollava_cli.console import Console
 from videollava_cli.engine import MAX_CPU_SEQS, MAX_GPU_SEQS
-from videollava_cli.engine.checkpoint import BUNDLED_SCHEME, Checkpoint, find_checkpoint, published_bytes
+from videollava_cli.engine.checkpoint import (
+    BUNDLED_SCHEME,
+    CHECKPOINT_BITS,
+    Checkpoint,
+    compute_dtype,
+    dtype_bits,
+    find_checkpoint,
+    model_size,
+    published_bytes,
+)
 from videollava_cli.errors import CheckpointError, GenerationError, MediaError, UsageError, VllavaError
 from videollava_cli.machine import num_processors
 from videollava_cli.process import scratch_folder
@@ -109,6 +118,8 @@ def answer_on_ray(
 def plan_of(job: Job, checkpoint: Checkpoint, device: str) -> Plan:
     """Return the plan of a job; a hub checkpoint's commit is fixed, so that all nodes load the same."""
     settings = replace(job.settings, device=device)
+    if device == "cpu":  # the same number format on all nodes, whatever their processors
+        settings = replace(settings, cpu_dtype=compute_dtype(model_size(checkpoint), settings, is_on_cpu=True))
     if checkpoint.hub_id:
         settings = replace(settings, revision=checkpoint.folder.name)
     elif not (settings.checkpoint or settings.model).startswith(BUNDLED_SCHEME):
@@ -130,8 +141,8 @@ def engines(
         raise UsageError("device is 'cuda' and the nodes of Ray have no GPU: give --device cpu")
     if num_gpus and settings.device != "cpu":
         return num_gpus, {"num_gpus": 1}
-    widened = 1 if settings.dtype in ("float16", "bfloat16") else 2  # published as float16, float32 on a CPU
-    num_bytes = widened * published_bytes(checkpoint) + ENGINE_BYTES
+    bits = dtype_bits(compute_dtype(model_size(checkpoint), settings, is_on_cpu=True))
+    num_bytes = published_bytes(checkpoint) * bits // CHECKPOINT_BITS + ENGINE_BYTES
     count = sum(min(int(node.get("CPU", 0)), int(node.get("memory", 0)) // num_bytes) for node in nodes)
     if not count:
         raise GenerationError(f"no node of Ray has a CPU and {num_bytes / (1 << 30):.1f} GiB for {settings.model!r}")

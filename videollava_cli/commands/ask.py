@@ -108,7 +108,7 @@ def start(
         with reader.read_ahead(found, checkpoint.pixels, source=lambda file: file) as ahead:
             engine, load_seconds = start_engine(settings, checkpoint, console, conversations=conversations, media=ahead)
             media = tuple(ahead.result())
-    console.detail(f"{settings.model} on {engine.model.device}, {engine.model.dtype}")
+    console.detail(f"{settings.model} on {engine.model.device}, {engine.compute_dtype}")
     return engine, media, {"read_s": find_seconds + ahead.seconds, "load_s": load_seconds}
 
 

@@ -137,7 +137,7 @@ def start_session(names: Sequence[str], settings: Settings, transcript: Transcri
             shortest = one_question(kinds, "?", settings)
             engine, _ = start_engine(settings, checkpoint, console, conversations=[shortest], media=ahead)
             media = ahead.result()
-    console.detail(f"{settings.model} on {engine.model.device}, {engine.model.dtype}")
+    console.detail(f"{settings.model} on {engine.model.device}, {engine.compute_dtype}")
     if media:
         console.media_notices(media, settings)
     session = Session(engine, settings, console.notice)

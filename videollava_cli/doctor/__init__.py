@@ -11,7 +11,7 @@ from videollava_cli import __version__
 from videollava_cli.console import Console, printable
 from videollava_cli.doctor import checks
 from videollava_cli.doctor.checks import Checked, Finding
-from videollava_cli.doctor.models import check_models
+from videollava_cli.doctor.models import check_models, find_size
 from videollava_cli.settings import Settings
 
 MODEL = ("model", "checkpoint", "revision", "offline", "device", "dtype", "load_4bit", "load_8bit")
@@ -43,7 +43,7 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
     add("computer", checks.check_computer())
     is_usable = not facts["software"]["problems"]
     if is_usable:
-        facts |= checks.chosen_device(settings)
+        facts |= checks.chosen_device(settings, find_size(settings))
         add("graphics", checks.check_graphics(facts["device"]))
         add("settings_problem", checks.check_settings(settings, facts))
         with ThreadPoolExecutor() as pool:  # child processes try the packages meanwhile

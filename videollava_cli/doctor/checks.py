@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from videollava_cli.console import bytes_in_words
+from videollava_cli.engine.checkpoint import ModelSize, compute_dtype
 from videollava_cli.engine.quantized_cache import cache_folder, entries
 from videollava_cli.errors import UsageError, VllavaError, first_line
 from videollava_cli.machine import free_memory, num_processors, total_memory
@@ -169,12 +170,12 @@ def _gpus() -> Iterator[dict[str, Any]]:
         yield dict(zip(keys, ("mps", "Apple GPU", total, free, None), strict=True))
 
 
-def chosen_device(settings: Settings) -> dict[str, str]:
+def chosen_device(settings: Settings, size: ModelSize | None) -> dict[str, str]:
     """Return the device and number format that settings choose, by torch's names; raises UsageError."""
-    from videollava_cli.engine.loading import choose_device, choose_dtype
+    from videollava_cli.engine.loading import choose_device
 
     device = choose_device(settings.device)
-    return {"device": str(device), "dtype": str(choose_dtype(settings.dtype, device)).removeprefix("torch.")}
+    return {"device": str(device), "dtype": compute_dtype(size, settings, is_on_cpu=device.type == "cpu")}
 
 
 def check_settings(settings: Settings, facts: Mapping[str, Any]) -> Checked:
@@ -249,7 +250,8 @@ def run_package(package: str, device: str, dtype: str) -> None:
             keys = torch.ones(1, 4, 2, 64, **options)  # (batch, tokens, heads, head size)
             result = library.flash_attn_func(keys, keys, keys, causal=True)
         else:
-            layer = library.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float16, quant_type="nf4").to(device)
+            how: Any = {"compute_dtype": options["dtype"], "quant_type": "nf4"}
+            layer = library.nn.Linear4bit(64, 64, bias=False, **how).to(device)
             with torch.inference_mode():
                 result = layer(torch.ones(1, 64, **options))  # (1, 64)
         if not bool(result.isfinite().all()):

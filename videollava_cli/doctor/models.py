@@ -12,6 +12,8 @@ from videollava_cli.engine.checkpoint import (
     MODEL_TYPE,
     ModelSize,
     TextShape,
+    compute_dtype,
+    dtype_bits,
     find_checkpoint,
     local_folder,
     missing_shards,
@@ -45,7 +47,7 @@ def check_models(settings: Settings, facts: Mapping[str, Any]) -> Checked:
 
 def find_models(settings: Settings) -> list[dict[str, Any]]:
     """Return the presets and the other Video-LLaVA checkpoints in the hub's cache, as `check_models` describes them."""
-    facts: dict[str, Any] = {**chosen_device(settings), "computer": check_computer()[0]}
+    facts: dict[str, Any] = {**chosen_device(settings, find_size(settings)), "computer": check_computer()[0]}
     facts["graphics"] = check_graphics(facts["device"])[0]
     facts["four_bit"] = {"is_usable": find_spec("bitsandbytes") is not None}
     presets = [resolve({"model": name}, presets=presets_folder()) for name in preset_names(presets_folder())]
@@ -75,13 +77,18 @@ def _cached_names() -> list[str]:
     return sorted(name for name, path in configs.items() if f'"{MODEL_TYPE}"' in path.read_text("utf-8", "replace"))
 
 
+def find_size(settings: Settings) -> ModelSize | None:
+    """Return the sizes of a checkpoint as its files have them, or as they are known; else None."""
+    return _look_at_files(settings)[1]
+
+
 def _look_at(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
     files, size = _look_at_files(settings)
     free, in_total, offloaded = _free_memory(settings, facts)
     need = need_4bit = None
     fit = "unknown"
     if size is not None:
-        bits = 32 if facts["dtype"] == "float32" else 16
+        bits = dtype_bits(compute_dtype(size, settings, is_on_cpu=facts["device"] == "cpu"))
         need = needed_memory(size, settings, bits)
         need_4bit = needed_memory(size, replace(settings, load_4bit=True, load_8bit=False), bits)
         if free is not None and in_total is not None:

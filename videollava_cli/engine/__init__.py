@@ -126,6 +126,11 @@ class Engine:
         return len(self.encoder.encoded(conversation).token_ids)
 
     @property
+    def compute_dtype(self) -> str:
+        """The number format in which the model computes, by torch's name."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def nbytes(self) -> int:
         """How much memory the prefix cache and the encoder cache hold, in bytes."""
         return self.prefix_cache.nbytes + self.encoder_cache.nbytes
@@ -161,9 +166,9 @@ class Engine:
         return medium
 
     def __repr__(self) -> str:
-        name, dtype = ascii(self.settings.model), str(self.model.dtype).removeprefix("torch.")
+        name = ascii(self.settings.model)
         name = name if len(name) <= NAME_WIDTH else f"'...{name[4 - NAME_WIDTH :]}"
-        return f"<Engine {name} on {self.model.device}, {dtype}>"
+        return f"<Engine {name} on {self.model.device}, {self.compute_dtype}>"
 
 
 def as_media(media: "Media") -> Sequence["Source | Medium"]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from videollava_cli.console import bytes_in_words
 from videollava_cli.errors import CheckpointError, MemoryFullError, UsageError
-from videollava_cli.machine import free_memory, may_have_gpu
+from videollava_cli.machine import free_memory, has_fast_bfloat16, may_have_gpu, total_memory
 from videollava_cli.media import NUM_FRAMES, MediaKind
 from videollava_cli.preprocessing import Fit, PixelSettings
 from videollava_cli.settings import Settings, preset_image_processor, presets_folder
@@ -106,6 +106,28 @@ def needed_memory(size: ModelSize, settings: Settings, bits: int) -> Need:
         cache=shape.cache_bytes(num_tokens, bits),
         activations=num_prompt_tokens * activations * bits // 8,
     )
+
+
+def compute_dtype(size: ModelSize | None, settings: Settings, *, is_on_cpu: bool) -> str:
+    """Return the number format that the settings choose, by torch's name; `size` is None where it is not known.
+
+    `auto` is float16 on a GPU. On a CPU it depends on the machine and never on what happens to be free: bfloat16 where
+    the processor is made for it, or where float32 does not fit the memory in all; else float32.
+    """
+    if settings.dtype != "auto":
+        return settings.dtype
+    if not is_on_cpu:
+        return "float16"
+    if settings.cpu_dtype is not None:
+        return settings.cpu_dtype
+    usual = Settings(load_4bit=settings.load_4bit, load_8bit=settings.load_8bit)  # an answer of the usual length
+    is_too_large = size is not None and needed_memory(size, usual, 32).total > total_memory()
+    return "bfloat16" if is_too_large or has_fast_bfloat16() else "float32"
+
+
+def dtype_bits(dtype: str) -> int:
+    """Return the bits of a number in a format of that name."""
+    return 32 if dtype == "float32" else 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +228,7 @@ def check_memory(checkpoint: Checkpoint, settings: Settings) -> None:
 
     def needed(**changes: Any) -> int:
         changed = replace(settings, **changes)
-        return needed_memory(size, changed, 16 if changed.dtype in ("float16", "bfloat16") else 32).total
+        return needed_memory(size, changed, dtype_bits(compute_dtype(size, changed, is_on_cpu=True))).total
 
     free = free_memory()
     if needed() <= free:

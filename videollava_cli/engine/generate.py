@@ -15,6 +15,7 @@ So a row joins between two decode steps by being copied in, and a sequence leave
 """
 
 from collections.abc import Sequence as SequenceOf
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper, VideoLlavaForCondit
 
 from videollava_cli.engine.cuda_graph import Capture, GraphRunner, copy_to_host
 from videollava_cli.engine.kv_cache import CachedPrefix, KVCache, rounded_up
-from videollava_cli.engine.model_access import can_capture, embed, takes_any_mask
+from videollava_cli.engine.model_access import SingleTokenStep, can_capture, embed, takes_any_mask
 from videollava_cli.engine.request import Sequence, num_shared_keys
 
 # Static decode reserves slots for so many steps. Attention reads unused ones: of the 7B in fp16 256 are 0.13 GB a step
@@ -164,6 +165,8 @@ class DecodeStep:
         self.logits = torch.zeros(*shape, runner.vocabulary_size if self.is_static else 0, device=model.device)
         self.graph = GraphRunner(model.device, runner.capture)
         self.is_unmasked = False
+        is_on_cpu = model.device.type == "cpu" and model.dtype == torch.bfloat16
+        self.is_single_token = is_on_cpu and shape[1] == 1
 
     def start(self, seen: torch.Tensor, positions: torch.Tensor) -> None:
         """Set who sees which slot, bool, (B, n, T), and the next positions, int64, (B, n)."""
@@ -181,7 +184,8 @@ class DecodeStep:
             self.graph.run(lambda: self._forward(cache, self.mask))
         else:
             length = int(cache.get_seq_length()) + self.ids.shape[1]
-            self._forward(cache, self.mask[..., :length])
+            with SingleTokenStep() if self.is_single_token else nullcontext():
+                self._forward(cache, self.mask[..., :length])
         return self.logits.flatten(0, 1)
 
     def _forward(self, cache: KVCache, mask: torch.Tensor) -> None:

@@ -21,7 +21,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from videollava_cli.engine.checkpoint import BUNDLED_FOLDER, Checkpoint, model_size, needed_memory, weight_files
+from videollava_cli.engine.checkpoint import (
+    BUNDLED_FOLDER,
+    Checkpoint,
+    compute_dtype,
+    model_size,
+    needed_memory,
+    weight_files,
+)
 from videollava_cli.engine.model_access import is_out_of_memory
 from videollava_cli.engine.quantized_cache import QuantizedCache, identity_of
 from videollava_cli.engine.weights import PiecewiseQuantization, stored_tensors
@@ -75,16 +82,29 @@ def load_model(
 ) -> VideoLlavaForConditionalGeneration:
     """Load weights that are on this disk, on a checked machine: safetensors only, no code from the checkpoint.
 
-    With a cache, 4-bit weights are kept for the next time. 8-bit ones are not: a GPU makes them about as fast as it
-    would read them; neither are those of the bundled model, which is quantized faster than its copy is checked. Raises
-    UsageError, CheckpointError, or GenerationError if the weights do not fit the memory.
+    On a CPU 4-bit layers get our way to run prompts. With a cache, 4-bit weights are kept for the next time. 8-bit ones
+    are not: a GPU makes them about as fast as it would read them; neither are those of the bundled model, which is
+    quantized faster than its copy is checked. Raises UsageError, CheckpointError, or GenerationError if the weights do
+    not fit the memory.
     """
-    quantization = _quantization_config(settings)
+    device = choose_device(settings.device)
+    model = _load_or_quantize(checkpoint, settings, device, cache)
+    if settings.load_4bit and device.type == "cpu":
+        from videollava_cli.engine.linear_4bit import pack_layers
+
+        with large_blocks_returned():
+            pack_layers(model)
+    return model
+
+
+def _load_or_quantize(
+    checkpoint: Checkpoint, settings: Settings, device: torch.device, cache: QuantizedCache | None
+) -> VideoLlavaForConditionalGeneration:
+    dtype = choose_dtype(checkpoint, settings, device)
+    quantization = _quantization_config(settings, device, dtype)
     is_bundled = BUNDLED_FOLDER in checkpoint.folder.parents
     if cache is None or quantization is None or settings.load_8bit or is_bundled:
         return _load_folder(checkpoint.folder, checkpoint, settings)
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
     way = json.dumps(quantization.to_dict(), sort_keys=True, default=str)
     identity = identity_of(checkpoint, dtype=str(dtype), device=device.type, quantization=way)
     folder = cache.folder_of(checkpoint, identity)
@@ -105,8 +125,8 @@ def _load_folder(
     folder: Path, checkpoint: Checkpoint, settings: Settings, *, is_quantized: bool = False
 ) -> VideoLlavaForConditionalGeneration:
     device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    quantization = None if is_quantized else _quantization_config(settings)
+    dtype = choose_dtype(checkpoint, settings, device)
+    quantization = None if is_quantized else _quantization_config(settings, device, dtype)
     options: dict[str, Any] = {
         "dtype": dtype,
         "device_map": _device_map(checkpoint, settings, device, dtype),
@@ -163,19 +183,20 @@ def choose_device(name: str) -> torch.device:
     raise UsageError(f"device is {name!r}: give auto, cpu, cuda, cuda:1 or mps")
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format of a name; `auto` is float16 on a GPU and float32 on a CPU."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
+def choose_dtype(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> torch.dtype:
+    """Return the number format in which a checkpoint, whose weights are here, computes on a device."""
+    name = compute_dtype(model_size(checkpoint), settings, is_on_cpu=device.type == "cpu")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
-def _quantization_config(settings: Settings) -> BitsAndBytesConfig | None:
+def _quantization_config(settings: Settings, device: torch.device, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     if settings.load_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     if settings.load_4bit:
-        nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float16}
+        # A card's 4-bit kernels are made for 16 bits; float16 is what the documents of Video-LLaVA say.
+        compute = torch.float16 if device.type == "cuda" and dtype == torch.float32 else dtype
+        nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
         return BitsAndBytesConfig(load_in_4bit=True, **nf4)  # type: ignore[no-untyped-call]
     return None
 

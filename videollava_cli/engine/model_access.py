@@ -1,10 +1,12 @@
 """What the engine must know of a model beside `forward`: features, embeddings, masks, end ids, memory."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import VideoLlavaForConditionalGeneration
 
 from videollava_cli.engine.kv_cache import nbytes
@@ -68,6 +70,54 @@ def embed(
         given = torch.cat([feature.to(embedded.device, embedded.dtype) for feature in features])
         embedded[is_media.to(embedded.device)] = given
     return embedded
+
+
+class SingleTokenStep(TorchFunctionMode):
+    """While this lasts, products for one token a row read weights and KV cache at the speed of memory.
+
+    On a CPU torch chooses slower ones for bfloat16. So oneDNN is left out where one row is multiplied, and attention
+    is plain products with softmax in float32, as transformers' eager attention has it (`scripts/bench cpu`).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run one function of torch, in another way if it is one of the two."""
+        if func is torch.nn.functional.linear and args[0].numel() == args[0].shape[-1]:
+            with _without_onednn():
+                return func(*args, **(kwargs or {}))
+        is_attention = func is torch.nn.functional.scaled_dot_product_attention
+        if is_attention and not any((kwargs or {}).get(name) for name in ("enable_gqa", "is_causal", "dropout_p")):
+            return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None, **how: Any
+) -> torch.Tensor:
+    with _without_onednn():
+        scores = (query @ key.transpose(2, 3)).float() * (how.get("scale") or query.shape[-1] ** -0.5)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores.masked_fill_(~attn_mask, float("-inf"))
+        elif attn_mask is not None:
+            scores += attn_mask
+        weights = scores.softmax(-1).to(value.dtype)  # (B, heads, 1, T)
+        # Head by head: a product of all heads would copy the values first.
+        heads = [torch.mv(v.T, w) for v, w in zip(value.flatten(0, 1), weights.flatten(0, 2), strict=True)]
+    return torch.stack(heads).view(query.shape)  # (B, heads, 1, head size)
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    # The switch is one for the process: what another thread multiplies meanwhile may be slower, not wrong.
+    was_enabled = torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.flags sets more, and warns of it
+    if was_enabled:
+        torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        if was_enabled:
+            torch._C._set_mkldnn_enabled(True)
 
 
 def takes_any_mask(model: VideoLlavaForConditionalGeneration) -> bool:

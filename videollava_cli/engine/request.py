@@ -40,7 +40,8 @@ class Usage:
     """What an answer took.
 
     `cached_tokens` of the prompt were not run for this answer: they were in the prefix cache, or another sequence of
-    the same row ran them. `prefill_seconds` end with the first token, `generate_seconds` begin there.
+    the same row ran them. `prefill_seconds` end with the first token, `generate_seconds` begin there. `compute_dtype`
+    is the number format of the model, by torch's name.
     """
 
     prompt_tokens: int
@@ -48,6 +49,7 @@ class Usage:
     new_tokens: int
     prefill_seconds: float
     generate_seconds: float
+    compute_dtype: str
 
     @property
     def in_words(self) -> str:
@@ -124,6 +126,7 @@ def answer_line(
         "cached_tokens": usage.cached_tokens,
         "new_tokens": usage.new_tokens,
         "model": model,
+        "compute_dtype": usage.compute_dtype,
         "timings": {name: round(value, 4) for name, value in timings.items()},
     }
 
@@ -214,7 +217,9 @@ class Sequence:
         """How many tokens may still come."""
         return self.max_new_tokens - len(self.token_ids)
 
-    def add(self, token: int, tokenizer: "PreTrainedTokenizerBase", end_ids: frozenset[int]) -> Chunk:
+    def add(
+        self, token: int, tokenizer: "PreTrainedTokenizerBase", *, end_ids: frozenset[int], compute_dtype: str
+    ) -> Chunk:
         """Add the next token id; return the chunk that it makes, the last one if it ends the answer."""
         self.detokenizer = self.detokenizer or Detokenizer(tokenizer)
         seconds = time.perf_counter() - self.began
@@ -231,6 +236,7 @@ class Sequence:
             new_tokens=len(self.detokenizer.ids),
             prefill_seconds=self.first_seconds,
             generate_seconds=seconds - self.first_seconds,
+            compute_dtype=compute_dtype,
         )
         return Chunk(text + self.detokenizer.finish(), reason, usage, self.prompt.text, token_ids=(token,))
 

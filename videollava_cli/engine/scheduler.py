@@ -178,7 +178,8 @@ class Scheduler:
         chunks, ended = self.failed, []
         self.failed = []
         for sequence, token in tokens:
-            chunk = sequence.add(token, self.engine.tokenizer, self.end_ids)
+            engine = self.engine
+            chunk = sequence.add(token, engine.tokenizer, end_ids=self.end_ids, compute_dtype=engine.compute_dtype)
             chunks.append((sequence.number, sequence.request, chunk))
             if chunk.finish_reason:
                 ended.append(sequence)

@@ -88,7 +88,7 @@ def start_engine(
     began = time.perf_counter()
     check_memory(checkpoint, settings)
     with console.status("Starting"):
-        from videollava_cli.engine.loading import check_machine, load_model, load_tokenizer
+        from videollava_cli.engine.loading import check_machine, choose_device, load_model, load_tokenizer
 
         check_machine(settings)
         encoder = prompt_encoder(checkpoint, load_tokenizer(checkpoint))
@@ -101,6 +101,8 @@ def start_engine(
         fetch_weights(checkpoint, offline=settings.offline)
     if media is not None and media.done():
         media.result()
+    if settings.dtype == "float16" and choose_device(settings.device).type == "cpu":
+        console.notice("float16 is very slow on a CPU: give --dtype bfloat16, or leave it out")
     began = time.perf_counter()
     cache = QuantizedCache(cache_folder(), console.notice) if settings.cache else None
     with console.status(f"Loading {settings.model}"):
