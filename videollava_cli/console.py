@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -101,13 +101,28 @@ class Console:
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
         """Show that something is going on, while it does, if stderr is a terminal."""
-        if self.is_quiet or sys.stderr is None or not sys.stderr.isatty():
+        with self.progress() as show:
+            show(text)
             yield
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], None]]:
+        """Give a function that shows a text in place of its last one, "" for none, if stderr is a terminal."""
+        if self.is_quiet or sys.stderr is None or not sys.stderr.isatty():
+            yield lambda _: None
             return
         from rich.console import Console as RichConsole
 
-        with RichConsole(stderr=True).status(printable(text)):
-            yield
+        status = RichConsole(stderr=True).status("")
+
+        def show(text: str) -> None:
+            status.update(printable(text))
+            (status.start if text else status.stop)()
+
+        try:
+            yield show
+        finally:
+            status.stop()
 
     def _say(self, text: str, style: str) -> None:
         if sys.stderr is None:  # closed by the caller, as in `2>&-`

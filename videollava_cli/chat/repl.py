@@ -15,6 +15,7 @@ from videollava_cli.chat.transcript import Transcript, write_transcript
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
 from videollava_cli.engine.request import answer_line, error_line, json_text
+from videollava_cli.engine.startup import show_prefill
 from videollava_cli.errors import ExitStatus, Interrupted, OutputError, UsageError, VllavaError
 from videollava_cli.text import unmarked
 
@@ -78,8 +79,8 @@ class Repl:
     def _answer(self, question: str, chunks: Answer) -> None:
         session, before, last = self.session, self.session.turns, Chunk("")
         try:
-            with closing(chunks):
-                for last in chunks:
+            with closing(show_prefill(chunks, session.engine, self.console)) as shown:
+                for last in shown:
                     self.answers.add(last)
         except KeyboardInterrupt as interrupt:
             self.answers.end(session, question)

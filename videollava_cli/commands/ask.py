@@ -15,7 +15,7 @@ from videollava_cli.console import Console
 from videollava_cli.engine import Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.request import answer_line, json_text
-from videollava_cli.engine.startup import start_engine
+from videollava_cli.engine.startup import show_prefill, start_engine
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.media import Medium
 from videollava_cli.prompt import SEVERAL_MEDIA, Turn, one_question
@@ -117,7 +117,7 @@ def answer(
 ) -> None:
     """Print the answers in the order of their questions: as they are written, whole, or, with `seconds`, as JSON."""
     text = ""
-    with closing(engine.answer(requests)) as chunks:
+    with closing(show_prefill(engine.answer(requests), engine, console)) as chunks:
         for request, chunk in in_order(chunks):
             if chunk.error is not None:
                 raise chunk.error

@@ -1,8 +1,8 @@
 """What the engine must know of a model beside `forward`: features, embeddings, masks, end ids, memory."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -118,6 +118,29 @@ def _without_onednn() -> Iterator[None]:
     finally:
         if was_enabled:
             torch._C._set_mkldnn_enabled(True)
+
+
+@contextmanager
+def prefill_watched(model: VideoLlavaForConditionalGeneration, report: Callable[[str, float], None]) -> Iterator[None]:
+    """While this lasts, report after each layer what is read, and the share of the language model that has run.
+
+    What is read is a clip, an image, or else a prompt. The towers' layers count as none: they take a twentieth.
+    """
+    layers, what = model.model.language_model.layers, "prompt"
+
+    def after_layer(name: str, share: float) -> None:
+        nonlocal what
+        what = name or what
+        report(what, share)
+
+    towers = {"clip": model.model.video_tower, "image": model.model.image_tower}
+    watched = [(layer, name, 0.0) for name, tower in towers.items() for layer in tower.encoder.layers]
+    watched += [(layer, "", number / len(layers)) for number, layer in enumerate(layers, 1)]
+    with ExitStack() as hooks:
+        for layer, name, share in watched:
+            hook = layer.register_forward_hook(lambda *_, name=name, share=share: after_layer(name, share))
+            hooks.callback(hook.remove)
+        yield
 
 
 def takes_any_mask(model: VideoLlavaForConditionalGeneration) -> bool:

@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine, as_media, prompt_encoder
@@ -28,6 +28,9 @@ from videollava_cli.settings import Settings, presets_folder, resolve
 if TYPE_CHECKING:
     from videollava_cli.engine.keywords import LoadOptions
     from videollava_cli.reader.in_memory import Source
+
+LONG_SECONDS = 2.0  # of a prefill, from which on a person would wonder
+T = TypeVar("T")
 
 
 def load(model: str | PathLike[str] = "7b", **options: "Unpack[LoadOptions]") -> Engine:
@@ -69,6 +72,25 @@ def read(
     settings = resolve(options, presets=presets_folder())
     with Reader(settings) as reader:
         return reader.read(reader.find(several[0]), find_pixels(settings))
+
+
+def show_prefill(chunks: Generator[T, None, None], engine: Engine, console: Console) -> Generator[T, None, None]:
+    """Yield an answer's chunks; before the first one, show in a terminal how far a prefill that takes long is."""
+    from videollava_cli.engine.model_access import prefill_watched
+
+    began: float | None = None
+
+    def report(what: str, share: float) -> None:
+        nonlocal began
+        began = time.perf_counter() if began is None else began
+        if share < 1.0 and time.perf_counter() - began > LONG_SECONDS:
+            show(f"Reading the {what} into the model: {share:.0%}")
+
+    with console.progress() as show, prefill_watched(engine.model, report):
+        first = next(chunks, None)
+    if first is not None:
+        yield first
+        yield from chunks
 
 
 def start_engine(
