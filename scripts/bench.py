@@ -4,6 +4,7 @@
 scripts/bench ask      scripts/bench batch      scripts/bench startup
 scripts/bench read     scripts/bench chat       scripts/bench questions
 scripts/bench load     scripts/bench generate   scripts/bench gpu
+scripts/bench cpu
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-TABLES = ("ask", "batch", "startup", "read", "chat", "questions", "generate", "gpu", "load")
+TABLES = ("ask", "batch", "startup", "read", "chat", "questions", "generate", "gpu", "load", "cpu")
 MODULES = {"chat": "talking", "questions": "talking"}  # of tables that are not named like their module
 ROOT = Path(__file__).resolve().parents[1]
 
