@@ -4,12 +4,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from container import enter_container
 from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.profiler import ProfilerActivity, profile
 
 from videollava_cli import load
 from videollava_cli.engine.model_access import SingleTokenStep
 
 PROMPT, STEPS = 40, 12
+WITH_TILES, WITHOUT = "flags : avx512_bf16 amx_bf16\n", "flags : avx512_bf16\n"
 
 
 def random(*shape, seed=0):
@@ -41,6 +44,20 @@ def test_steps_are_as_near_to_float32_as_torchs_own(mini, bfloat16):
     exact = decoded(mini.model, ids)
     assert not torch.equal(ours, torchs)  # so two ways have run
     assert (ours - exact).abs().mean() <= 1.1 * (torchs - exact).abs().mean()
+
+
+@pytest.mark.parametrize(("cpuinfo", "is_used"), [(WITH_TILES, False), (WITHOUT, True)])
+def test_engine_runs_steps_so_where_the_processor_has_no_tiles(mini, tmp_path, monkeypatch, cpuinfo, is_used):
+    enter_container(tmp_path, monkeypatch)
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    engine = load(str(mini.checkpoint.folder), device="cpu", dtype="bfloat16")
+    chunks = engine.ask([], "What happens?", max_new_tokens=STEPS)
+    next(chunks)
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        list(chunks)
+
+    assert ("aten::mv" in {event.key for event in profiled.key_averages()}) is is_used
 
 
 @pytest.mark.parametrize("num_rows", [1, 3])

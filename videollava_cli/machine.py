@@ -19,7 +19,7 @@ MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+BFLOAT16_FLAGS, TILE_FLAG = ("avx512_bf16", "amx_bf16", "bf16"), "amx_bf16"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 LARGE_BYTES = 1 << 20  # half the brightness of a picture of 1080p: decoders keep several until a clip is read
 LARGEST_BYTES = 32 << 20  # as far as glibc itself raises its threshold (DEFAULT_MMAP_THRESHOLD_MAX)
@@ -62,12 +62,20 @@ def has_fast_bfloat16() -> bool:
 
     Those are AVX-512 BF16 and AMX of x86 (Intel's instruction set reference), and ARM's FEAT_BF16.
     """
+    return not _processor_flags().isdisjoint(BFLOAT16_FLAGS)
+
+
+def has_bfloat16_tiles() -> bool:
+    """Return whether the processor has AMX, for which torch's products of bfloat16 are made."""
+    return TILE_FLAG in _processor_flags()
+
+
+def _processor_flags() -> set[str]:
     with suppress(OSError):
         text = (ROOT / "proc/cpuinfo").read_text(encoding="ascii", errors="replace")
         lines = [line.partition(":") for line in text.splitlines()]
-        flags = {flag for name, _, words in lines if name.strip() in ("flags", "Features") for flag in words.split()}
-        return not flags.isdisjoint(BFLOAT16_FLAGS)
-    return False
+        return {flag for name, _, words in lines if name.strip() in ("flags", "Features") for flag in words.split()}
+    return set()
 
 
 def may_have_gpu() -> bool:

@@ -25,6 +25,7 @@ from videollava_cli.engine.cuda_graph import Capture, GraphRunner, copy_to_host
 from videollava_cli.engine.kv_cache import CachedPrefix, KVCache, rounded_up
 from videollava_cli.engine.model_access import SingleTokenStep, can_capture, embed, takes_any_mask
 from videollava_cli.engine.request import Sequence, num_shared_keys
+from videollava_cli.machine import has_bfloat16_tiles
 
 # Static decode reserves slots for so many steps. Attention reads unused ones: of the 7B in fp16 256 are 0.13 GB a step
 # and sequence, beside the 13.5 GB of weights; a new capture takes about as long as ten steps, 4 % of 256.
@@ -62,6 +63,8 @@ class ModelRunner:
         self.model = model
         self.is_static = can_capture(model) if static_decode is None else static_decode
         self.capture = capture
+        is_bfloat16_on_cpu = model.device.type == "cpu" and model.dtype == torch.bfloat16
+        self.has_own_products = is_bfloat16_on_cpu and not has_bfloat16_tiles()
         self.vocabulary_size = int(model.config.get_text_config().vocab_size)
         self._last_step: DecodeStep | None = None
 
@@ -165,8 +168,7 @@ class DecodeStep:
         self.logits = torch.zeros(*shape, runner.vocabulary_size if self.is_static else 0, device=model.device)
         self.graph = GraphRunner(model.device, runner.capture)
         self.is_unmasked = False
-        is_on_cpu = model.device.type == "cpu" and model.dtype == torch.bfloat16
-        self.is_single_token = is_on_cpu and shape[1] == 1
+        self.is_single_token = runner.has_own_products and shape[1] == 1
 
     def start(self, seen: torch.Tensor, positions: torch.Tensor) -> None:
         """Set who sees which slot, bool, (B, n, T), and the next positions, int64, (B, n)."""

@@ -75,8 +75,8 @@ def embed(
 class SingleTokenStep(TorchFunctionMode):
     """While this lasts, products for one token a row read weights and KV cache at the speed of memory.
 
-    On a CPU torch chooses slower ones for bfloat16. So oneDNN is left out where one row is multiplied, and attention
-    is plain products with softmax in float32, as transformers' eager attention has it (`scripts/bench cpu`).
+    On a CPU without AMX torch chooses slower ones for bfloat16. So oneDNN is left out where one row is multiplied, and
+    attention is plain products with softmax in float32, as transformers' eager attention has it (`scripts/bench cpu`).
     """
 
     def __torch_function__(
