@@ -16,6 +16,7 @@ from videollava_cli.errors import MemoryFullError
 from videollava_cli.settings import presets_folder, resolve
 
 CLIP = Path(__file__).resolve().parents[1] / "examples" / "circle-moves-right.mp4"
+IMAGE = CLIP.with_name("triangle.jpg")
 GIB = 1 << 30
 # The sizes of the 7B: with tiny's 136 tokens a clip 28.3 and 14.2 GiB in float32 and bfloat16, with 4 bits 4.7 and 4.3.
 TEXT = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
@@ -48,6 +49,17 @@ def limit(tmp_path, monkeypatch):
         monkeypatch.setattr(machine, "ROOT", tmp_path)
 
     return plant
+
+
+def limited(*arguments):
+    """Run Python in 8 GiB of address space."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 * GIB, 8 * GIB)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def refusal(folder, **options):
@@ -99,21 +111,39 @@ def test_every_command_refuses_before_it_loads(large, limit, command):
 
 
 def test_limit_of_address_space_counts_and_torch_is_not_imported(large):
-    command = [sys.executable, "-X", "importtime", "-m", "videollava_cli", "ask", "-m", large, "--device", "cpu"]
-    command += ["--dtype", "bfloat16"]
+    arguments = ("ask", "-m", large, "--device", "cpu", "--dtype", "bfloat16", IMAGE, "Why?")
 
-    def limited():
-        resource.setrlimit(resource.RLIMIT_AS, (8 * GIB, 8 * GIB))
-
-    image = CLIP.with_name("triangle.jpg")
-    done = subprocess.run(
-        [*map(str, command), image, "Why?"], preexec_fn=limited, capture_output=True, text=True, check=False
-    )
+    done = limited("-X", "importtime", "-m", "videollava_cli", *arguments)
 
     assert done.returncode == 1
     (message,) = (line for line in done.stderr.splitlines() if "needs 14.2 GiB" in line)
     assert ": --load-4bit takes 4.3 GiB; " in message
     assert not any(line.rpartition("|")[2].strip() == "torch" for line in done.stderr.splitlines())
+
+
+def test_weights_that_do_not_fit_after_all_are_a_matter_of_memory_and_not_of_the_checkpoint(large):
+    tensor = {"dtype": "F16", "shape": [1 << 30, 10], "data_offsets": [0, 20 * GIB]}
+    header = json.dumps({"lm_head.weight": tensor}).encode()
+    with (large / "model-00001-of-00001.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 20 * GIB)  # a hole: it takes no room on the disk
+
+    done = limited("-m", "videollava_cli", "ask", "-m", large, "--device", "cpu", "--force", IMAGE, "Why?")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"vllava: error: {str(large)!r} does not fit into the memory of cpu: try --load-4bit\n"
+
+
+@pytest.mark.parametrize("option", ["--from-file", "--questions", "--config"])
+def test_file_that_is_larger_than_the_memory_ends_in_one_line(tmp_path, option):
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(100 * GIB)
+
+    done = limited("-m", "videollava_cli", "batch", "-m", "tiny", "-q", "Why?", option, tmp_path / "huge", IMAGE)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("vllava: error: the memory is full: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["nvidiactl", "kfd", "dxg"])

@@ -94,6 +94,9 @@ def _run() -> int:
     except VllavaError as error:
         Console().error(str(error))
         return error.status
+    except MemoryError:
+        Console().error("the memory is full: close other programs, or give fewer or smaller files, or a smaller model")
+        return ExitStatus.FAILED
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
     except SystemExit as error:

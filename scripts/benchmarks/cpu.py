@@ -76,9 +76,9 @@ COLUMNS: list[table.Column] = [
     ("way", "<", lambda row: row["name"]),
     ("load, s", ">", lambda row: spread(row["load_seconds"])),
     ("first token, s", ">", lambda row: spread(row["first_seconds"])),
-    ("limit, s", ">", lambda row: f"{row['limit_first_seconds']:.2f}"),
+    ("limit, s", ">", lambda row: _rounded(row["limit_first_seconds"])),
     ("tokens/s", ">", lambda row: spread(row["rates"])),
-    ("limit", ">", lambda row: f"{row['limit_rate']:.2f}"),
+    ("limit", ">", lambda row: _rounded(row["limit_rate"])),
     ("peak, GB", ">", lambda row: f"{max(row['peak_bytes']) / 1e9:.1f}"),
 ]
 
@@ -87,10 +87,14 @@ def _row(name: str, runs: Sequence[Record], limits: Mapping[str, float]) -> Reco
     lists = {key: [run[key] for run in runs] for key in ("load_seconds", "first_seconds", "rates", "peak_bytes")}
     return lists | {
         "name": name,
-        "limit_first_seconds": runs[0]["flops"] / limits["flops"],
-        "limit_rate": limits["bytes"] / runs[0]["step_bytes"],
+        "limit_first_seconds": runs[0]["flops"] / limits["flops"] if "flops" in runs[0] else None,
+        "limit_rate": limits["bytes"] / runs[0]["step_bytes"] if "step_bytes" in runs[0] else None,
         "limits": limits,
     }
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _run_ours(folder: Path, name: str, num_tokens: int) -> Record:

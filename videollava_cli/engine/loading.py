@@ -92,7 +92,7 @@ def load_model(
     if settings.load_4bit and device.type == "cpu":
         from videollava_cli.engine.linear_4bit import pack_layers
 
-        with large_blocks_returned():
+        with _loading_errors(checkpoint, settings, device), large_blocks_returned():
             pack_layers(model)
     return model
 
@@ -137,15 +137,18 @@ def _load_folder(
         "output_loading_info": True,
     }
     from_pretrained: Any = VideoLlavaForConditionalGeneration.from_pretrained
-    with _loading_errors(checkpoint, device), quiet_libraries(), ExitStack() as stack:
-        if device.type == "cpu" and quantization is not None:
+    with _loading_errors(checkpoint, settings, device), quiet_libraries(), ExitStack() as stack:
+        if device.type == "cpu" and settings.load_4bit:
             stack.enter_context(large_blocks_returned())
+        if device.type == "cpu" and quantization is not None:
             stack.enter_context(PiecewiseQuantization())  # type: ignore[no-untyped-call]
         if options["device_map"] == "auto":  # accelerate reads the files itself
             model, report = from_pretrained(folder, **options)
         else:
             config = VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
-            stored = stored_tensors(weight_files(folder), device, None if is_quantized else dtype)
+            # Quantized weights are packed anew on a CPU: mapped, they would take memory twice.
+            convert, is_mapped = None if is_quantized else dtype, not is_quantized
+            stored = stored_tensors(weight_files(folder), device, convert, is_mapped=is_mapped)
             model, report = from_pretrained(None, config=config, state_dict=stack.enter_context(stored), **options)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -157,15 +160,16 @@ def _load_folder(
 
 
 @contextmanager
-def _loading_errors(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
+def _loading_errors(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
         raise UsageError(f"a package that these settings need is missing or too old: {first_line(error)}") from error
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError, SafetensorError) as error:
         too_large = f"{checkpoint.name!r} does not fit into the memory of {device}"
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            raise GenerationError(f"{too_large}: try --load-4bit") from error
+        if is_out_of_memory(error):
+            way = "-m tiny, or a machine with more" if settings.load_4bit else "--load-4bit"
+            raise GenerationError(f"{too_large}: try {way}") from error
         if "dispatched on the CPU" in str(error):  # bitsandbytes quantizes on the GPU only
             raise GenerationError(too_large) from error
         raise CheckpointError(f"cannot load the weights of {checkpoint.name!r}: {first_line(error)}") from error

@@ -175,9 +175,10 @@ def end_of_answer_ids(model: VideoLlavaForConditionalGeneration) -> frozenset[in
     return frozenset()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device ran out of memory; on a CPU torch raises a plain RuntimeError that says so."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    texts = ("DefaultCPUAllocator", "Cannot allocate memory")  # the second one of files that are mapped
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
 
 
 def free_bytes(device: torch.device) -> int:

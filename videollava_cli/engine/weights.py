@@ -27,30 +27,34 @@ PIECE_NUMBERS = 1 << 20  # a multiple of every block size of bitsandbytes (32 to
 
 @contextmanager
 def stored_tensors(
-    files: Sequence[Path], device: torch.device, dtype: torch.dtype | None = None
+    files: Sequence[Path], device: torch.device, dtype: torch.dtype | None = None, *, is_mapped: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Open safetensors files as tensors by name, for `from_pretrained(state_dict=...)`.
 
     A tensor is read when it is indexed by `[...]`, safely from several threads, as long as this lasts. Numbers with a
-    fraction get `dtype`, unless it is None. On a CPU a tensor that needs no conversion is mapped from the file and
-    shares its pages with the page cache; any other goes through one block of memory a thread. Raises SafetensorError
-    or OSError if a file is damaged or cannot be read.
+    fraction get `dtype`, unless it is None. On a CPU a tensor that needs no conversion is mapped from the file, if
+    `is_mapped`, and shares its pages with the page cache; any other goes through one block of memory a thread. Raises
+    SafetensorError or OSError if a file is damaged or cannot be read.
     """
     is_cpu = device.type == "cpu"
+    has_preadv = hasattr(os, "preadv")  # Windows has none
     blocks = _Blocks(CPU_BLOCK_BYTES if is_cpu else GPU_BLOCK_BYTES, is_pinned=device.type == "cuda")
     with ExitStack() as stack:
         tensors: dict[str, Any] = {}
         for path in files:
-            mapped = stack.enter_context(safe_open(str(path), framework="pt"))  # it checks the header, too
+            with safe_open(str(path), framework="pt"):
+                pass  # its header is sound
             file = stack.enter_context(path.open("rb", buffering=0))
             # A length of 8 bytes, then JSON, then the tensors' bytes.
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
+            mapped: Any = None  # only if need be: limits of address space count what is mapped
             for name, entry in header.items():
                 stored = DTYPES[entry["dtype"]]
                 wanted = dtype if dtype is not None and stored.is_floating_point else stored
-                if (is_cpu and wanted == stored) or not hasattr(os, "preadv"):  # Windows has no preadv
+                if (is_cpu and is_mapped and wanted == stored) or not has_preadv:
+                    mapped = mapped or stack.enter_context(safe_open(str(path), framework="pt"))
                     tensors[name] = mapped.get_slice(name)
                 else:
                     place, shape = 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
