@@ -32,8 +32,14 @@ def run(*arguments, lines="", command=TINY):
     return done.status, done.stdout.split("\n")[:-1], done.stderr.splitlines()
 
 
+def kept(state):
+    """Return the files of conversations, in the order in which they began."""
+    return sorted(state.glob("conversations/*.json"))
+
+
 def saved(state):
-    return json.loads((state / "last.json").read_text())
+    (path,) = kept(state)
+    return json.loads(path.read_text())
 
 
 def test_each_question_gets_one_line_and_nothing_else_is_said():
@@ -45,10 +51,12 @@ def test_conversation_is_kept_privately_and_taken_up_with_its_media(state):
 
     status, answers, notes = run("-c", lines="What color is it?\n", command=("chat", "--device", "cpu"))
 
-    assert (status, answers, notes) == (0, ["It is red."], [])
+    (path,) = kept(state)
+    taken_up = f"vllava: note: {path.stem}: 3 turns about 'circle-moves-right.mp4' taken up"
+    assert (status, answers, notes) == (0, ["It is red."], [taken_up])
     assert [turn["answer"] for turn in saved(state)["turns"]] == [*ANSWERS, "It is red."]
     assert saved(state)["turns"][0]["media"][0]["name"] == str(CLIP)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (state, state / "last.json")] == [0o700, 0o600]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (state, path.parent, path)] == [0o700, 0o700, 0o600]
 
 
 def test_slash_commands_work_in_a_pipe():
@@ -164,7 +172,8 @@ def test_clear_keeps_media_and_reset_drops_them(state):
         "no media yet: /video PATH or /image PATH shows one",
         "vllava: error: no media yet: /video PATH or /image PATH shows one",
     ]
-    assert saved(state)["turns"] == []
+    turns = [json.loads(path.read_text())["turns"] for path in kept(state)]
+    assert sorted(turn["question"] for each in turns for turn in each) == ["What color is it?", "What shape is it?"]
 
 
 def test_save_and_load(tmp_path):
@@ -287,13 +296,14 @@ def test_no_conversation_to_take_up_is_an_error(state):
 
 
 def test_damaged_conversation_is_an_error_of_one_line(state):
-    state.mkdir(parents=True)
-    (state / "last.json").write_text('{"format": "vllava conversation", "version": 1')
+    path = state / "conversations" / "261201-120000-abcd.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"format": "vllava conversation", "version": 1')
 
     status, answers, notes = run("-c")
 
     assert (status, answers, len(notes)) == (2, [], 1)
-    assert notes[0].startswith(f"vllava: error: cannot take up the conversation in '{state}/last.json': Expecting")
+    assert notes[0].startswith(f"vllava: error: cannot take up the conversation in '{path}': Expecting")
 
 
 def test_state_folder_that_cannot_be_made_is_a_note_and_no_more(state):
@@ -379,9 +389,9 @@ def test_killed_in_the_middle_of_an_answer_the_finished_turn_is_there(resting, s
     resting.kill()
     resting.wait()
 
-    status, answers, notes = run("-c", lines="What color is it?\n")
+    status, answers, _ = run("-c", lines="What color is it?\n")
 
-    assert (status, answers, notes) == (0, ["It is red."], [])
+    assert (status, answers) == (0, ["It is red."])
     assert [turn["question"] for turn in saved(state)["turns"]] == ["What shape is it?", "What color is it?"]
 
 
@@ -403,5 +413,7 @@ def test_help_names_every_option_of_ask_with_examples():
         shown[command] = set(re.findall(r"--[a-z0-9-]+", done.stdout))
 
     assert shown["ask"] - shown["chat"] == {"--question", "--stream", "--no-stream"}
-    assert shown["chat"] - shown["ask"] == {"--continue", "--no-save"}
+    assert shown["chat"] - shown["ask"] == {
+        *("--continue", "--list", "--delete", "--save", "--no-save", "--keep-last"),
+    }
     assert "vllava chat -c" in done.stdout

@@ -36,6 +36,12 @@ def slowly(which, num_pieces, *arguments):
     return Terminal(SLOW, which, num_pieces, *TINY, *arguments)
 
 
+def newest(state):
+    """Return the turns of the conversation that was kept last."""
+    path = max(state.glob("conversations/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return json.loads(path.read_text())["turns"]
+
+
 def say(terminal, line, expected=""):
     """Type a line and wait for what is expected, and for the next prompt; return all that came."""
     terminal.type(line + ENTER)
@@ -55,13 +61,13 @@ def test_whole_conversation_at_a_terminal(state, tmp_path):
         say(terminal, "What is in the image?", "\nA small brown triangle on a white background\\.\n")
         say(terminal, f"/save {saved}", "note: saved in ")
         say(terminal, "/undo", "note: taken back: 'What is in the image\\?' and its answer")
-        assert len(json.loads((state / "last.json").read_text())["turns"]) == 2
+        assert len(newest(state)) == 2
         say(terminal, f"/load {saved}", "note: 3 turns about 'circle-moves-right.mp4', 'triangle.jpg' taken up")
         say(terminal, "What color is the triangle?", "\nIt is \\w+\\.\n")
         terminal.type("/exit" + ENTER)
         assert terminal.end() == 0
 
-    turns = json.loads((state / "last.json").read_text())["turns"]
+    turns = newest(state)
     assert [(turn["answer"], turn["is_stopped"]) for turn in turns[:2]] == [
         ("A red circle moves", True),
         ("It is red.", False),
@@ -80,14 +86,17 @@ def test_killed_in_the_middle_of_an_answer_all_finished_turns_are_there(state):
         terminal.kill()
 
     with chatting("-c") as terminal:
-        terminal.expect("note: 2 turns about 'circle-moves-right.mp4' taken up\n> What color is it\\?\nIt is red\\.\n")
+        terminal.expect(
+            "note: [0-9a-f-]+: 2 turns about 'circle-moves-right.mp4' taken up\n> What color is it\\?\nIt is red\\.\n"
+        )
         terminal.expect(PROMPT)
         say(terminal, "Which way does it move?", "\nIt moves from left to right\\.\n")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
 
-    assert len(json.loads((state / "last.json").read_text())["turns"]) == 3
-    assert sorted(path.name for path in state.iterdir()) == ["last.json", "lines"]
+    assert len(newest(state)) == 3
+    assert sorted(path.name for path in state.iterdir()) == ["conversations", "lines"]
+    assert len(list(state.glob("conversations/*"))) == 1
 
 
 def test_prompt_edits_completes_searches_and_hints(state, tmp_path):

@@ -429,8 +429,10 @@ def test_every_default_of_the_table_has_the_type_of_its_setting():
     assert {key for key, default in DEFAULTS.items() if type(default) not in TYPES[key]} == set()
 
 
-def test_every_setting_but_that_of_presets_is_an_option_of_ask():
-    assert set(DEFAULTS) - set(inspect.signature(ask).parameters) == {"checkpoint", "cpu_dtype"}
+def test_every_setting_but_those_of_presets_and_chat_is_an_option_of_ask():
+    elsewhere = {"checkpoint", "cpu_dtype"} | {key for key, row in SETTINGS.items() if row.scope == "chat"}
+
+    assert set(DEFAULTS) - set(inspect.signature(ask).parameters) == elsewhere
 
 
 @pytest.mark.parametrize(("kind", "default"), [("CONFIG", ".config"), ("CACHE", ".cache"), ("STATE", ".local/state")])

@@ -22,8 +22,9 @@ from videollava_cli.media import NUM_FRAMES
 from videollava_cli.sampling import Moments, Sampling, Window, parse_seconds
 from videollava_cli.text import check_unicode, decoded, parsed
 
-Scope = Literal["engine", "answer"]  # fixed when an engine is loaded, or free to change from answer to answer
-Panel = Literal["Question", "Model", "Answer", "Clip"]  # of a command's help
+# Fixed when an engine is loaded, free to change from answer to answer, or a matter of `vllava chat` alone.
+Scope = Literal["engine", "answer", "chat"]
+Panel = Literal["Question", "Model", "Answer", "Clip", "Output"]  # of a command's help
 
 ENVIRONMENT_PREFIX = "VLLAVA_"
 SWITCH_WORDS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
@@ -143,6 +144,10 @@ class Settings:
         "crop (default): the centre square; pad: all, with bars; stretch: all, out of proportion.",
         choices=("crop", "pad", "stretch"),
         is_identity=True,
+    )
+    save: bool = _row("chat", "Output", True, "Keep conversations and typed lines on disk (default), or do not.")
+    keep_last: int = _row(
+        "chat", "Output", 100, "Conversations to keep on disk. Default: {default}", metavar="N", **_AT_LEAST_1
     )
 
     def __post_init__(self) -> None:

@@ -80,10 +80,10 @@ class Commands:
             case name, argument:
                 return COMMANDS[name].run(self, argument)
 
-    def welcome(self) -> None:
-        """Name what was taken up, and who answers."""
-        if self.session.turns:
-            self._confirm_take_up()
+    def welcome(self, taken_up: str | None) -> None:
+        """Name the conversation that was taken up, if one was, and who answers."""
+        if taken_up is not None:
+            self._tell_of_turns(f"{taken_up}: ")
         self._confirm(f"{self.session.settings.model} listens: ask, or /help; Ctrl-D leaves")
 
     @slash_command("PATH")
@@ -193,7 +193,8 @@ class Commands:
             self.console.notice(line)
         if transcript.model != session.settings.model:
             self.console.notice(f"{transcript.model} answered then, and {session.settings.model} goes on")
-        self._confirm_take_up()
+        if self.is_terminal:
+            self._tell_of_turns()
 
     @slash_command()
     def stats(self, _: str) -> None:
@@ -242,10 +243,10 @@ class Commands:
         queued = self.session.queued
         return f"shown with the next question: {_names(queued)}" if queued else "no media wait for the next question"
 
-    def _confirm_take_up(self) -> None:
+    def _tell_of_turns(self, name: str = "") -> None:
         turns, shown = self.session.turns, self.session.shown
         about = f" about {_names(shown)}" if shown else ""
-        self._confirm(f"{len(turns)} turn{'' if len(turns) == 1 else 's'}{about} taken up")
+        self.console.notice(f"{name}{len(turns)} turn{'' if len(turns) == 1 else 's'}{about} taken up")
         if self.is_terminal and turns:
             self.console.report(f"> {turns[-1].question}\n{turns[-1].answer}")
 

@@ -6,12 +6,11 @@ import signal
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from videollava_cli.chat.commands import QUOTES, Commands, is_open
+from videollava_cli.chat.history import Keeper
 from videollava_cli.chat.session import Answer, Session
-from videollava_cli.chat.transcript import Transcript, write_transcript
 from videollava_cli.console import Console
 from videollava_cli.engine import Chunk
 from videollava_cli.engine.request import answer_line, error_line, json_text
@@ -26,7 +25,7 @@ LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # what st
 class Repl:
     """Reads lines, and does what they ask for, until there are no more.
 
-    The conversation is saved at `path`, if there is one; `saved` is what that file holds, if this one continues it.
+    The conversation is saved by `keeper`, if there is one; when turns are forgotten another conversation begins.
     `read_line` gets the prompt to show; it raises EOFError at the end and KeyboardInterrupt at Ctrl-C, which stops an
     answer if a person types (`is_terminal`), and everything else if not.
     """
@@ -36,18 +35,21 @@ class Repl:
     answers: "Answers"
     read_line: Callable[[str], str]
     is_terminal: bool
-    path: Path | None
-    saved: Transcript | None
+    keeper: Keeper | None
     _has_save_failed: bool = False
+    _num_begun: int = 0
 
-    def run(self) -> ExitStatus:
+    def run(self, taken_up: str | None = None) -> ExitStatus:
         """Return the status of the last line that failed in a pipe; a person has seen the error.
+
+        `taken_up` is the id of the conversation that goes on.
 
         Raises OutputError if stdout takes no more answers, UsageError if stdin cannot be read, and Ctrl-C in a pipe.
         """
         status = ExitStatus.ANSWERED
         commands = Commands(self.session, self.console, is_terminal=self.is_terminal)
-        commands.welcome()
+        commands.welcome(taken_up)
+        self._num_begun = self.session.num_begun
         try:
             while not commands.has_ended:
                 try:
@@ -111,20 +113,20 @@ class Repl:
         return not self.is_terminal or isinstance(interrupt, Interrupted)
 
     def _save(self) -> None:
-        """Save the conversation if it has changed; one without a turn does not replace another one."""
-        transcript = self.session.transcript
-        has_begun = transcript.turns or self.saved is not None
-        if self.path is None or transcript == self.saved or not has_begun:
+        if self.keeper is None:
             return
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C meanwhile does nothing
         try:
-            write_transcript(transcript, self.path)
+            if self.session.num_begun != self._num_begun:
+                self.keeper.begin()
+                self._num_begun = self.session.num_begun
+            self.keeper.keep(self.session.transcript)
         except OutputError as error:
             if not self._has_save_failed:
                 self.console.error(str(error))
             self._has_save_failed = True
         else:
-            self.saved, self._has_save_failed = transcript, False
+            self._has_save_failed = False
         finally:
             signal.signal(signal.SIGINT, before)
 

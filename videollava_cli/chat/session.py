@@ -46,6 +46,7 @@ class Session:
         self._notify = notify
         self._notified: set[str] = set()
         self._num_retries = 0
+        self.num_begun = 0  # conversations: forgetting the turns begins another one
 
     @property
     def transcript(self) -> Transcript:
@@ -134,6 +135,7 @@ class Session:
     def clear(self) -> None:
         """Forget the turns and keep the media: they are shown with the next question."""
         self.turns, self.queued, self.num_left_out = (), self.shown, 0
+        self.num_begun += 1
         self._notified.clear()
 
     def reset(self) -> None:

@@ -16,7 +16,7 @@ from videollava_cli.text import check_unicode, parsed
 
 FORMAT = "vllava conversation"
 VERSION = 1  # of the JSON; a larger one is refused
-LAST, TYPED_LINES = "last.json", "lines"  # files of the state folder
+TYPED_LINES = "lines"  # a file of the state folder
 MAX_BYTES = 64 << 20  # of a file with a conversation
 
 Value = TypeVar("Value")
@@ -115,7 +115,7 @@ def _field(hint: Any, found: dict[str, Any], key: str) -> Any:
 
 
 def make_state_folder(folder: Path) -> None:
-    """Make the folder of the last conversation and the typed lines for its owner alone, or raise an OutputError."""
+    """Make the folder of conversations and typed lines for its owner alone, or raise an OutputError."""
     lines = folder / TYPED_LINES
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,23 +1,33 @@
 """`vllava chat`: a conversation about media, over turns."""
 
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
+from videollava_cli.chat.history import (
+    ID,
+    Keeper,
+    conversations,
+    delete_conversations,
+    find_conversation,
+    summary,
+)
 from videollava_cli.chat.repl import Answers, Repl, read_piped
 from videollava_cli.chat.session import STDIN, Session, read_again
-from videollava_cli.chat.transcript import LAST, TYPED_LINES, Transcript, make_state_folder, read_transcript
+from videollava_cli.chat.transcript import TYPED_LINES, Transcript, make_state_folder
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.arguments import check_media
-from videollava_cli.console import Console
+from videollava_cli.console import Console, columns
 from videollava_cli.engine.checkpoint import find_checkpoint
+from videollava_cli.engine.request import json_text
 from videollava_cli.engine.startup import start_engine
-from videollava_cli.errors import OutputError, UsageError
+from videollava_cli.errors import ExitStatus, OutputError, UsageError
 from videollava_cli.prompt import one_question
 from videollava_cli.reader import Reader
 from videollava_cli.settings import ANSWER_KEYS, Settings, for_one_answer, settings_from, xdg_folder
@@ -29,6 +39,7 @@ Examples:
   vllava chat clip.mp4                     ask on; /help lists the commands, Ctrl-D leaves
   vllava chat                              then /video clip.mp4, or drag it into the terminal
   vllava chat -c                           go on with the last conversation
+  vllava chat --list                       all that are kept; -c ID goes on with one, --delete ID removes it
   printf 'What is it?\\nWhat color is it?\\n' | vllava chat -m tiny examples/triangle.jpg
 
 \b
@@ -41,10 +52,9 @@ When the context is full, the oldest turns are left out of what the model is giv
 """
 
 
-@opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, *opt.OUTPUT))
+@opt.command(takes=(*opt.QUESTION, *opt.MODEL, *opt.ANSWER, *opt.CLIP, "save", "keep_last", *opt.OUTPUT))
 def chat(
-    flags: dict[str, object],
-    config: Path | None,
+    given: opt.Given,
     console: Console,
     media: Annotated[
         list[str] | None,
@@ -55,43 +65,93 @@ def chat(
         ),
     ] = None,
     take_up: Annotated[
-        bool, opt.option("Take up the last conversation, its media and settings.", "Question", "-c", "--continue")
+        bool,
+        opt.option(
+            "Take up the last conversation, or the one whose ID follows, its media and settings.",
+            "Question",
+            *("-c", "--continue"),
+        ),
     ] = False,
+    is_listed: Annotated[
+        bool, opt.option("List the conversations that are kept, the last used one first.", "Question", "--list")
+    ] = False,
+    delete: Annotated[
+        list[str] | None,
+        opt.option("Remove a conversation; repeat it for more.", "Question", "--delete", metavar="ID"),
+    ] = None,
     json_lines: opt.Json = False,
-    no_save: Annotated[
-        bool, opt.option("Keep neither the conversation nor the typed lines on disk.", "Output", "--no-save")
-    ] = False,
 ) -> int:
     """Talk about videos and images: ask, show more, ask on.
 
-    The conversation is kept, readable by you only, in $XDG_STATE_HOME/vllava (~/.local/state/vllava); -c takes it up.
+    Each conversation is kept, readable by you only, in $XDG_STATE_HOME/vllava (~/.local/state/vllava); -c takes it up.
     """
-    check_media(media or [], "ask it in the conversation, or pipe it in")
+    state, names = xdg_folder("STATE"), list(media or [])
+    if is_listed or delete:
+        if names or take_up:
+            raise UsageError("--list and --delete take no media and begin no conversation")
+        manage(state, delete or [], console, is_listed=is_listed, as_json=json_lines)
+        return ExitStatus.ANSWERED
+    beginning = next((name for name in names if ID.fullmatch(name) and not os.path.exists(name)), None)
+    if take_up and beginning:
+        names.remove(beginning)
+    check_media(names, "ask it in the conversation, or pipe it in")
     with ExitStack() as stack:
-        terminal = questions_terminal(media or [], stack)
-        folder = xdg_folder("STATE")
-        last = folder / LAST
-        if take_up and not last.exists():
-            raise UsageError(f"there is no conversation to take up in {str(folder)!r}: leave --continue out")
-        transcript = read_transcript(last) if take_up else None
-        settings = resolve_settings(flags, config, transcript)
-        is_saved = not no_save
-        try:
-            if is_saved:
-                make_state_folder(folder)
-        except OutputError as error:
-            console.notice(str(error))
-            is_saved = False
-        session = start_session(media or [], settings, transcript, console)
+        terminal = questions_terminal(names, stack)
+        keeper = Keeper(state, console.notice)
+        transcript = keeper.take_up(find_conversation(state, beginning)) if take_up else None
+        settings = resolve_settings(given, transcript)
+        keeper.keep_last = settings.keep_last
+        is_saved = settings.save and make_folder(state, console)
+        session = start_session(names, settings, transcript, console)
         read_line: Callable[[str], str] = partial(read_piped, sys.stdin.buffer)
         if terminal is not None:
             from videollava_cli.chat.input import Editor
 
-            read_line = Editor(terminal, folder / TYPED_LINES if is_saved else None).read
+            read_line = Editor(terminal, state / TYPED_LINES if is_saved else None).read
         answers = Answers(console, "json" if json_lines else "live" if terminal else "line")
-        path = last if is_saved else None
-        repl = Repl(session, console, answers, read_line, is_terminal=terminal is not None, path=path, saved=transcript)
-        return repl.run()
+        repl = Repl(session, console, answers, read_line, terminal is not None, keeper if is_saved else None)
+        return repl.run(taken_up=keeper.path.stem if keeper.path else None)
+
+
+def make_folder(state: Path, console: Console) -> bool:
+    """Return whether conversations can be kept; a folder that cannot be made is a note."""
+    try:
+        make_state_folder(state)
+    except OutputError as error:
+        console.notice(str(error))
+        return False
+    return True
+
+
+def manage(state: Path, delete: Sequence[str], console: Console, *, is_listed: bool, as_json: bool) -> None:
+    """Remove conversations, or list them; one that cannot be read is a note."""
+    for name in delete_conversations(state, delete):
+        console.notice(f"removed {name}")
+    rows: list[dict[str, Any]] = []
+    for path in conversations(state) if is_listed else ():
+        try:
+            rows.append(summary(path))
+        except UsageError as error:
+            console.notice(f"{error}; vllava chat --delete {path.stem} removes it")
+    if as_json:
+        console.answer("".join(map(json_text, rows)))
+    elif rows:
+        cells = [
+            (
+                row["id"],
+                row["last_used"][:16].replace("T", " "),
+                str(row["turns"]),
+                row["model"],
+                ", ".join(row["media"]),
+            )
+            for row in rows
+        ]
+        questions = [" ".join(row["question"].split()) for row in rows]
+        head = ("ID", "LAST USED", "TURNS", "MODEL", "MEDIA", "FIRST QUESTION")
+        lines = columns([head, *((*cell, question) for cell, question in zip(cells, questions, strict=True))])
+        console.answer("".join(f"{line}\n" for line in lines))
+    elif is_listed:
+        console.notice(f"no conversation is kept in {str(state)!r}")
 
 
 def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
@@ -108,18 +168,18 @@ def questions_terminal(media: list[str], stack: ExitStack) -> TextIO | None:
         raise UsageError("'-' takes stdin for a medium, and there is no terminal for the questions") from error
 
 
-def resolve_settings(flags: Mapping[str, object], config: Path | None, transcript: Transcript | None) -> Settings:
+def resolve_settings(given: opt.Given, transcript: Transcript | None) -> Settings:
     """Resolve the settings; those of a saved conversation count more than a file's and less than a flag's."""
     if transcript is None:
-        return settings_from(flags, config)
-    given = {key: value for key, value in flags.items() if value is not None}
-    for_answers = {key: given.pop(key) for key in ANSWER_KEYS if key in given}
-    if "model" not in given:
-        given = {"model": transcript.model, "revision": transcript.revision, **given}
+        return settings_from(given.flags, given.config)
+    flags = {key: value for key, value in given.flags.items() if value is not None}
+    for_answers = {key: flags.pop(key) for key in ANSWER_KEYS if key in flags}
+    if "model" not in flags:
+        flags = {"model": transcript.model, "revision": transcript.revision, **flags}
     saved = dict(transcript.settings)
     if any(key in for_answers for key in SAMPLING_KEYS):
         saved |= dict.fromkeys(SAMPLING_KEYS)
-    return for_one_answer(for_one_answer(settings_from(given, config), saved), for_answers)
+    return for_one_answer(for_one_answer(settings_from(flags, given.config), saved), for_answers)
 
 
 def start_session(names: Sequence[str], settings: Settings, transcript: Transcript | None, console: Console) -> Session:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,15 +65,14 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
 @opt.command(takes=("revision", "quiet", "config"))
 def pull(
     console: Console,
-    flags: dict[str, Any],
-    config: Path | None,
+    given: opt.Given,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A preset or hub id.", show_default=False)],
 ) -> None:
     """Fetch a checkpoint from the Hugging Face hub, so that the first question need not wait for it.
 
     What is here already, in whole or in part, is not fetched again.
     """
-    settings = settings_from(flags | {"model": model}, config)
+    settings = settings_from(given.flags | {"model": model}, given.config)
     if settings.offline:
         raise UsageError(f"offline, so {model!r} cannot be fetched: unset HF_HUB_OFFLINE and offline")
     checkpoint = find_checkpoint(settings)

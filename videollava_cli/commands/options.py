@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -18,7 +19,7 @@ from videollava_cli.settings import DEFAULTS, SETTINGS, TYPES, settings_from, un
 Result = TypeVar("Result")
 
 FLASH_ATTENTION = "flash_attention_2"
-FILLED_IN = ("console", "settings", "flags", "config")  # parameters of a command that are no options of its own
+FILLED_IN = ("console", "settings", "given")  # parameters of a command that are no options of its own
 
 # Names for `command(takes=...)`
 QUESTION, MODEL, ANSWER, CLIP = (
@@ -28,6 +29,14 @@ QUESTION, MODEL, ANSWER, CLIP = (
 MODEL = (*MODEL[:-1], "flash_attn", MODEL[-1])  # before attn_implementation, which it sets
 CHECKPOINT = ("model", "revision", "offline")  # for commands that load no weights
 OUTPUT = ("quiet", "verbose", "config")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line gives: settings, None for those that it does not give, and the config file."""
+
+    flags: dict[str, Any]
+    config: Path | None
 
 
 def option(help_text: str, panel: str, *names: str, metavar: str | None = None) -> Any:
@@ -53,8 +62,8 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
     """Give a command options of the table, named settings and those of `OUTPUT`, and call it with their values.
 
     Of these parameters a command declares those that it needs: `console`, `settings`, and, if it resolves its settings
-    itself, `flags` and `config`. All others are its own options. In the help its own panels stand first, then those
-    that `takes` names, in this order; in a panel its own options stand first.
+    itself, `given`. All others are its own options. In the help its own panels stand first, then those that `takes`
+    names, in this order; in a panel its own options stand first.
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -63,8 +72,8 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
         taken = [_parameter(name) for name in takes]
 
         @functools.wraps(function)
-        def run(**given: Any) -> Result:
-            flags = {parameter.name: given.pop(parameter.name) for parameter in taken}
+        def run(**own_values: Any) -> Result:
+            flags = {parameter.name: own_values.pop(parameter.name) for parameter in taken}
             console = Console(is_quiet=flags.pop("quiet", False), is_verbose=flags.pop("verbose", False))
             if console.is_quiet:
                 silence_libraries()
@@ -73,10 +82,10 @@ def command(takes: Sequence[str]) -> Callable[[Callable[..., Result]], Callable[
             _resolve_flash_attn(flags)
             for line in unknown_variables(os.environ):
                 console.notice(line)
-            values = {"console": console, "flags": flags, "config": config}
+            values = {"console": console, "given": Given(flags, config)}
             if "settings" in signature:
                 values["settings"] = settings_from(flags, config)
-            return function(**given, **{name: value for name, value in values.items() if name in signature})
+            return function(**own_values, **{name: value for name, value in values.items() if name in signature})
 
         run.__signature__ = inspect.Signature(_in_panels(own, taken))  # type: ignore[attr-defined]
         return run

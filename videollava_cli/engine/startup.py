@@ -23,7 +23,7 @@ from videollava_cli.media import Medium
 from videollava_cli.prompt import Conversation
 from videollava_cli.reader import ReadAhead, Reader
 from videollava_cli.sampling import Sampling
-from videollava_cli.settings import Settings, presets_folder, resolve
+from videollava_cli.settings import SETTINGS, Settings, presets_folder, resolve
 
 if TYPE_CHECKING:
     from videollava_cli.engine.keywords import LoadOptions
@@ -44,6 +44,8 @@ def load(model: str | PathLike[str] = "7b", **options: "Unpack[LoadOptions]") ->
         CheckpointError: If the checkpoint cannot be had.
         GenerationError: If it does not fit the memory.
     """
+    if foreign := [key for key in options if key in SETTINGS and SETTINGS[key].scope == "chat"]:
+        raise UsageError(f"{foreign[0]} is a setting of vllava chat alone")
     settings = resolve({"model": os.fspath(model), **options}, presets=presets_folder())
     engine, _ = start_engine(settings, find_checkpoint(settings), Console(is_quiet=True))
     return engine
