@@ -370,11 +370,56 @@ def test_question_longer_than_a_file_name_is_a_question(folder):
     assert (status, message) == (3, "no such file: 'nowhere.mp4'")
 
 
-def test_shell_completion_knows_the_command(monkeypatch):
-    monkeypatch.setenv("_VLLAVA_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "vllava as")
-    monkeypatch.setenv("COMP_CWORD", "1")
+def completed(line, **environment):
+    """Return what the shell offers at the end of a line."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_VLLAVA_COMPLETE": "complete_bash"}
+    program = os.path.join(os.path.dirname(sys.executable), "vllava")
+    environment = {**os.environ, **words, **environment}
+    done = subprocess.run([program], capture_output=True, check=True, text=True, env=environment)
+    return done.stdout.split()
 
-    done = subprocess.run([os.path.join(os.path.dirname(sys.executable), "vllava")], capture_output=True, check=False)
 
-    assert (done.returncode, done.stdout.split()) == (0, [b"ask"])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("vllava as", ["ask"]),
+        ("vllava ask --fit ", ["crop", "pad", "stretch"]),
+        ("vllava batch --dtype b", ["bfloat16"]),
+        ("vllava chat --device c", ["cpu", "cuda"]),
+        ("vllava ask --prompt-style ", ["newline", "joined"]),
+        ("vllava doctor --attn-implementation e", ["eager"]),
+        ("vllava frames -m 7", ["7b", "7b-4bit"]),
+        ("vllava chat --model t", ["tiny"]),
+        ("vllava models pull 7b-", ["7b-4bit"]),
+    ],
+)
+def test_shell_completes_commands_and_values(line, expected, tmp_path):
+    assert completed(line, HF_HOME=str(tmp_path)) == expected
+
+
+def test_shell_completes_cached_checkpoints_and_passes_over_damaged_ones(tmp_path):
+    for name, config in {"sound": '{"model_type": "video_llava"}', "other": '{"model_type": "llama"}'}.items():
+        snapshot = tmp_path / "hub" / f"models--owner--{name}" / "snapshots" / "0123456789abcdef"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(config)
+    dangling = tmp_path / "hub" / "models--owner--gone" / "snapshots" / "0123456789abcdef"
+    dangling.mkdir(parents=True)
+    (dangling / "config.json").symlink_to("nowhere")
+
+    assert completed("vllava ask -m owner", HF_HOME=str(tmp_path)) == ["owner/sound"]
+
+
+def test_completion_imports_neither_torch_nor_transformers(tmp_path):
+    words = {"COMP_WORDS": "vllava ask -m t", "COMP_CWORD": "3", "_VLLAVA_COMPLETE": "complete_bash"}
+    program = os.path.join(os.path.dirname(sys.executable), "vllava")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", program],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={**os.environ, **words, "HF_HOME": str(tmp_path)},
+    )
+
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "videollava_cli.doctor.models" in names
+    assert not names & {"torch", "transformers", "av", "numpy"}

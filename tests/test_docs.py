@@ -1,9 +1,13 @@
 """The documents say what the code says."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import make_man
+import pytest
 
 from videollava_cli.settings import DEFAULTS, SETTINGS
 
@@ -23,6 +27,28 @@ def test_table_of_settings_has_every_key_with_its_default_and_scope():
     )
 
     assert table == [(key, shown(DEFAULTS[key]), setting.scope) for key, setting in SETTINGS.items() if setting.help]
+
+
+def test_manual_page_is_that_of_the_commands():
+    assert make_man.PAGE.read_text() == make_man.make_page()  # python scripts/make_man.py writes it
+
+
+def test_manual_page_names_every_command_and_option():
+    page = make_man.PAGE.read_text().replace("\\-", "-")
+
+    for command in ("ask", "batch", "cache clear", "chat", "doctor", "examples", "frames", "models pull"):
+        assert f".SH VLLAVA {command.upper()}\n.B vllava {command}\n" in page
+    assert {f"--{key.replace('_', '-')}" for key, setting in SETTINGS.items() if setting.help} <= set(page.split())
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff checks the page, and it is not here")
+def test_manual_page_is_correct_roff():
+    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", make_man.PAGE], capture_output=True, text=True, check=True)
+
+    assert done.stderr == ""
+    assert "vllava ask -m tiny examples/circle" in re.sub(r"\x1b\[[0-9;]*m|.\x08", "", done.stdout).replace(
+        "\u2010", "-"
+    )
 
 
 def test_every_file_that_a_document_links_to_is_there():

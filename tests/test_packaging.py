@@ -66,7 +66,9 @@ def test_wheel_holds_the_bundled_model_byte_for_byte(wheel: zipfile.ZipFile) -> 
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
 
-    assert tops == {"videollava_cli", next(top for top in tops if top.endswith(".dist-info"))}
+    assert {top.rpartition(".")[2] for top in tops} == {"videollava_cli", "dist-info", "data"}
+    data = [name for name in wheel.namelist() if name.split("/")[0].endswith(".data")]
+    assert [name.partition("/")[2] for name in data] == ["data/share/man/man1/vllava.1"]
     assert not [name for name in wheel.namelist() if name.endswith((".pyc", ".part"))]
 
 

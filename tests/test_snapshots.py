@@ -5,6 +5,7 @@ After an intended change:  python tests/test_snapshots.py
 
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ COMMANDS = (
     "models",
     "models pull",
 )
+WIDTHS = {"help": 80, "help-40": 40}
 OUTPUTS = {
     "ask": ["ask", "-m", "tiny", CLIP, IMAGE, "What happens?", "--json"],
     "batch": ["batch", "-m", "tiny", CLIP, "nowhere.mp4", "-q", "What happens?"],
@@ -42,9 +44,9 @@ OUTPUTS = {
 }
 
 
-def help_of(command: str) -> str:
-    """Return a command's help in 80 columns."""
-    done = vllava(*command.split(), "-h", COLUMNS="80", TERM="dumb", NO_COLOR="1")
+def help_of(command: str, columns: int) -> str:
+    """Return a command's help in a terminal of so many columns."""
+    done = vllava(*command.split(), "-h", COLUMNS=str(columns), TERM="dumb", NO_COLOR="1")
     assert (done.status, done.stderr) == (0, "")
     return done.stdout
 
@@ -70,9 +72,23 @@ def path_of(kind: str, name: str) -> Path:
     return SNAPSHOTS / f"{kind}-{name.replace(' ', '-') or 'vllava'}.txt"
 
 
+@pytest.mark.parametrize(("kind", "columns"), WIDTHS.items())
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_as_it_was(command: str) -> None:
-    assert help_of(command) == path_of("help", command).read_text(encoding="utf-8")
+def test_help_is_as_it_was(command: str, kind: str, columns: int) -> None:
+    assert help_of(command, columns) == path_of(kind, command).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("columns", [*WIDTHS.values(), 30, 200])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_its_width_names_no_types_and_cuts_neither_options_nor_examples(command: str, columns: int) -> None:
+    shown = help_of(command, columns)
+    text, _, examples = shown.partition("  Examples:")
+
+    options = {word for line in help_of(command, 200).splitlines() for word in line.split() if word.startswith("--")}
+    assert options <= set(shown.split())
+    assert not re.search(r"<\w+|\bINTEGER|\bFLOAT|list\[|…", text)
+    assert all(line in help_of(command, 200) for line in examples.splitlines() if line.startswith("    vllava"))
+    assert columns < 80 or max(map(len, shown.splitlines())) < columns
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -83,7 +99,8 @@ def test_json_has_the_keys_that_it_had(name: str, tmp_path: Path) -> None:
 if __name__ == "__main__":
     os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
     for each in COMMANDS:
-        path_of("help", each).write_text(help_of(each), encoding="utf-8")
+        for kind, columns in WIDTHS.items():
+            path_of(kind, each).write_text(help_of(each, columns), encoding="utf-8")
     for each in OUTPUTS:
         with tempfile.TemporaryDirectory() as home:
             path_of("json", each).write_text(printed_keys(each, home), encoding="utf-8")

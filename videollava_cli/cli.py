@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from videollava_cli import __version__, process
+from videollava_cli.commands.help_text import HelpGroup
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
@@ -51,6 +52,8 @@ def make_app(words: Sequence[str] = ()) -> typer.Typer:
         epilog=APP_EPILOG,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        cls=HelpGroup,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_common)
@@ -122,7 +125,10 @@ def _output_problem(error: OutputError) -> int:
 
 def _usage_problem(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
-    if message := error.format_message().strip():  # without one Typer has shown the help
+    message = error.format_message().strip()
+    if context is not None and message == context.get_help().strip():  # of a command without arguments
+        Console().answer(f"{message}\n")
+    else:
         from videollava_cli.reader.urls import without_logins
 
         command = context.command_path if context else "vllava"

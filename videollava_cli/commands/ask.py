@@ -11,6 +11,7 @@ import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.arguments import media_and_questions
+from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
@@ -28,7 +29,7 @@ Examples:
   vllava ask clip.mp4 "What happens in this video?"
   vllava ask photo.jpg -q "What is this?" -q "What color is it?"
   curl -s https://example.org/clip.webm | vllava ask - "Why is this funny?"
-  vllava ask talk.mkv --start 60 --end 90 "Who speaks?" --json | jq -r .answer
+  vllava ask talk.mkv --start 60 --end 90 "Who speaks?" --json | jq .answer
   vllava ask -m tiny examples/circle-moves-right.mp4 "What happens?"
 """
 
@@ -41,7 +42,7 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="MEDIA... QUESTION",
-            help="Videos and images (path, URL, hf://\\[datasets/]owner/repo/path, - for stdin), then the question.",
+            help="Videos and images (path, URL, hf://[datasets/]owner/repo/path, - for stdin), then the question.",
             show_default=False,
         ),
     ] = None,
@@ -142,4 +143,4 @@ def answer(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(epilog=EXAMPLES, no_args_is_help=True)(ask)
+    app.command(cls=HelpCommand, epilog=EXAMPLES, no_args_is_help=True)(ask)

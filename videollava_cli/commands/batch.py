@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from videollava_cli.batch.lines import is_summary
 from videollava_cli.batch.output import is_results
@@ -25,6 +24,7 @@ from videollava_cli.batch.work import (
 )
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.arguments import media_and_questions
+from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, UsageError
 from videollava_cli.output_file import check_output, is_same_file
@@ -35,10 +35,10 @@ from videollava_cli.settings import Settings
 MAX_NAMED = 3  # folders in a message
 BATCH_EXAMPLES = """\b
 Examples:
-  vllava batch clips/ -q "What happens?" -o answers.jsonl      run it again to go on
-  vllava batch clips/ --glob '*.mp4' -q "What happens?" -q "Who is there?" > answers.jsonl
-  find . -name '*.mp4' -print0 | vllava batch --from-file - -0 -q "What happens?" | jq -r .answer
-  vllava batch --questions questions.jsonl -o answers.jsonl    a question for each clip
+  vllava batch clips/ -q "What happens?" -o out.jsonl  # again: goes on
+  vllava batch clips/ --glob '*.mp4' -q "What happens?" -q "Who is there?"
+  find . -name '*.mp4' -print0 | vllava batch --from-file - -0 -q "Who?"
+  vllava batch --questions questions.jsonl -o out.jsonl  # one for each clip
   vllava batch clips/ -q "What happens?" -o part-2.jsonl --shard 2/8
 """
 
@@ -158,7 +158,7 @@ def batch(
     return list_items(job, console) if dry_run else run(job, console, answer_on_ray)
 
 
-class RayCommand(TyperCommand):
+class RayCommand(HelpCommand):
     """A command with `--ray [ADDRESS]`: Typer has no options whose value may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

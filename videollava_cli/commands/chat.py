@@ -23,6 +23,7 @@ from videollava_cli.chat.session import STDIN, Session, read_again
 from videollava_cli.chat.transcript import TYPED_LINES, Transcript, make_state_folder
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.arguments import check_media
+from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console, columns
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.request import json_text
@@ -36,18 +37,16 @@ SAMPLING_KEYS = ("start", "end", "at")  # they belong together: one that is give
 
 CHAT_EXAMPLES = """\b
 Examples:
-  vllava chat clip.mp4                     ask on; /help lists the commands, Ctrl-D leaves
-  vllava chat                              then /video clip.mp4, or drag it into the terminal
-  vllava chat -c                           go on with the last conversation
-  vllava chat --list                       all that are kept; -c ID goes on with one, --delete ID removes it
-  printf 'What is it?\\nWhat color is it?\\n' | vllava chat -m tiny examples/triangle.jpg
+  vllava chat clip.mp4           # ask on; /help lists the commands
+  vllava chat                    # then /video clip.mp4, or drag it there
+  vllava chat -c                 # go on with the last conversation
+  vllava chat --list             # all of them, for -c ID, --delete ID
+  printf 'What?\\nWhat color?\\n' | vllava chat -m tiny examples/triangle.jpg
 
-\b
 Where stdin is no terminal, each line of it is a question or a command, and each question gets one line on stdout:
 line breaks in an answer become spaces, and a question that fails gets an empty line and a reason on stderr. The exit
 status is then that of the last line that failed. Three quotes begin and end a question of several lines.
 
-\b
 When the context is full, the oldest turns are left out of what the model is given; never the media or --system.
 """
 
@@ -60,7 +59,7 @@ def chat(
         list[str] | None,
         typer.Argument(
             metavar="[MEDIA]...",
-            help="Videos and images (path, URL, hf://\\[datasets/]owner/repo/path, - for stdin).",
+            help="Videos and images (path, URL, hf://[datasets/]owner/repo/path, - for stdin).",
             show_default=False,
         ),
     ] = None,
@@ -211,4 +210,4 @@ def start_session(names: Sequence[str], settings: Settings, transcript: Transcri
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(epilog=CHAT_EXAMPLES)(chat)
+    app.command(cls=HelpCommand, epilog=CHAT_EXAMPLES)(chat)

@@ -6,15 +6,16 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus
 from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
 Examples:
-  vllava doctor                       would `vllava ask` work here?
-  vllava doctor -m 7b-4bit            and with this model?
-  vllava doctor --no-self-test        without asking tiny: quicker
+  vllava doctor                       # would `vllava ask` work here?
+  vllava doctor -m 7b-4bit            # and with this model?
+  vllava doctor --no-self-test        # without asking tiny: quicker
   vllava doctor --json | jq .works
 """
 
@@ -55,4 +56,4 @@ def doctor(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(epilog=EXAMPLES)(doctor)
+    app.command(cls=HelpCommand, epilog=EXAMPLES)(doctor)

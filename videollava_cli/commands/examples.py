@@ -2,12 +2,13 @@
 
 import typer
 
+from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console
 from videollava_cli.settings import data_folder
 
 EXAMPLES = """\b
 Examples:
-  vllava examples                                     the folder
+  vllava examples                                     # the folder
   vllava batch -m tiny "$(vllava examples)" -q "What happens?"
 """
 
@@ -19,4 +20,4 @@ def examples() -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(epilog=EXAMPLES)(examples)
+    app.command(cls=HelpCommand, epilog=EXAMPLES)(examples)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console, clock, printable
 from videollava_cli.engine.checkpoint import find_pixels
 from videollava_cli.errors import OutputError, UsageError
@@ -21,9 +22,9 @@ from videollava_cli.settings import Settings
 
 EXAMPLES = """\b
 Examples:
-  vllava frames clip.mp4                   draw them in the terminal
-  vllava frames clip.mp4 -o sheet.png      write a contact sheet
-  vllava frames clip.mp4 --fit pad         the whole picture, not its centre
+  vllava frames clip.mp4                   # draw them in the terminal
+  vllava frames clip.mp4 -o sheet.png      # write a contact sheet
+  vllava frames clip.mp4 --fit pad         # all of it, not the centre
   vllava frames talk.mkv --start 60 --json | jq '.frames[].seconds'
   vllava frames -m tiny examples/circle-moves-right.mp4
 """
@@ -37,7 +38,7 @@ def frames(
         str,
         typer.Argument(
             metavar="MEDIA",
-            help="A video or image: path, URL, hf://\\[datasets/]owner/repo/path, or - for stdin.",
+            help="A video or image: path, URL, hf://[datasets/]owner/repo/path, or - for stdin.",
             show_default=False,
         ),
     ],
@@ -131,4 +132,4 @@ def _json(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> dict[
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(epilog=EXAMPLES, no_args_is_help=True)(frames)
+    app.command(cls=HelpCommand, epilog=EXAMPLES, no_args_is_help=True)(frames)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from videollava_cli.commands import options as opt
+from videollava_cli.commands.help_text import HelpCommand, HelpGroup
 from videollava_cli.console import Console, bytes_in_words, columns
 from videollava_cli.engine.checkpoint import check_disk_space, fetch_weights, find_checkpoint, weight_bytes
 from videollava_cli.errors import UsageError
@@ -14,9 +15,9 @@ from videollava_cli.settings import settings_from
 
 EXAMPLES = """\b
 Examples:
-  vllava models                          which are here, which fit
+  vllava models                          # which are here, which fit
   vllava models --json | jq -r '.models[] | select(.fit == "fits") | .name'
-  vllava models pull 7b                  15 GB; run it again to go on
+  vllava models pull 7b                  # 15 GB; run it again to go on
 """
 STATES = {"whole": "yes", "partly": "in part", "absent": "no", "broken": "damaged"}
 FITS = {
@@ -29,11 +30,11 @@ FITS = {
 
 PULL_EXAMPLES = """\b
 Examples:
-  vllava models pull 7b                  15 GB; run it again to go on
+  vllava models pull 7b                  # 15 GB; run it again to go on
   vllava models pull owner/name --revision v2
 """
 
-models = typer.Typer(epilog=EXAMPLES, invoke_without_command=True)
+models = typer.Typer(cls=HelpGroup, epilog=EXAMPLES, invoke_without_command=True)
 
 
 @models.callback()
@@ -61,12 +62,17 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
     return model["name"], size, STATES[model["state"]], FITS[model["fit"]], model["checkpoint"]
 
 
-@models.command(epilog=PULL_EXAMPLES, no_args_is_help=True)
+@models.command(cls=HelpCommand, epilog=PULL_EXAMPLES, no_args_is_help=True)
 @opt.command(takes=("revision", "quiet", "config"))
 def pull(
     console: Console,
     given: opt.Given,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A preset or hub id.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A preset or hub id.", show_default=False, autocompletion=opt.complete_model
+        ),
+    ],
 ) -> None:
     """Fetch a checkpoint from the Hugging Face hub, so that the first question need not wait for it.
 

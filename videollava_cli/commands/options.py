@@ -14,11 +14,20 @@ import typer
 from videollava_cli.console import Console
 from videollava_cli.errors import UsageError
 from videollava_cli.process import silence_libraries
-from videollava_cli.settings import DEFAULTS, SETTINGS, TYPES, settings_from, unknown_variables
+from videollava_cli.settings import (
+    DEFAULTS,
+    SETTINGS,
+    TYPES,
+    preset_names,
+    presets_folder,
+    settings_from,
+    unknown_variables,
+)
 
 Result = TypeVar("Result")
 
 FLASH_ATTENTION = "flash_attention_2"
+DEVICES = ("auto", "cpu", "cuda", "mps")  # which the shell completes
 FILLED_IN = ("console", "settings", "given")  # parameters of a command that are no options of its own
 
 # Names for `command(takes=...)`
@@ -39,14 +48,40 @@ class Given:
     config: Path | None
 
 
-def option(help_text: str, panel: str, *names: str, metavar: str | None = None) -> Any:
-    """Return an option for `Annotated`; `panel` is its part of the help."""
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False)
+def option(
+    help_text: str,
+    panel: str,
+    *names: str,
+    metavar: str | None = None,
+    completion: Callable[[str], list[str]] | None = None,
+) -> Any:
+    """Return an option for `Annotated`; `panel` is its part of the help, `completion` gives values that begin so."""
+    how: dict[str, Any] = {"metavar": metavar, "show_default": False, "autocompletion": completion}
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **how)
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the presets and the cached checkpoints whose names begin so, for the shell's completion."""
+    from videollava_cli.doctor.models import cached_names
+
+    return [name for name in (*preset_names(presets_folder()), *cached_names()) if name.startswith(incomplete)]
+
+
+def _completion(name: str) -> Callable[[str], list[str]] | None:
+    if name == "model":
+        return complete_model
+    values = DEVICES if name == "device" else SETTINGS[name].choices
+    return (lambda incomplete: [value for value in values if value.startswith(incomplete)]) if values else None
 
 
 Questions = Annotated[
     list[str] | None,
-    option("A question; repeat it for more. All positionals are media then.", "Question", "-q", "--question"),
+    option(
+        "A question; repeat it for more. All positionals are media then.",
+        "Question",
+        *("-q", "--question"),
+        metavar="QUESTION",
+    ),
 ]
 Json = Annotated[bool, option("Print one JSON object a question, one a line.", "Output", "--json")]
 JsonObject = Annotated[bool, option("Print one JSON object.", "Output", "--json")]
@@ -110,7 +145,9 @@ def _setting_option(name: str) -> Any:
     help_text = setting.help.replace("{default}", str(DEFAULTS[name]).removesuffix(".0"))
     if setting.parse is not None:
         kind = str
-    return Annotated[kind | None, option(help_text, setting.panel, *flags, metavar=setting.metavar)]
+    metavar = setting.metavar or name.rpartition("_")[2].upper()
+    how: dict[str, Any] = {} if kind is bool else {"metavar": metavar, "completion": _completion(name)}
+    return Annotated[kind | None, option(help_text, setting.panel, *flags, **how)]
 
 
 def _in_panels(own: Iterable[Parameter], taken: Iterable[Parameter]) -> list[Parameter]:

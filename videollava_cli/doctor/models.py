@@ -1,6 +1,7 @@
 """The user's model and the presets: which of their files are on this disk, and whether they fit the memory."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,13 +53,13 @@ def find_models(settings: Settings) -> list[dict[str, Any]]:
     facts["four_bit"] = {"is_usable": find_spec("bitsandbytes") is not None}
     presets = [resolve({"model": name}, presets=presets_folder()) for name in preset_names(presets_folder())]
     known = {preset.checkpoint for preset in presets}
-    others = [resolve({"model": name}, presets=presets_folder()) for name in _cached_names() if name not in known]
+    others = [resolve({"model": name}, presets=presets_folder()) for name in cached_names() if name not in known]
     keys = ("name", "checkpoint", "bytes", "state", "folder", "missing_bytes", "fit")
     found = [_look_at(replace(each, device=settings.device), facts) for each in (*presets, *others)]
     return [{key: each[key] for key in keys} for each in found]
 
 
-def _cached_names() -> list[str]:
+def cached_names() -> list[str]:
     """Return the hub ids of Video-LLaVA checkpoints in the hub's cache, sorted."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -67,14 +68,14 @@ def _cached_names() -> list[str]:
         repositories = scan_cache_dir().repos
     except CacheNotFound:
         return []
-    configs = {
-        each.repo_id: file.file_path
-        for each in repositories
-        for revision in each.revisions
-        for file in revision.files
-        if file.file_name == "config.json"
-    }
-    return sorted(name for name, path in configs.items() if f'"{MODEL_TYPE}"' in path.read_text("utf-8", "replace"))
+    names = set()
+    for each in repositories:
+        files = [file for revision in each.revisions for file in revision.files if file.file_name == "config.json"]
+        for file in files:
+            with suppress(OSError):  # removed meanwhile, or not to be read
+                if f'"{MODEL_TYPE}"' in file.file_path.read_text("utf-8", "replace"):
+                    names.add(each.repo_id)
+    return sorted(names)
 
 
 def find_size(settings: Settings) -> ModelSize | None:
