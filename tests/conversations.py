@@ -110,3 +110,9 @@ def reference_answer(engine, conversation, media, max_new_tokens=NUM_NEW, **opti
         for token in takewhile(lambda token: token not in end_of_answer_ids(engine.model), output)
     ]
     return "".join([*pieces, detokenizer.finish()])
+
+
+def only_conversation(home):
+    """Return the file of the one conversation that is kept below a state home."""
+    (path,) = home.glob("vllava/conversations/*.json")
+    return path

@@ -26,6 +26,8 @@ SEVEN_B = "models--LanguageBind--Video-LLaVA-7B-hf"
 COMMIT = "0" * 40
 USABLE, BROKEN = "raise SystemExit(0)", "raise ImportError('broken')"  # a bitsandbytes that runs, and one that does not
 
+ASK_TINY = 'vllava ask -m tiny clip.mp4 "What happens?"'
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -205,6 +207,54 @@ def test_folder_that_is_not_there_yet_has_the_space_of_its_disk(tmp_path, cache)
     assert (disk["folder"], disk["total_bytes"]) == (str(cache), shutil.disk_usage(tmp_path).total)
 
 
+@pytest.mark.parametrize("place", ["hub", "kept"])
+def test_cache_that_cannot_be_written_is_named(tmp_path, cache, monkeypatch, place):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+
+    report = doctor("-m", "tiny")
+
+    subject, remedy = {"hub": ("cache", "set HF_HOME"), "kept": ("4-bit kept", "set XDG_CACHE_HOME")}[place]
+    mark, text = finding(report, "Checkpoints", subject)
+    assert mark == "note"
+    assert f"{str(tmp_path / 'file')!r} is no folder: {remedy} to a folder that you may write" in text
+    assert report["disk" if place == "hub" else "kept"]["problem"] == f"{str(tmp_path / 'file')!r} is no folder"
+
+
+def test_checkpoint_that_cannot_be_kept_is_a_problem(machine, tmp_path, monkeypatch):
+    machine(24)
+    (tmp_path / "file").write_text("a file where a folder should be")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+
+    report = doctor()
+
+    assert report["works"] is False
+    assert "not there, and none can be fetched: " in report["reason"]
+    assert report["run"] == ASK_TINY
+
+
+def test_nothing_is_left_in_a_folder_that_was_tried(cache):
+    cache.mkdir(parents=True)
+
+    doctor("-m", "tiny")
+
+    assert list(cache.iterdir()) == []
+
+
+def test_last_line_says_what_to_run():
+    assert vllava("doctor", "-m", "tiny", "--no-self-test").stdout.splitlines()[-1] == f"Run: {ASK_TINY}"
+
+
+def test_last_line_names_the_option_with_which_a_model_fits(machine):
+    machine(ram=8)
+
+    last = vllava("doctor", "--no-self-test").stdout.splitlines()[-1]
+
+    assert last == 'Run: vllava ask -m 7b --load-4bit clip.mp4 "What happens?"'
+    assert len(last) <= 80
+
+
 # Memory
 
 
@@ -302,8 +352,9 @@ def test_checkpoint_that_is_not_there_would_be_downloaded(machine):
 
     text = "not there: 14.7 GB would be downloaded, and the disk has room; the network was not tried"
     assert finding(found, "Checkpoints", "7b") == ("note", text)
-    verdict = vllava("doctor", "--no-self-test").stdout.splitlines()[-1]
+    *_, verdict, run = vllava("doctor", "--no-self-test").stdout.splitlines()
     assert verdict == "vllava ask with 7b would work here, once its checkpoint is downloaded"
+    assert run == "Run: vllava models pull 7b"
 
 
 def test_full_disk_keeps_a_checkpoint_from_being_downloaded(machine):
@@ -373,7 +424,7 @@ def test_quantized_weights_on_disk_are_counted(tmp_path, made, mark, expected):
 
     number = len(made)
     counts = {"folder": str(folder), "number": number, "num_unusable": number, "num_bytes": 1000 * number}
-    assert report["kept"] == counts
+    assert report["kept"] == {**counts, "problem": None}
     found = finding(report, "Checkpoints", "4-bit kept")
     assert found[0] == mark
     assert expected in found[1]
@@ -452,7 +503,9 @@ def test_package_that_is_missing_or_does_not_fit_ends_the_check_up_with_what_to_
 
     assert report["reason"] == f"Python and its packages, packages: {problem}"
     assert (report["software"]["problems"], report["models"], report["device"]) == ([problem], [], None)
-    assert vllava("doctor").stdout.splitlines()[-1].endswith(problem)
+    *_, verdict, run = vllava("doctor").stdout.splitlines()
+    assert verdict.endswith(problem)
+    assert run == f"Run: {problem.rpartition(': ')[2]}"
 
 
 def test_package_that_cannot_be_imported_ends_the_check_up_with_what_to_do(monkeypatch):
@@ -514,13 +567,13 @@ def test_self_test_that_cannot_run_says_why():
 # The report
 
 
-def test_report_is_readable_in_80_columns_and_ends_with_the_verdict(machine):
+def test_report_is_readable_in_80_columns_and_ends_with_the_verdict_and_what_to_run(machine):
     machine(8, ram=4)
 
     done = vllava("doctor", "--no-self-test")
 
-    *lines, verdict = done.stdout.splitlines()
-    assert max(map(cell_len, lines)) <= 80
+    *lines, verdict, run = done.stdout.splitlines()
+    assert max(map(cell_len, (*lines, run))) <= 80
     assert lines[0] == "Python and its packages"
     assert "  problem  7b             fits with --load-4bit, 5.9 GiB; without it: weights" in lines
     assert verdict.startswith("vllava ask with 7b would not work here: Room for a question about a clip, 7b: fits ")
@@ -535,8 +588,8 @@ def test_paths_of_any_length_and_width_are_whole_in_a_report_of_80_columns(tmp_p
 
     done = vllava("doctor", "-m", folder, "--device", "cpu", "--no-self-test", XDG_CACHE_HOME=str(folder / "cache"))
 
-    *lines, verdict = done.stdout.splitlines()
-    assert max(map(cell_len, lines)) <= 80
+    *lines, verdict, run = done.stdout.splitlines()
+    assert max(map(cell_len, (*lines, run))) <= 80
     assert verdict == f"vllava ask with {folder} would work here"
     text = "".join("".join(lines).split())
     for path in (folder, folder / "hub", folder / "cache" / "vllava" / "quantized"):
@@ -610,11 +663,14 @@ def test_mistake_is_one_line_on_stderr(arguments, status, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_settings_that_do_not_suit_the_machine_fail_with_the_reason_as_the_last_line(package):
+def test_settings_that_do_not_suit_the_machine_fail_with_the_reason_in_the_last_line_but_one(package):
     package("bitsandbytes", BROKEN)  # fails sooner than it works
 
     done = vllava("doctor", "-m", "tiny", "--device", "cpu", "--load-8bit", "--no-self-test")
 
     assert (done.status, done.stderr) == (1, "")
     reason = "Machine, settings: 8-bit weights need a CUDA GPU, and the device is 'cpu': use --load-4bit"
-    assert done.stdout.splitlines()[-1] == f"vllava ask with tiny would not work here: {reason}"
+    assert done.stdout.splitlines()[-2:] == [
+        f"vllava ask with tiny would not work here: {reason}",
+        "Run: vllava doctor, once more, when that is mended",
+    ]

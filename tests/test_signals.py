@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from conversations import only_conversation
 from slow_server import slow_server
 from terminals import Terminal
 
@@ -186,7 +187,7 @@ def test_chat_keeps_what_was_said(start, scratch, sent, status):
     assert process.stdout.read(5) == b"It is"
 
     assert end(process, sent)[0] == status
-    turns = json.loads((scratch.parent / "state" / "vllava" / "last.json").read_text())["turns"]
+    turns = json.loads(only_conversation(scratch.parent / "state").read_text())["turns"]
     assert [turn["is_stopped"] for turn in turns] == [False, True]
 
 
@@ -198,7 +199,7 @@ def test_closed_terminal_ends_a_chat_with_what_was_said(scratch):
         os.kill(terminal.pid, signal.SIGHUP)
 
         assert terminal.end() == 129
-    saved = json.loads((scratch.parent / "state" / "vllava" / "last.json").read_text())
+    saved = json.loads(only_conversation(scratch.parent / "state").read_text())
     assert [turn["question"] for turn in saved["turns"]] == ["What shape is it?"]
 
 

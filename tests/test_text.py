@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conversations import only_conversation
 from in_process import vllava
 
 from videollava_cli.chat.transcript import from_json
@@ -111,7 +112,7 @@ def test_line_of_a_conversation_that_is_no_unicode_is_refused_and_the_next_one_a
 @pytest.mark.parametrize("change", [("question", "a\udcff"), ("answer", "\ud800")])
 def test_saved_conversation_that_is_no_unicode_is_not_taken_up(folder, change):
     vllava(*CHAT, stdin=b"What happens?\n")
-    content = json.loads((folder / "state/vllava/last.json").read_text())
+    content = json.loads(only_conversation(folder / "state").read_text())
     content["turns"][0] |= dict([change])
 
     with pytest.raises(UsageError, match=f"cannot take up the conversation in 'x': the {change[0]} is no Unicode text"):
@@ -160,7 +161,7 @@ def test_files_of_other_systems_are_read_by_every_command(tmp_path, end):
 def test_results_and_conversations_with_the_mark_of_an_editor_are_taken_up(folder):
     run("batch", "clip.mp4", "-q", QUESTION, "-o", "out.jsonl")
     vllava("chat", "-m", "tiny", "--device", "cpu", "clip.mp4", stdin=b"What happens?\n")
-    for path in (Path("out.jsonl"), folder / "state/vllava/last.json"):
+    for path in (Path("out.jsonl"), only_conversation(folder / "state")):
         path.write_bytes(BOM + path.read_bytes().replace(b"\n", b"\r\n"))
 
     assert "1 there before" in run("batch", "clip.mp4", "-q", QUESTION, "-o", "out.jsonl").stderr

@@ -38,7 +38,8 @@ def doctor(
     Its packages load, the settings suit the machine, the model has room in
     the memory that is free now, and tiny answers as it should. A checkpoint
     that is not there may be downloaded and has room on the disk: whether the
-    network is there is not tried. Else it is 1, and the last line says why.
+    network is there is not tried. Else it is 1, and the last line but one says
+    why. The last line says what to run.
 
     A problem keeps vllava ask from working; a note is worth knowing.
     """

@@ -1,5 +1,6 @@
 """A check-up of this machine: whether `vllava ask` would work here, and if not, why not."""
 
+import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from videollava_cli import __version__
 from videollava_cli.console import Console, printable
 from videollava_cli.doctor import checks
 from videollava_cli.doctor.checks import Checked, Finding
-from videollava_cli.doctor.models import check_models, find_size
+from videollava_cli.doctor.models import MEMORY, check_models, find_size
 from videollava_cli.settings import Settings
 
 MODEL = ("model", "checkpoint", "revision", "offline", "device", "dtype", "load_4bit", "load_8bit")
@@ -25,6 +26,7 @@ NOTHING_FOUND: dict[str, Any] = {
     "self_test": None,
 }
 COLUMNS, INDENT, SUBJECT_COLUMNS = 80, 11, 15
+COMMAND_COLUMNS, NAME_COLUMNS = 75, 22
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
@@ -64,14 +66,33 @@ def examine(settings: Settings, *, is_tested: bool) -> dict[str, Any]:
         "vllava": __version__,
         "works": problem is None,
         "reason": problem and f"{problem.section}, {problem.subject}: {problem.text}",
+        "run": what_to_run(facts, problem),
         "settings": {key: getattr(settings, key) for key in SETTINGS},
         **facts,
         "findings": [asdict(finding) for finding in findings],
     }
 
 
+def what_to_run(facts: Mapping[str, Any], problem: Finding | None) -> str:
+    """Return the command that gets on from here, in at most 75 columns."""
+    asked, again = 'clip.mp4 "What happens?"', "vllava doctor, once more, when that is mended"
+    if not facts["models"]:
+        command = problem.text.rpartition(": ")[2] if problem else ""
+        return command if command.startswith("pip ") and len(command) <= COMMAND_COLUMNS else again
+    model = facts["models"][0]
+    name = shlex.quote(model["name"]) if len(model["name"]) <= NAME_COLUMNS else "MODEL"
+    if problem is None and model["state"] != "whole":
+        return f"vllava models pull {name}"
+    fits_in_4_bits = problem is not None and problem.section == MEMORY and model["fit"] == "fits_with_load_4bit"
+    if problem is None or fits_in_4_bits:
+        flag = " --load-4bit" if fits_in_4_bits or model["load_4bit"] else ""
+        return f"vllava ask -m {name}{flag} {asked}"
+    is_tiny_wrong = facts["self_test"] is not None and not facts["self_test"]["is_right"]
+    return again if is_tiny_wrong or name == "tiny" else f"vllava ask -m tiny {asked}"
+
+
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print a report in 80 columns, and the verdict in one line."""
+    """Print a report in 80 columns, the verdict in one line, and in the last one what to run."""
     from rich.console import Console as RichConsole
     from rich.console import Group
     from rich.constrain import Constrain
@@ -91,11 +112,13 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     verdict += "work here" if report["works"] else f"not work here: {report['reason']}"
     if report["works"] and report["models"][0]["state"] != "whole":
         verdict += ", once its checkpoint is downloaded"
+    run = printable(f"Run: {report['run']}")
     screen = console.picture_screen()
     if screen is None:
         page = RichConsole(width=COLUMNS, color_system=None)
         with page.capture() as printed:
             page.print(Group(*parts), end="")
-        console.answer("".join(f"{line.rstrip()}\n" for line in (*printed.get().split("\n")[:-1], printable(verdict))))
+        lines = (*printed.get().split("\n")[:-1], printable(verdict), run)
+        console.answer("".join(f"{line.rstrip()}\n" for line in lines))
     else:
-        console.draw(screen, Constrain(Group(*parts), COLUMNS), Text(f"{printable(verdict)}\n", "bold"))
+        console.draw(screen, Constrain(Group(*parts), COLUMNS), Text(f"{printable(verdict)}\n{run}\n", "bold"))

@@ -1,6 +1,7 @@
 """Checks of one thing each, without the network: their values for --json, and findings for the report."""
 
 import importlib
+import os
 import platform
 import re
 import shutil
@@ -13,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal
 
 from videollava_cli.console import bytes_in_words
@@ -291,9 +292,29 @@ def check_disk() -> Checked:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE).expanduser().absolute()
-    usage = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists()))
-    facts = {"folder": str(folder), "total_bytes": usage.total, "free_bytes": usage.free}
-    return facts, [Finding(FILES, "cache", "ok", f"{folder}, {bytes_in_words(usage.free, 'GB')} free")]
+    usage, problem = shutil.disk_usage(_nearest(folder)), _problem_of_writing(folder)
+    facts = {"folder": str(folder), "total_bytes": usage.total, "free_bytes": usage.free, "problem": problem}
+    text = f"{folder}, {bytes_in_words(usage.free, 'GB')} free"
+    if problem:
+        text += f"; nothing can be fetched into it: {problem}: set HF_HOME to a folder that you may write"
+    return facts, [Finding(FILES, "cache", "note" if problem else "ok", text)]
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the part of a path that is there."""
+    return next(each for each in (folder, *folder.parents) if os.path.exists(each))
+
+
+def _problem_of_writing(folder: Path) -> str | None:
+    """Return why nothing can be written into a folder, which need not exist yet; None if something can."""
+    nearest = _nearest(folder)
+    if not nearest.is_dir():
+        return f"{str(nearest)!r} is no folder"
+    try:
+        with TemporaryFile(dir=nearest):
+            return None
+    except OSError as error:
+        return f"{str(nearest)!r}: {error.strerror or error}"
 
 
 def check_quantized_cache() -> Checked:
@@ -305,8 +326,11 @@ def check_quantized_cache() -> Checked:
     text = f"{len(found)} in {folder}, {bytes_in_words(num_bytes, 'GB')}" if found else f"nothing yet, in {folder}"
     if num_unusable:
         text += f", {num_unusable} unfinished or damaged: see vllava cache"
+    if problem := _problem_of_writing(folder):
+        text += f"; nothing can be kept in it: {problem}: set XDG_CACHE_HOME to a folder that you may write"
     facts = {"folder": str(folder), "number": len(found), "num_unusable": num_unusable, "num_bytes": num_bytes}
-    return facts, [Finding(FILES, "4-bit kept", "note" if num_unusable else "ok", text)]
+    mark: Mark = "note" if num_unusable or problem else "ok"
+    return facts | {"problem": problem}, [Finding(FILES, "4-bit kept", mark, text)]
 
 
 def check_answer(settings: Settings) -> Checked:

@@ -163,6 +163,8 @@ def _files_in_words(model: Mapping[str, Any], disk: Mapping[str, Any], settings:
     there = f"there in part, without {', '.join(model['missing'])}" if model["state"] == "partly" else "not there"
     if settings.offline:
         return "problem", f"{there}, and offline none is downloaded: run once without --offline, or try -m tiny"
+    if disk["problem"]:
+        return "problem", f"{there}, and none can be fetched: {disk['problem']}: set HF_HOME to another folder"
     if model["missing_bytes"] is None:
         return "note", f"{there}: it would be downloaded, and its size is not known here"
     amount, free = bytes_in_words(model["missing_bytes"], "GB"), bytes_in_words(disk["free_bytes"], "GB")
