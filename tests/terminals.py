@@ -6,6 +6,7 @@ import re
 import select
 import signal
 import sys
+import termios
 import time
 from typing import Self
 
@@ -49,6 +50,11 @@ class Terminal:
     def raw(self) -> str:
         """All that came, colours and other controls included."""
         return self._raw.decode(errors="replace")
+
+    @property
+    def is_echoing(self) -> bool:
+        """Whether what is typed is shown."""
+        return bool(termios.tcgetattr(self._handle)[3] & termios.ECHO)
 
     def expect(self, pattern: str) -> str:
         """Read until a pattern comes, behind what was found before; return what came up to its end.

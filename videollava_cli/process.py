@@ -4,7 +4,8 @@ import os
 import signal
 import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ LEAVE_SECONDS = 3.0  # to save and to say what is to be said; `docker stop` kill
 NAMES_OF_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 _scratch_folders: WeakSet[TemporaryDirectory[str]] = WeakSet()  # those of this process
+_modes_before: dict[int, int] = {}  # the local modes (termios(3)) of a terminal whose echo is off
 
 
 def reserve_descriptors() -> None:
@@ -76,8 +78,41 @@ def scratch_folder() -> TemporaryDirectory[str]:
     return folder
 
 
+@contextmanager
+def echo_off() -> Iterator[None]:
+    """While this lasts, the terminal that is stdout does not show what is typed amid an answer; who reads next gets it.
+
+    A process in the background leaves its terminal alone, which would stop it.
+    """
+    try:
+        _set_echo(is_on=False)
+        yield
+    finally:
+        _set_echo(is_on=True)
+
+
+def _set_echo(*, is_on: bool) -> None:
+    if sys.stdout is None or not sys.stdout.isatty():
+        return
+    with suppress(ImportError, OSError):  # Windows has no termios
+        import termios
+
+        with suppress(termios.error):  # the terminal was closed
+            descriptor = sys.stdout.fileno()
+            if os.tcgetpgrp(descriptor) != os.getpgrp():
+                return
+            attributes = termios.tcgetattr(descriptor)
+            if is_on and descriptor in _modes_before:
+                attributes[3] = _modes_before.pop(descriptor)
+            elif not is_on:
+                _modes_before[descriptor] = attributes[3]
+                attributes[3] &= ~termios.ECHO
+            termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
+
+
 def end_now(status: int) -> NoReturn:
-    """End without waiting for threads: only remove what would fill the disk."""
+    """End without waiting for threads: only remove what would fill the disk, and give a terminal its echo back."""
+    _set_echo(is_on=True)
     for folder in tuple(_scratch_folders):
         folder.cleanup()
     os._exit(status)

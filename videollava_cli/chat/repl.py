@@ -16,6 +16,7 @@ from videollava_cli.engine import Chunk
 from videollava_cli.engine.request import answer_line, error_line, json_text
 from videollava_cli.engine.startup import show_prefill
 from videollava_cli.errors import ExitStatus, Interrupted, OutputError, UsageError, VllavaError
+from videollava_cli.process import echo_off
 from videollava_cli.text import unmarked
 
 LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # what str.splitlines takes for one
@@ -81,7 +82,7 @@ class Repl:
     def _answer(self, question: str, chunks: Answer) -> None:
         session, before, last = self.session, self.session.turns, Chunk("")
         try:
-            with closing(show_prefill(chunks, session.engine, self.console)) as shown:
+            with echo_off(), closing(show_prefill(chunks, session.engine, self.console)) as shown:
                 for last in shown:
                     self.answers.add(last)
         except KeyboardInterrupt as interrupt:

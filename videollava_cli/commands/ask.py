@@ -19,6 +19,7 @@ from videollava_cli.engine.request import answer_line, json_text
 from videollava_cli.engine.startup import show_prefill, start_engine
 from videollava_cli.errors import GenerationError, UsageError
 from videollava_cli.media import Medium
+from videollava_cli.process import echo_off
 from videollava_cli.prompt import SEVERAL_MEDIA, Turn, one_question
 from videollava_cli.reader import Reader
 from videollava_cli.reader.urls import local_path
@@ -118,7 +119,7 @@ def answer(
 ) -> None:
     """Print the answers in the order of their questions: as they are written, whole, or, with `seconds`, as JSON."""
     text = ""
-    with closing(show_prefill(engine.answer(requests), engine, console)) as chunks:
+    with echo_off(), closing(show_prefill(engine.answer(requests), engine, console)) as chunks:
         for request, chunk in in_order(chunks):
             if chunk.error is not None:
                 raise chunk.error
