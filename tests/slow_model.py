@@ -1,4 +1,4 @@
-"""`vllava` on a slow computer: each layer of the language model takes a second for a prompt; all else is real."""
+"""`vllava` on a slow computer: each layer of the language model takes its time for a prompt; all else is real."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from videollava_cli.cli import main
 def wait_in_prompt(layer: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
     """Wait in a layer of the language model, but not for one token."""
     if type(layer).__name__ == "LlamaDecoderLayer" and inputs[0].shape[1] > 1:
-        time.sleep(1.0)
+        time.sleep(0.8)
 
 
 if __name__ == "__main__":
