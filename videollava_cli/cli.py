@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from videollava_cli import __version__, process
-from videollava_cli.commands.help_text import HelpGroup
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, OutputClosedError, OutputError, VllavaError
 
@@ -46,6 +45,8 @@ def _common(
 
 def make_app(words: Sequence[str] = ()) -> typer.Typer:
     """Return the app: with the command that the words call, whose imports suffice, else with all commands."""
+    from videollava_cli.commands.options import HelpGroup
+
     app = typer.Typer(
         name="vllava",
         help="Ask questions about your videos and images with Video-LLaVA.",

@@ -11,7 +11,6 @@ import typer
 
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.arguments import media_and_questions
-from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console
 from videollava_cli.engine import Engine, Request, in_order
 from videollava_cli.engine.checkpoint import find_checkpoint
@@ -144,4 +143,4 @@ def answer(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(cls=HelpCommand, epilog=EXAMPLES, no_args_is_help=True)(ask)
+    app.command(cls=opt.HelpCommand, epilog=EXAMPLES, no_args_is_help=True)(ask)

@@ -24,7 +24,6 @@ from videollava_cli.batch.work import (
 )
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.arguments import media_and_questions
-from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus, UsageError
 from videollava_cli.output_file import check_output, is_same_file
@@ -158,7 +157,7 @@ def batch(
     return list_items(job, console) if dry_run else run(job, console, answer_on_ray)
 
 
-class RayCommand(HelpCommand):
+class RayCommand(opt.HelpCommand):
     """A command with `--ray [ADDRESS]`: Typer has no options whose value may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

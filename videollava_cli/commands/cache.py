@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.help_text import HelpCommand, HelpGroup
 from videollava_cli.console import Console, bytes_in_words, columns
 from videollava_cli.engine.quantized_cache import Entry, cache_folder, check_entry, entries
 from videollava_cli.errors import OutputError, UsageError, VllavaError
@@ -31,7 +30,7 @@ Examples:
   vllava cache verify --repair                   # remove what is damaged
 """
 
-cache = typer.Typer(cls=HelpGroup, epilog=CACHE_EXAMPLES, invoke_without_command=True)
+cache = typer.Typer(cls=opt.HelpGroup, epilog=CACHE_EXAMPLES, invoke_without_command=True)
 NAMES_HELP = "Entries, or models as the list names them. Default: all"
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help=NAMES_HELP, show_default=False)]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
@@ -52,7 +51,7 @@ def list_entries(context: typer.Context, json_object: opt.JsonObject = False) ->
         console.answer("".join(f"{line}\n" for line in _table(found)) + f"{_total_size(found)} in all\n")
 
 
-@cache.command(cls=HelpCommand, epilog=VERIFY_EXAMPLES)
+@cache.command(cls=opt.HelpCommand, epilog=VERIFY_EXAMPLES)
 def verify(
     names: Names = None, repair: Repair = False, json_object: opt.JsonObject = False, quiet: opt.Quiet = False
 ) -> None:
@@ -78,7 +77,7 @@ def verify(
         console.notice(f"removed {_counted(damaged)}, to be made again when needed")
 
 
-@cache.command(cls=HelpCommand)
+@cache.command(cls=opt.HelpCommand)
 def clear(names: Names = None, yes: Yes = False, quiet: opt.Quiet = False) -> None:
     """Remove kept weights, and what unfinished or damaged ones left behind."""
     found, console = _chosen(names), Console(is_quiet=quiet)

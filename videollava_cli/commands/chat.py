@@ -23,7 +23,6 @@ from videollava_cli.chat.session import STDIN, Session, read_again
 from videollava_cli.chat.transcript import TYPED_LINES, Transcript, make_state_folder
 from videollava_cli.commands import options as opt
 from videollava_cli.commands.arguments import check_media
-from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console, columns
 from videollava_cli.engine.checkpoint import find_checkpoint
 from videollava_cli.engine.request import json_text
@@ -210,4 +209,4 @@ def start_session(names: Sequence[str], settings: Settings, transcript: Transcri
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(cls=HelpCommand, epilog=CHAT_EXAMPLES)(chat)
+    app.command(cls=opt.HelpCommand, epilog=CHAT_EXAMPLES)(chat)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console
 from videollava_cli.errors import ExitStatus
 from videollava_cli.settings import Settings
@@ -57,4 +56,4 @@ def doctor(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(cls=HelpCommand, epilog=EXAMPLES)(doctor)
+    app.command(cls=opt.HelpCommand, epilog=EXAMPLES)(doctor)

@@ -2,7 +2,7 @@
 
 import typer
 
-from videollava_cli.commands.help_text import HelpCommand
+from videollava_cli.commands import options as opt
 from videollava_cli.console import Console
 from videollava_cli.settings import data_folder
 
@@ -20,4 +20,4 @@ def examples() -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(cls=HelpCommand, epilog=EXAMPLES)(examples)
+    app.command(cls=opt.HelpCommand, epilog=EXAMPLES)(examples)

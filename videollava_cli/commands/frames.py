@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.help_text import HelpCommand
 from videollava_cli.console import Console, clock, printable
 from videollava_cli.engine.checkpoint import find_pixels
 from videollava_cli.errors import OutputError, UsageError
@@ -132,4 +131,4 @@ def _json(medium: Medium, size: tuple[int, int], pixels: PixelSettings) -> dict[
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(cls=HelpCommand, epilog=EXAMPLES, no_args_is_help=True)(frames)
+    app.command(cls=opt.HelpCommand, epilog=EXAMPLES, no_args_is_help=True)(frames)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from videollava_cli.commands import options as opt
-from videollava_cli.commands.help_text import HelpCommand, HelpGroup
 from videollava_cli.console import Console, bytes_in_words, columns
 from videollava_cli.engine.checkpoint import check_disk_space, fetch_weights, find_checkpoint, weight_bytes
 from videollava_cli.errors import UsageError
@@ -34,7 +33,7 @@ Examples:
   vllava models pull owner/name --revision v2
 """
 
-models = typer.Typer(cls=HelpGroup, epilog=EXAMPLES, invoke_without_command=True)
+models = typer.Typer(cls=opt.HelpGroup, epilog=EXAMPLES, invoke_without_command=True)
 
 
 @models.callback()
@@ -62,7 +61,7 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
     return model["name"], size, STATES[model["state"]], FITS[model["fit"]], model["checkpoint"]
 
 
-@models.command(cls=HelpCommand, epilog=PULL_EXAMPLES, no_args_is_help=True)
+@models.command(cls=opt.HelpCommand, epilog=PULL_EXAMPLES, no_args_is_help=True)
 @opt.command(takes=("revision", "quiet", "config"))
 def pull(
     console: Console,

@@ -1,8 +1,12 @@
-"""How a command gets its options: those of settings from their table, and those that several commands have."""
+"""How a command gets its options, those of settings from their table, and how its help shows them.
+
+Help is plain text: as wide as the terminal, options in panels, and examples that can be copied.
+"""
 
 import functools
 import inspect
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from videollava_cli.console import Console
 from videollava_cli.errors import UsageError
@@ -26,6 +31,8 @@ from videollava_cli.settings import (
 
 Result = TypeVar("Result")
 
+MAX_WIDTH, NARROW = 100, 60  # columns
+PANELS_AT_END = ("Options",)  # those that every command has
 FLASH_ATTENTION = "flash_attention_2"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # which the shell completes
 FILLED_IN = ("console", "settings", "given")  # parameters of a command that are no options of its own
@@ -166,3 +173,51 @@ def _resolve_flash_attn(flags: dict[str, Any]) -> None:
         if (chosen := flags["attn_implementation"]) not in (None, FLASH_ATTENTION):
             raise UsageError(f"--flash-attn and --attn-implementation {chosen} exclude each other")
         flags["attn_implementation"] = FLASH_ATTENTION
+
+
+class _PlainHelp:
+    """Help in the width of the terminal, where Typer's own is at least 50 columns wide, or has boxes and types."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help; lines of examples are as long as they are."""
+        formatter = ctx.make_formatter()
+        formatter.width = min(shutil.get_terminal_size().columns, MAX_WIDTH) - 2
+        self.format_help(ctx, formatter)  # type: ignore[attr-defined]
+        text: str = formatter.getvalue()
+        return text.rstrip("\n")
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what stands behind the command's name: arguments as their help names them."""
+        parameters = self.get_params(ctx)  # type: ignore[attr-defined]
+        pieces = ["[OPTIONS]", *(each.metavar or "" for each in parameters if isinstance(each, TyperArgument))]
+        return [*pieces, "[COMMAND]"] if isinstance(self, TyperGroup) else pieces
+
+    def panels(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """Return names and texts: of arguments and options by their panels, then of commands, if there are any."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):  # type: ignore[attr-defined]
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_argument = isinstance(parameter, TyperArgument)
+                name = parameter.metavar if is_argument else record[0]
+                panel = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
+                found.setdefault(panel, []).append((name, parameter.help or record[1]))
+        found = {panel: found[panel] for panel in sorted(found, key=PANELS_AT_END.__contains__)}
+        if isinstance(self, TyperGroup):
+            commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+            found["Commands"] = [(name, each.get_short_help_str(limit=1000)) for name, each in commands if each]
+        return found
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the panels, each with its name; in a narrow terminal texts stand below names."""
+        how = {"col_max": 0, "col_spacing": 4} if formatter.width < NARROW else {}
+        for panel, rows in self.panels(ctx).items():
+            with formatter.section(panel):
+                formatter.write_dl(rows, **how)
+
+
+class HelpCommand(_PlainHelp, TyperCommand):
+    """A command with plain help."""
+
+
+class HelpGroup(_PlainHelp, TyperGroup):
+    """A command with commands of its own, and plain help."""
