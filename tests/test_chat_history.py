@@ -164,6 +164,15 @@ def test_ids_that_are_wrong_are_refused_and_nothing_is_removed(three, state, wor
     assert len(ids(state)) == 3
 
 
+def test_an_empty_id_removes_nothing_even_where_one_conversation_is_kept(state):
+    plant(state, "260101-080000-aaaa", "What is it?", 10)
+
+    done = vllava("chat", "--delete", "")
+
+    assert (done.status, done.stderr) == (2, "vllava: error: there is no conversation '': see vllava chat --list\n")
+    assert ids(state) == ["260101-080000-aaaa"]
+
+
 def test_only_the_last_used_ones_are_kept(three, state):
     chat(CLIP, "--keep-last", 2, lines="What color is it?\n")
 

@@ -42,7 +42,7 @@ def find_conversation(state: Path, beginning: str | None) -> Path:
         if not found:
             raise UsageError(f"there is no conversation to take up in {str(state)!r}: leave --continue out")
         return found[0]
-    fitting = [path for path in found if path.stem.startswith(beginning)]
+    fitting = [path for path in found if beginning and path.stem.startswith(beginning)]  # "" begins every id
     if not fitting:
         raise UsageError(f"there is no conversation {beginning!r}: {SEE_LIST}")
     if len(fitting) > 1 and beginning not in {path.stem for path in fitting}:
