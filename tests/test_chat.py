@@ -304,6 +304,7 @@ def test_damaged_conversation_is_an_error_of_one_line(state):
 
     assert (status, answers, len(notes)) == (2, [], 1)
     assert notes[0].startswith(f"vllava: error: cannot take up the conversation in '{path}': Expecting")
+    assert notes[0].endswith(f"; vllava chat --delete {path.stem} removes it")
 
 
 def test_state_folder_that_cannot_be_made_is_a_note_and_no_more(state):

@@ -121,7 +121,7 @@ def test_damaged_conversation_is_a_note_in_the_list_and_can_be_removed(state, th
     assert not three[0].exists()
 
 
-@pytest.mark.parametrize("beginning", ["260202", "260202-1", "260202-100000-cccc"])
+@pytest.mark.parametrize("beginning", ["2602", "260202", "260202-1", "260202-100000-cccc", "260202-100000-CCCC"])
 def test_id_or_its_beginning_is_taken_up_and_named(three, beginning):
     done = chat("-c", beginning)
 
@@ -150,6 +150,7 @@ def test_file_that_is_called_like_an_id_is_a_medium(three, tmp_path, monkeypatch
     ("words", "message"),
     [
         (("-c", "260303"), "there is no conversation '260303': see vllava chat --list"),
+        (("-c", "27"), "there is no conversation '27': see vllava chat --list"),
         (("-c", "260101"), "2 conversations begin with '260101': give more of the id; see vllava chat --list"),
         (("--delete", "nonsense"), "there is no conversation 'nonsense': see vllava chat --list"),
         (("--delete", "260202", "--delete", "2603"), "there is no conversation '2603': see vllava chat --list"),
@@ -270,7 +271,7 @@ def test_list_and_delete_import_nothing_heavy(three):
         assert not names & set(HEAVY)
 
 
-@pytest.mark.parametrize("word", ["clip.mp4", "2026", "triangle", "261201x", "-", "261201-09:15"])
+@pytest.mark.parametrize("word", ["clip.mp4", "triangle", "261201x", "-", "261201-09:15"])
 def test_words_that_are_no_ids(word):
     assert not ID.fullmatch(word)
 

@@ -17,7 +17,7 @@ from terminals import Terminal
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CLIP, QUESTION = EXAMPLES / "circle-moves-right.mp4", "What happens?"
-SLOW_CHAT = Path(__file__).with_name("slow_chat.py")
+SLOW_CHAT, SLOW_MODEL = (Path(__file__).with_name(name) for name in ("slow_chat.py", "slow_model.py"))
 VLLAVA = [sys.executable, "-m", "videollava_cli"]
 TINY = ["-m", "tiny", "--device", "cpu"]
 STATUSES = [(signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -108,7 +108,9 @@ def test_batch_gives_its_summary_though_a_thread_reads_on(start, scratch, sent, 
 
 @pytest.mark.parametrize(("sent", "status"), [*STATUSES, (signal.SIGINT, 130)])
 def test_answer_that_is_stopped_ends_its_line(start, scratch, endless_checkpoint, sent, status):
-    process = start("ask", EXAMPLES / "triangle.jpg", QUESTION, "-m", endless_checkpoint, "--device", "cpu")
+    options = ("-m", endless_checkpoint, "--max-new-tokens", 100_000, "--device", "cpu")
+    words = ("token", "ask", EXAMPLES / "triangle.jpg", QUESTION, *options)
+    process = start(*words, program=[sys.executable, str(SLOW_MODEL)])
     first = os.read(process.stdout.fileno(), 1)
 
     process.send_signal(sent)
@@ -122,7 +124,8 @@ def test_answer_that_is_stopped_ends_its_line(start, scratch, endless_checkpoint
 def long_batch(start, endless_checkpoint):
     """Start a batch whose one answer takes longer than anybody waits; wait until it has begun."""
     options = ("-m", endless_checkpoint, "--max-new-tokens", 100_000, "--verbose", "--device", "cpu")
-    process = start("batch", EXAMPLES / "triangle.jpg", "-q", QUESTION, "--json-summary", "sum.json", *options)
+    words = ("batch", EXAMPLES / "triangle.jpg", "-q", QUESTION, "--json-summary", "sum.json", *options)
+    process = start("token", *words, program=[sys.executable, str(SLOW_MODEL)])
     while b"questions at once" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(1)
@@ -170,12 +173,23 @@ def test_writer_that_nobody_reads_is_ended(start, scratch):
     assert json.loads(Path("sum.json").read_text())["answered"] > 0
 
 
-@both_signals
-def test_signal_while_torch_is_imported_ends_quietly(start, sent, status):
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize(("sent", "status"), [*STATUSES, (signal.SIGINT, 130)])
+def test_signal_while_torch_is_imported_ends_quietly(start, sent, status, delay):
+    process = start("ask", *TINY, CLIP, QUESTION)
+    wait_for(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    time.sleep(delay)
+
+    assert end(process, sent)[:2] == (status, "")
+
+
+def test_second_signal_while_torch_is_imported_ends_at_once(start):
     process = start("ask", *TINY, CLIP, QUESTION)
     wait_for(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
 
-    assert end(process, sent)[:2] == (status, "")
+    status, said, _ = end(process, signal.SIGTERM, signal.SIGINT)
+
+    assert (status in (130, 143), said) == (True, "")
 
 
 @both_signals

@@ -34,7 +34,7 @@ def test_each_layer_of_a_prefill_is_reported_and_no_decode_step_after_it(tiny, m
 
 
 def test_long_prefill_is_shown_in_a_terminal_and_gone_before_the_answer():
-    with Terminal(SLOW, "ask", "-m", "tiny", CLIP, "What color is it?") as terminal:
+    with Terminal(SLOW, "prompt", "ask", "-m", "tiny", CLIP, "What color is it?") as terminal:
         terminal.expect(SHOWN)
         terminal.expect("It is red.")
         assert terminal.end() == 0
@@ -45,7 +45,7 @@ def test_long_prefill_is_shown_in_a_terminal_and_gone_before_the_answer():
 
 
 def test_interrupt_in_a_long_prefill_gives_the_cursor_back():
-    with Terminal(SLOW, "ask", "-m", "tiny", CLIP, "What color is it?") as terminal:
+    with Terminal(SLOW, "prompt", "ask", "-m", "tiny", CLIP, "What color is it?") as terminal:
         terminal.expect(SHOWN)
         terminal.type(CTRL_C)
         assert terminal.end() == 130
@@ -54,7 +54,7 @@ def test_interrupt_in_a_long_prefill_gives_the_cursor_back():
 
 
 def test_chat_shows_a_long_prefill_too():
-    with Terminal(SLOW, "chat", "-m", "tiny", "--no-save", CLIP) as terminal:
+    with Terminal(SLOW, "prompt", "chat", "-m", "tiny", "--no-save", CLIP) as terminal:
         terminal.expect(r"%] >")
         terminal.type("What color is it?" + ENTER)
         terminal.expect(SHOWN)
@@ -64,7 +64,7 @@ def test_chat_shows_a_long_prefill_too():
 def test_short_prefill_and_one_that_nobody_watches_are_not_shown():
     with Terminal("-m", "videollava_cli", "ask", "-m", "tiny", CLIP, "What color is it?") as terminal:
         assert terminal.end() == 0
-    command = [sys.executable, SLOW, "ask", "-m", "tiny", CLIP, "What color is it?"]
+    command = [sys.executable, SLOW, "prompt", "ask", "-m", "tiny", CLIP, "What color is it?"]
     piped = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert "Reading" not in terminal.raw
@@ -72,7 +72,7 @@ def test_short_prefill_and_one_that_nobody_watches_are_not_shown():
 
 
 def test_quiet_hides_it():
-    with Terminal(SLOW, "ask", "-m", "tiny", "--quiet", CLIP, "What color is it?") as terminal:
+    with Terminal(SLOW, "prompt", "ask", "-m", "tiny", "--quiet", CLIP, "What color is it?") as terminal:
         assert terminal.end() == 0
 
     assert "Reading" not in terminal.raw

@@ -14,7 +14,7 @@ PROMPT = r"%\] >"
 
 
 def test_line_typed_during_an_answer_is_not_in_it_and_is_the_next_question():
-    with Terminal(SLOW_MODEL, "chat", "--no-save", *TINY) as terminal:
+    with Terminal(SLOW_MODEL, "prompt", "chat", "--no-save", *TINY) as terminal:
         terminal.expect(PROMPT)
         terminal.type("What color is it?" + ENTER)
         terminal.expect("Reading the clip")
@@ -29,7 +29,7 @@ def test_line_typed_during_an_answer_is_not_in_it_and_is_the_next_question():
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_terminal_echoes_again_however_an_answer_ends(sent):
-    with Terminal(SLOW_MODEL, "ask", *TINY, "What color is it?") as terminal:
+    with Terminal(SLOW_MODEL, "prompt", "ask", *TINY, "What color is it?") as terminal:
         terminal.expect("Reading the clip")
         assert not terminal.is_echoing
         os.kill(terminal.pid, sent)
@@ -44,7 +44,7 @@ def test_terminal_echoes_again_after_an_answer_and_after_two_signals():
         terminal.end()
 
         assert terminal.is_echoing
-    with Terminal(SLOW_MODEL, "ask", *TINY, "What color is it?") as terminal:
+    with Terminal(SLOW_MODEL, "prompt", "ask", *TINY, "What color is it?") as terminal:
         terminal.expect("Reading the clip")
         for _ in range(2):
             os.kill(terminal.pid, signal.SIGTERM)

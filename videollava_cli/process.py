@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 from weakref import WeakSet
 
 from videollava_cli.errors import ExitStatus, Interrupted
@@ -150,6 +150,37 @@ class Ending:
         signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
         leave_dead_terminal()
         raise Interrupted
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let Ctrl-C and the signals of `Ending` wait: raised amid torch's import, they would crash its C++ code.
+
+    The second one ends the process at once. A program that has its own signal handlers is left alone.
+    """
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if came:
+            end_now(128 + number)
+        came.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: handler for number in numbers if (handler := signal.getsignal(number)) in _ours()}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _ours() -> list[Any]:
+    ending = signal.getsignal(signal.SIGTERM)
+    return [ending, signal.default_int_handler] if isinstance(ending, Ending) else []
 
 
 def leave_dead_terminal() -> None:

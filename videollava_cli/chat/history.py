@@ -15,7 +15,8 @@ from videollava_cli.errors import OutputError, UsageError
 
 FOLDER = "conversations"  # of the state folder
 OF_0_1_0 = "last.json"  # the only conversation that version 0.1.0 kept, in the state folder itself
-ID = re.compile(r"\d{6}(?:-\d{0,6}(?:-[0-9a-f]{0,4})?)?")  # or its beginning: date, time, and four random digits
+# Or its beginning: date, time, and four random digits.
+ID = re.compile(r"\d{1,6}|\d{6}-\d{0,6}|\d{6}-\d{6}-[0-9a-f]{0,4}", re.IGNORECASE)
 SEE_LIST = "see vllava chat --list"
 
 Stamp = tuple[int, int]  # the inode of a file and when it was written, in nanoseconds: another one was written since
@@ -42,10 +43,11 @@ def find_conversation(state: Path, beginning: str | None) -> Path:
         if not found:
             raise UsageError(f"there is no conversation to take up in {str(state)!r}: leave --continue out")
         return found[0]
-    fitting = [path for path in found if beginning and path.stem.startswith(beginning)]  # "" begins every id
+    wanted = beginning.lower()
+    fitting = [path for path in found if wanted and path.stem.startswith(wanted)]  # "" begins every id
     if not fitting:
         raise UsageError(f"there is no conversation {beginning!r}: {SEE_LIST}")
-    if len(fitting) > 1 and beginning not in {path.stem for path in fitting}:
+    if len(fitting) > 1 and wanted not in {path.stem for path in fitting}:
         raise UsageError(f"{len(fitting)} conversations begin with {beginning!r}: give more of the id; {SEE_LIST}")
     return min(fitting, key=lambda path: len(path.stem))
 
@@ -93,7 +95,10 @@ class Keeper:
     def take_up(self, path: Path) -> Transcript:
         """Read a conversation, to go on with it in its file; raises UsageError."""
         self.path, self._stamp = path, _stamp(path)
-        self.saved = read_transcript(path)
+        try:
+            self.saved = read_transcript(path)
+        except UsageError as error:
+            raise UsageError(f"{error}; vllava chat --delete {path.stem} removes it") from error
         return self.saved
 
     def begin(self) -> None:

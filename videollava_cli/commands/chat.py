@@ -131,6 +131,8 @@ def manage(state: Path, delete: Sequence[str], console: Console, *, is_listed: b
             rows.append(summary(path))
         except UsageError as error:
             console.notice(f"{error}; vllava chat --delete {path.stem} removes it")
+        except FileNotFoundError:
+            continue  # another process removed it meanwhile
     if as_json:
         console.answer("".join(map(json_text, rows)))
     elif rows:

@@ -22,6 +22,7 @@ from videollava_cli.engine.checkpoint import ModelSize, compute_dtype
 from videollava_cli.engine.quantized_cache import cache_folder, entries
 from videollava_cli.errors import UsageError, VllavaError, first_line
 from videollava_cli.machine import free_memory, num_processors, total_memory
+from videollava_cli.process import signals_deferred
 from videollava_cli.settings import Settings
 
 PYTHON, MACHINE, OPTIONS, FILES = "Python and its packages", "Machine", "What may be used", "Checkpoints"
@@ -93,7 +94,8 @@ def _package_problems() -> Iterator[str]:
             yield f"{requirement.name} {version} does not suit vllava: pip install '{requirement}'"
     for name in IMPORTED:
         try:
-            importlib.import_module(name)
+            with signals_deferred():
+                importlib.import_module(name)
         except (ImportError, OSError) as error:
             yield f"{name} cannot be imported: {first_line(error)}; install it anew"
 

@@ -20,6 +20,7 @@ from videollava_cli.engine.checkpoint import (
 from videollava_cli.engine.quantized_cache import QuantizedCache, cache_folder
 from videollava_cli.errors import UsageError
 from videollava_cli.media import Medium
+from videollava_cli.process import signals_deferred
 from videollava_cli.prompt import Conversation
 from videollava_cli.reader import ReadAhead, Reader
 from videollava_cli.sampling import Sampling
@@ -112,7 +113,8 @@ def start_engine(
     began = time.perf_counter()
     check_memory(checkpoint, settings)
     with console.status("Starting"):
-        from videollava_cli.engine.loading import check_machine, choose_device, load_model, load_tokenizer
+        with signals_deferred():
+            from videollava_cli.engine.loading import check_machine, choose_device, load_model, load_tokenizer
 
         check_machine(settings)
         encoder = prompt_encoder(checkpoint, load_tokenizer(checkpoint))
