@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from in_process import vllava
 
@@ -38,7 +40,7 @@ def large(tmp_path):
 
 @pytest.fixture
 def limit(tmp_path, monkeypatch):
-    """Give this process a control group with a limit of memory."""
+    """Give this process a control group with a limit of memory, on a large machine that does nothing else."""
 
     def plant(gibibytes):
         group = tmp_path / "sys/fs/cgroup/job"
@@ -47,6 +49,8 @@ def limit(tmp_path, monkeypatch):
         (tmp_path / "proc/self").mkdir(parents=True)
         (tmp_path / "proc/self/cgroup").write_text("0::/job\n")
         monkeypatch.setattr(machine, "ROOT", tmp_path)
+        system = SimpleNamespace(total=128 * GIB, available=128 * GIB)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: system)
 
     return plant
 
