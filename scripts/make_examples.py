@@ -39,6 +39,10 @@ Clips and stills that `scripts/make_examples.py` draws, with a question to try o
 | file | what it shows | format | size | a question to try | answer |
 |---|---|---|---|---|---|
 {rows}
+
+`film.mp4` ({film_kilobytes:.1f} kB) joins six scenes of three seconds; `film.srt` says what happens in each.
+
+    vllava ask -m tiny examples/film.mp4 "What happens?" --start 6 --end 9
 """
 
 
@@ -57,7 +61,7 @@ class Example:
 
     def render(self) -> Frames:
         """Render the frames: uint8 RGB, (T, H, W, 3)."""
-        return render_clip(self.scene, np.arange(self.num_frames) / self.num_frames, self.size)
+        return _rendered(self.scene, self.num_frames, self.size)
 
 
 def main() -> None:
@@ -77,14 +81,33 @@ def main() -> None:
         cells += [f"{path.stat().st_size / 1000:.1f} kB", example.question, example.answer]
         rows.append(f"| {' | '.join(cells)} |")
         print(rows[-1])
-    (folder / "README.md").write_text(TABLE.format(rows="\n".join(rows)), encoding="utf-8")
+    kilobytes = _write_film(folder) / 1000
+    readme = TABLE.format(rows="\n".join(rows), film_kilobytes=kilobytes)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _write_film(folder: Path) -> int:
+    """Write the film and its subtitles; return the film's size in bytes."""
+    num_frames = SCENE_SECONDS * FILM_RATE
+    frames = np.concatenate([_rendered(scene, num_frames, FILM_SIZE) for scene in FILM])
+    _encode(folder / "film.mp4", frames, FILM_RATE)
+    blocks = [
+        f"{k + 1}\n00:00:{k * SCENE_SECONDS:02},000 --> 00:00:{(k + 1) * SCENE_SECONDS:02},000\n{describe(scene)}\n"
+        for k, scene in enumerate(FILM)
+    ]
+    (folder / "film.srt").write_text("\n".join(blocks), encoding="utf-8")
+    return (folder / "film.mp4").stat().st_size
+
+
+def _rendered(scene: Scene, num_frames: int, size: tuple[int, int]) -> Frames:
+    return render_clip(scene, np.arange(num_frames) / num_frames, size)
 
 
 def _write(path: Path, example: Example) -> None:
     if example.form == "GIF":
         _write_gif(path, example)
     elif example.num_frames > 1:
-        _encode(path, example)
+        _encode(path, example.render(), example.frames_per_second, example.form)
     else:
         options = {"optimize": True} if example.form == "PNG" else {"quality": 90}
         Image.fromarray(example.render()[0]).save(path, **options)
@@ -96,13 +119,13 @@ def _is_true(example: Example) -> bool:
     return (example.question, example.answer) in {(question, answer) for _, question, answer in drawn}
 
 
-def _encode(path: Path, example: Example) -> None:
+def _encode(path: Path, frames: Frames, frames_per_second: int, form: str = H264) -> None:
     """Write a clip; as phones do, a turned one lies on its side, and the file says to turn it clockwise."""
-    codec, options = ("libvpx-vp9", VP9_OPTIONS) if example.form == VP9 else ("libx264", H264_OPTIONS)
-    clockwise_degrees = 90 if example.form == TURNED_H264 else 0
-    frames = np.rot90(example.render(), clockwise_degrees // 90, axes=(1, 2))
+    codec, options = ("libvpx-vp9", VP9_OPTIONS) if form == VP9 else ("libx264", H264_OPTIONS)
+    clockwise_degrees = 90 if form == TURNED_H264 else 0
+    frames = np.rot90(frames, clockwise_degrees // 90, axes=(1, 2))
     with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(codec, rate=example.frames_per_second, options=options)
+        stream = container.add_stream(codec, rate=frames_per_second, options=options)
         assert isinstance(stream, VideoStream)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.thread_count = 1  # more threads, other bytes
@@ -153,7 +176,19 @@ MIXTURE = (
     _large("star", "blue", Motion.STILL, (0.73, 0.27)),
     _small("cross", "green", (0.73, 0.73)),
 )
+RED_APPEARS = replace(_large("circle", "red", Motion.APPEAR, (0.27, 0.5)), switch_time=0.3)
+BLUE_APPEARS = replace(_large("square", "blue", Motion.APPEAR, (0.73, 0.5)), switch_time=0.7)
+RED_APPEARS_LATE, BLUE_APPEARS_EARLY = replace(RED_APPEARS, switch_time=0.7), replace(BLUE_APPEARS, switch_time=0.3)
 
+FILM_RATE, FILM_SIZE, SCENE_SECONDS = 24, (240, 320), 3
+FILM = (
+    _clip("white", RED_CIRCLE),
+    _clip("black", YELLOW_STAR),
+    _clip("gray", PURPLE_CROSS),
+    _clip("white", GREEN_SQUARE),
+    _clip("black", GREEN_RING),
+    _clip("white", PINK_TRIANGLE),
+)
 EXAMPLES = (
     Example("circle-moves-right.mp4", H264, _clip("white", RED_CIRCLE), (180, 320),
             "What happens in this video?", "A red circle moves from left to right.", 72),
@@ -169,6 +204,10 @@ EXAMPLES = (
             "In which direction does it move?", "It moves from bottom to top.", 60, 30),
     Example("triangle-disappears.mp4", H264, _clip("white", PINK_TRIANGLE), (240, 240),
             "What do you see at the end?", "Nothing.", 48),
+    Example("circle-then-square.mp4", H264, _clip("white", RED_APPEARS, BLUE_APPEARS), (240, 320),
+            "What appears first?", "The red circle.", 72),
+    Example("square-then-circle.mp4", H264, _clip("white", RED_APPEARS_LATE, BLUE_APPEARS_EARLY), (240, 320),
+            "What appears first?", "The blue square.", 72),
     Example("three-squares.png", "PNG", _still("gray", *RED_SQUARES), (320, 320),
             "How many shapes are there?", "There are three objects."),
     Example("triangle.jpg", "JPEG", _still("white", BROWN_TRIANGLE), (300, 400),

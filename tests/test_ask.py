@@ -33,6 +33,16 @@ def test_bundled_model_answers_the_question_of_each_example(tiny, file, question
     assert "".join(chunk.text for chunk in tiny.ask([EXAMPLES / file], question)) == answer
 
 
+def test_the_films_subtitles_say_what_the_model_sees_in_each_scene(tiny):
+    subtitles = [block.splitlines()[2] for block in (EXAMPLES / "film.srt").read_text().split("\n\n")]
+    parts = [{"start": float(3 * k), "end": float(3 * k + 3)} for k in range(6)]
+    assert [tiny.answer_text(EXAMPLES / "film.mp4", "What happens?", **part) for part in parts] == subtitles
+
+
+def test_the_film_is_small():
+    assert (EXAMPLES / "film.mp4").stat().st_size <= 80_000
+
+
 def test_answer_alone_is_on_stdout():
     done = ask(CLIP, "Which way does it move?")
 

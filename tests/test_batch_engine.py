@@ -53,7 +53,7 @@ def assert_equal_to_single_answers(engine, requests):
 
 @pytest.fixture(scope="module")
 def all_media():
-    return sorted(path.name for path in EXAMPLES.iterdir() if path.suffix != ".md")
+    return sorted(path.name for path in EXAMPLES.iterdir() if path.suffix not in (".md", ".srt"))
 
 
 @pytest.mark.parametrize("questions", [QUESTIONS[:1], QUESTIONS])
