@@ -12,8 +12,10 @@ what each shape did. Both towers share their weights while training. A stopped r
 
 import argparse
 import copy
+import hashlib
 import json
 import math
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -25,8 +27,12 @@ import numpy as np
 import torch
 from bitsandbytes.functional import get_4bit_type
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_world.architecture import TEXT_WIDTH, TOWER_WIDTH, make_config, make_image_processor, train_tokenizer
+from tiny_world.asking import draw_any
 from tiny_world.batches import EVERYTHING, IMAGES, MATCHING, PAIRS, SYSTEM_TEXTS, Diet, make_attribute_batch, make_batch
+from tiny_world.facts import facts_of
 from tiny_world.negatives import load_photos
 from tiny_world.questions import OFF_TOPIC, REFUSAL, draw_questions
 from tiny_world.scenes import draw_scene
@@ -36,10 +42,12 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast, VideoLlavaForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[1]
+LOG = ROOT / "docs" / "tiny-training.jsonl"
+COMMAND = "python scripts/train_tiny.py"
 CHECKPOINT_EVERY = 200  # steps
-LOG_EVERY = 50  # steps
+LOG_EVERY, HELD_OUT_EVERY = 50, 200  # steps; the second one: when wording that is not trained is tried
 WEIGHT_DECAY = 0.02
-STEPS = (2000, 800, 600, 1200, 2800)
+STEPS = (2000, 1000, 800, 1400, 4200)
 ROUNDED_FROM = 0.5  # share of the last stage's steps after which every other one rounds weights to 4 bits
 
 
@@ -146,6 +154,7 @@ class Trainer:
         self.heads = AttributeHeads(TOWER_WIDTH)
         self.deed_heads = DeedHeads(TEXT_WIDTH)
         self.path = options.work / "checkpoint.pt"
+        self.commit = _commit(options.work / "commit")
         self.done = {"attributes": 0, "images": 0, "matching": 0, "pairs": 0, "answers": 0}
         self.optimizer_state: dict[str, Any] | None = None
         self.photos = load_photos(options.photos) if not options.export_only else []
@@ -169,7 +178,7 @@ class Trainer:
             loss, shares = self._backward(stage, step, batch)
             optimizer.step(scale * stage.learning_rate, scale * stage.tower_rate)
             self.done[stage.name] = step + 1
-            logged.append({"loss": loss} | shares)
+            logged.append({"loss": loss} | shares | self._held_out(stage, step))
             if self.done[stage.name] % LOG_EVERY == 0 or self.done[stage.name] == stage.num_steps:
                 self._log(stage, logged, time.perf_counter() - began)
                 logged = []
@@ -186,8 +195,27 @@ class Trainer:
         model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        (folder / "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
+        self._sign(folder / "model.safetensors")
         _forget_origin(folder / "tokenizer_config.json")
+
+    def _sign(self, path: Path) -> None:
+        """Write into the weights' file where they come from; the log is kept beside the documents."""
+        log = (self.options.work / "log.jsonl").read_bytes()
+        LOG.write_bytes(log)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        origin = {"commit": self.commit, "seed": str(self.options.seed), "command": COMMAND}
+        save_file(tensors, path, {"format": "pt", **origin, "log_sha256": hashlib.sha256(log).hexdigest()})
+        path.chmod(0o644)  # safetensors writes for its owner alone
+
+    def _held_out(self, stage: Stage, step: int) -> dict[str, float]:
+        """Return now and then the share of right answers to questions worded as none is in training."""
+        if stage.diet is None or (step + 1) % HELD_OUT_EVERY:
+            return {}
+        asked = make_batch((self.options.seed, step), self.tokenizer, self.photos, stage.diet, "held_out")
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            _, shares = answer_loss(self.model, self.deed_heads, asked, self.normalize)
+        return {f"held_out_{name}": share for name, share in shares.items()}
 
     def _backward(self, stage: Stage, step: int, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, float]]:
         is_rounded = stage.name == "answers" and step >= ROUNDED_FROM * stage.num_steps and step % 2 == 0
@@ -248,6 +276,14 @@ class Trainer:
         self.model.load_state_dict(exported.state_dict())
 
 
+def _commit(path: Path) -> str:
+    # The one with which the run began.
+    if not path.exists():
+        git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        path.write_text(subprocess.run(git, capture_output=True, check=True, text=True).stdout)
+    return path.read_text().strip()
+
+
 def _schedule(step: int, stage: Stage) -> float:
     # Linear warm-up, then a cosine to 2 % of the peak.
     if step < stage.warmup:
@@ -276,10 +312,16 @@ def _corpus(seed: int) -> Iterator[str]:
     rng = np.random.default_rng((seed, 0))
     for _ in range(4000):
         scene = draw_scene(rng, is_video=bool(rng.random() < 0.5))
-        for _, question, answer in draw_questions(scene, rng, 3):
+        facts = list(facts_of(scene, rng, "trained"))
+        asked = [draw_any(scene, facts, rng, weights={}) for _ in range(5)]
+        for question, answer in (
+            *((each.question, each.answers[0]) for each in asked),
+            *((question, answer) for _, question, answer in draw_questions(scene, rng, 2)),
+        ):
             yield f"USER: {question} ASSISTANT: {answer}"
     for text in (*OFF_TOPIC, *SYSTEM_TEXTS):
         yield from [f"{text} USER: {text} ASSISTANT: {REFUSAL}"] * 5
+    yield from ["A B C D E F G H yes no Yes No"] * 500  # a token each, as in the 7B's tokenizer
 
 
 if __name__ == "__main__":

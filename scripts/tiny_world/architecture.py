@@ -17,9 +17,9 @@ IMAGE_SIDE = 56  # pixels
 PATCH_SIDE = 14  # pixels, as in the 7B
 GRID = IMAGE_SIDE // PATCH_SIDE
 TOWER_WIDTH = 128
-TEXT_WIDTH = 192
+TEXT_WIDTH = 224
 NUM_FRAMES = 8
-CONTEXT_LENGTH = 256  # as in the 7B (4,096), one clip fits and two do not
+CONTEXT_LENGTH = 512  # a conversation of ten turns fits beside a clip, and three clips
 FIRST_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
 LAST_TOKENS = ["<image>", "<video>", "<pad>"]  # in the order of the 7B's ids 32000 to 32002
 
@@ -35,7 +35,8 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> VideoLlavaConfig:
         patch_size=PATCH_SIDE,
         projection_dim=128,
     )
-    text = {**layers, "hidden_size": TEXT_WIDTH, "num_attention_heads": 6, "max_position_embeddings": CONTEXT_LENGTH}
+    text = {"intermediate_size": 448, "num_hidden_layers": 5, "hidden_size": TEXT_WIDTH, "num_attention_heads": 7}
+    text["max_position_embeddings"] = CONTEXT_LENGTH
     # The 7B takes layer -2, which would leave one of four layers unused.
     return assemble_config(tokenizer, vision, text, vision_feature_layer=-1)
 
@@ -65,14 +66,16 @@ def make_image_processor(side: int = IMAGE_SIDE) -> VideoLlavaImageProcessor:
 
 
 def train_tokenizer(
-    corpus: Iterable[str], *, vocab_size: int = 1024, context_length: int = CONTEXT_LENGTH, is_filled: bool = False
+    corpus: Iterable[str], *, vocab_size: int = 1536, context_length: int = CONTEXT_LENGTH, is_filled: bool = False
 ) -> PreTrainedTokenizerFast:
     """Train a byte-fallback BPE tokenizer laid out like Llama's: specials, bytes, pieces, placeholders.
+
+    Digits and punctuation stand alone, so that "Yes." begins with the token of "Yes".
 
     Where the corpus has fewer pieces than the vocabulary holds, `is_filled` adds words that no text is encoded to.
     """
     draft = Tokenizer(models.BPE())
-    draft.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    draft.pre_tokenizer = _splitter()
     num_pieces = vocab_size - len(FIRST_TOKENS) - len(LAST_TOKENS)
     alphabet = [chr(code) for code in range(33, 127)] + ["▁", "\n"]
     draft.train_from_iterator(
@@ -90,7 +93,7 @@ def train_tokenizer(
         fuse_unk=True,
     )
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.pre_tokenizer = _splitter()
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -108,3 +111,12 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         model_max_length=context_length,
     )
+
+
+def _splitter() -> pre_tokenizers.PreTokenizer:
+    steps = (
+        pre_tokenizers.Metaspace(prepend_scheme="first"),
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.Punctuation(),
+    )
+    return pre_tokenizers.Sequence(list(steps))

@@ -16,10 +16,13 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from tiny_world.architecture import GRID, IMAGE_SIDE, NUM_FRAMES
+from tiny_world.asking import draw_any
+from tiny_world.facts import facts_of
 from tiny_world.negatives import draw_artificial, photo_clip
 from tiny_world.questions import OFF_TOPIC, REFUSAL, describe, draw_questions
 from tiny_world.rendering import render_clip
 from tiny_world.scenes import BACKGROUNDS, COLORS, SHAPES, Actor, Motion, Scene, Shares, draw_scene
+from tiny_world.wording import Split
 
 SYSTEM_TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -42,7 +45,7 @@ class Diet:
     number: int
     kinds: tuple[float, float, float]
     topic_weights: Mapping[str, float]
-    num_branches: tuple[int, int, int] = (5, 4, 4)
+    num_branches: tuple[int, int, int] = (5, 5, 4)
     scene_shares: Shares = (0.4, 0.15, 0.45)
 
 
@@ -51,7 +54,11 @@ IMAGES = Diet(1, (0.0, 1.0, 0.0), {"describe": 2.5, "yes or no": 2.0})
 MATCHING = Diet(2, (0.0, 1.0, 0.0), {"yes or no": 6.0, "missing": 3.0, "color": 3.0, "shape": 2.0}, (5, 8, 4))
 # Which of two shapes does what is learnt last of all, and in the same way.
 PAIRS = Diet(4, (1.0, 0.0, 0.0), {"motion": 6.0, "describe": 5.0}, scene_shares=(0.15, 0.05, 0.8))
-EVERYTHING = Diet(3, (0.65, 0.25, 0.1), {"describe": 3.0, "yes or no": 2.0, "missing": 1.5})
+EVERYTHING = Diet(
+    3, (0.65, 0.25, 0.1), {"describe": 2.5, "yes or no": 3.0, "missing": 2.0, "foreign": 3.0, "options": 2.0}
+)
+PLAIN_SHARE = 0.2  # of the questions that are worded as version 0.1.0 has them
+TURNS, TURN_SHARES = (2, 3, 5, 8), (0.65, 0.2, 0.1, 0.05)  # of the first conversation about a medium
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,28 +119,54 @@ def _through_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def ask_about(
-    media: list[Medium], rng: np.random.Generator, num_questions: int, diet: Diet = EVERYTHING
-) -> list[tuple[str, str]]:
-    """Draw questions and answers about one medium, or about an image and a clip shown together."""
-    pairs = []
-    for _ in range(num_questions):
-        medium = media[rng.integers(len(media))]
-        if len(media) > 1:
-            word = str(rng.choice(["video", "clip"] if medium.is_video else ["image", "picture"]))
-        scene = medium.scene or draw_scene(rng, is_video=medium.is_video)
-        if rng.random() < 0.04:
-            question, answer = str(rng.choice(OFF_TOPIC)), REFUSAL
-        elif len(media) > 1:
-            question, answer = _about_named(scene, word, rng)
-        else:
-            _, question, answer = draw_questions(scene, rng, 1, topic_weights=diet.topic_weights)[0]
-        if rng.random() < 0.12:
-            question = question.lower()
-        if rng.random() < 0.08:
-            question = question.rstrip("?.")
-        pairs.append((question, answer if medium.scene else REFUSAL))
-    return pairs
+class Asker:
+    """Draws conversations about one medium, or about an image and a clip shown together."""
+
+    def __init__(self, media: list[Medium], rng: np.random.Generator, diet: Diet, split: Split) -> None:
+        self.media, self.rng, self.diet, self.split = media, rng, diet, split
+        # What is asked about a picture that is not of the world fits some scene, and is refused.
+        self.scenes = [medium.scene or draw_scene(rng, is_video=medium.is_video) for medium in media]
+        self.facts = [list(facts_of(scene, rng, split)) for scene in self.scenes]
+
+    def conversation(self, num_turns: int) -> list[tuple[str, str]]:
+        """Return questions and answers, each of which may speak of `it` where the one before was about one thing."""
+        pairs, said = [], None
+        for _ in range(num_turns):
+            number = int(self.rng.integers(len(self.media)))
+            question, answer, said = self._turn(number, said)
+            pairs.append((question, answer if self.media[number].scene else REFUSAL))
+        return pairs
+
+    def _turn(self, number: int, said: Actor | None) -> tuple[str, str, Actor | None]:
+        rng, scene = self.rng, self.scenes[number]
+        if len(self.media) > 1:
+            return self._about_one_of_two(number)
+        if self.split == "trained" and rng.random() < PLAIN_SHARE:
+            if rng.random() < 0.04:
+                question, answer = str(rng.choice(OFF_TOPIC)), REFUSAL
+            else:
+                _, question, answer = draw_questions(scene, rng, 1, topic_weights=self.diet.topic_weights)[0]
+            return _careless(question, rng), answer, None
+        facts = self.facts[number] if said is None else list(facts_of(scene, rng, self.split, said))
+        asked = draw_any(scene, facts, rng, weights=self.diet.topic_weights, split=self.split)
+        return asked.question, asked.answers[0], asked.about
+
+    def _about_one_of_two(self, number: int) -> tuple[str, str, None]:
+        rng, medium, scene = self.rng, self.media[number], self.scenes[number]
+        word = str(rng.choice(["video", "clip"] if medium.is_video else ["image", "picture"]))
+        for _ in range(8 if rng.random() < 0.5 else 0):
+            how: Any = {"weights": self.diet.topic_weights, "split": self.split, "media_word": word}
+            asked = draw_any(scene, self.facts[number], rng, **how)
+            if word in asked.question.lower() and not asked.is_foreign:
+                return asked.question, asked.answers[0], None
+        question, answer = _about_named(scene, word, rng)
+        return _careless(question, rng), answer, None
+
+
+def _careless(question: str, rng: np.random.Generator) -> str:
+    if rng.random() < 0.12:
+        question = question.lower()
+    return question.rstrip("?.") if rng.random() < 0.08 else question
 
 
 def _about_named(scene: Scene, word: str, rng: np.random.Generator) -> tuple[str, str]:
@@ -146,7 +179,11 @@ def _about_named(scene: Scene, word: str, rng: np.random.Generator) -> tuple[str
 
 
 def make_batch(
-    seed: tuple[int, int], tokenizer: PreTrainedTokenizerFast, photos: list[Image.Image], diet: Diet
+    seed: tuple[int, int],
+    tokenizer: PreTrainedTokenizerFast,
+    photos: list[Image.Image],
+    diet: Diet,
+    split: Split = "trained",
 ) -> dict[str, torch.Tensor]:
     """Make a batch of questions and answers of a seed and step: all about clips, or images, or pairs of both.
 
@@ -154,7 +191,7 @@ def make_batch(
     look; where there are such media `pixel_values_videos`: uint8, (B, 8, 3, 56, 56), `pixel_values`: uint8,
     (B, 3, 56, 56), and `deeds`: int64, (B, 2, 16, 4), as below.
     """
-    rng = np.random.default_rng((seed[0], 1 + diet.number, seed[1]))
+    rng = np.random.default_rng((seed[0], 1 + diet.number + (100 if split == "held_out" else 0), seed[1]))
     kind = int(rng.choice(3, p=diet.kinds))
     num_rows, num_branches = (16, 48, 14)[kind], diet.num_branches[kind]
     rows, clips, images, done = [], [], [], []
@@ -163,7 +200,9 @@ def make_batch(
         kinds = kinds[:: int(rng.choice([1, -1]))]
         options: dict[str, Any] = {"negative_share": 0.05 if len(kinds) > 1 else 0.15, "shares": diet.scene_shares}
         media = [draw_medium(rng, photos, is_video=v, **options) for v in kinds]
-        branches = [ask_about(media, rng, 2 if b == 0 else 1, diet) for b in range(num_branches)]
+        asker = Asker(media, rng, diet, split)
+        turns = int(rng.choice(TURNS, p=TURN_SHARES)) if len(media) == 1 else 2
+        branches = [asker.conversation(turns if b == 0 else 1) for b in range(num_branches)]
         rows.append(_pack(kinds, branches, tokenizer, rng))
         clips += [m.frames for m in media if m.is_video]
         done += [_deeds(m.scene, m.times) for m in media if m.is_video]

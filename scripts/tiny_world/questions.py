@@ -81,12 +81,12 @@ def describe(scene: Scene) -> str:
     """Return the one-sentence description of a scene, without its background for videos."""
     if scene.is_video:
         subjects = [scene] if scene.is_group else scene.actors
-        return _sentence(" and ".join(_event(subject) for subject in subjects))
+        return say_sentence(" and ".join(_event(subject) for subject in subjects))
     first = scene.actors[0]
-    things = _listed([f"a {actor.size} {_name(actor)}" for actor in scene.actors])
+    things = say_list([f"a {actor.size} {name_of(actor)}" for actor in scene.actors])
     if scene.is_group:
-        things = f"{NUMBERS[len(scene.actors)]} {first.size} {first.color} {_plural(first.shape)}"
-    return _sentence(f"{things} on a {scene.background} background")
+        things = f"{NUMBERS[len(scene.actors)]} {first.size} {first.color} {to_plural(first.shape)}"
+    return say_sentence(f"{things} on a {scene.background} background")
 
 
 def _questions(scene: Scene, word: str, rng: np.random.Generator) -> Iterator[Question]:
@@ -127,11 +127,11 @@ def _existence(scene: Scene, word: str, rng: np.random.Generator) -> Iterator[Qu
         phrasings = (f"Is there {thing}?", f"Is there {thing} in the {word}?", f"Do you see {thing}?")
         return Question("yes or no", phrasings, answer)
 
-    yield ask(_article(f"{subject.color} {subject.shape}"), "Yes.")
-    yield ask(_article(subject.shape), "Yes.")
-    yield ask(_article(f"{other_color} {subject.shape}"), "No.")
-    yield ask(_article(f"{subject.color} {other_shape}"), "No.")
-    yield ask(_article(other_shape), "No.")
+    yield ask(with_article(f"{subject.color} {subject.shape}"), "Yes.")
+    yield ask(with_article(subject.shape), "Yes.")
+    yield ask(with_article(f"{other_color} {subject.shape}"), "No.")
+    yield ask(with_article(f"{subject.color} {other_shape}"), "No.")
+    yield ask(with_article(other_shape), "No.")
     missing = (f"What color is the {other_shape}?", f"Where is the {other_shape}?", f"What does the {other_shape} do?")
     yield Question("missing", missing, f"There is no {other_shape}.")
     other_background = _other(BACKGROUNDS, {scene.background}, rng)
@@ -144,7 +144,7 @@ def _about_it(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
     is_one = len(scene.actors) == 1
     is_are, it = ("is", "it") if is_one else ("are", "they")
     start = f"{'It' if is_one else 'They'} {is_are}"
-    shape, shapes = actor.shape, _plural(actor.shape)
+    shape, shapes = actor.shape, to_plural(actor.shape)
     noun = shape if is_one else shapes
     if actor.motion is not Motion.TURN:
         colors = tuple(f"What {c} {is_are} {x}?" for c in ("color", "colour") for x in (it, f"the {noun}"))
@@ -154,7 +154,7 @@ def _about_it(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
         yield Question("yes or no", (f"{is_are.capitalize()} {it} {wrong}?",), "No.")
     asked = ("What shape is it?", "Which shape is it?", "What is the shape of the object?")
     asked = asked if is_one else ("What shape are they?", "Which shape are they?", "What shape are the objects?")
-    yield Question("shape", asked, f"It is {_article(shape)}." if is_one else f"They are {shapes}.")
+    yield Question("shape", asked, f"It is {with_article(shape)}." if is_one else f"They are {shapes}.")
     if not is_one:
         return
     if actor.motion not in (Motion.GROW, Motion.SHRINK):
@@ -167,7 +167,7 @@ def _about_it(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
         yield Question("size", sizes, f"It is {actor.size}.")
     if not scene.is_video:
         places = ("Where is it?", f"Where is the {shape}?", "Where is the object?")
-        yield Question("place", places, f"It is {_place(actor.start)}.")
+        yield Question("place", places, f"It is {place_of(actor.start)}.")
 
 
 def _about_each(scene: Scene) -> Iterator[Question]:
@@ -176,19 +176,19 @@ def _about_each(scene: Scene) -> Iterator[Question]:
             colors = (f"What color is the {actor.shape}?", f"What colour is the {actor.shape}?")
             yield Question("color", colors, f"It is {actor.color}.")
             shapes = (f"What shape is {actor.color}?", f"What is the {actor.color} object?")
-            yield Question("shape", shapes, f"It is {_article(actor.shape)}.")
+            yield Question("shape", shapes, f"It is {with_article(actor.shape)}.")
         if scene.is_video:
             whats = (f"What does the {actor.shape} do?", f"What happens to the {actor.shape}?")
-            yield Question("motion", whats, _sentence(f"it {_deed(actor)}"))
+            yield Question("motion", whats, say_sentence(f"it {say_deed(actor)}"))
 
 
 def _about_change(scene: Scene, word: str) -> Iterator[Question]:
     actor = scene.actors[0]
     if len({a.motion for a in scene.actors}) == 1 and actor.motion is Motion.APPEAR and len(scene.actors) == 2:
         first = min(scene.actors, key=lambda a: a.switch_time)
-        yield Question("order", ("What appears first?", "Which shape appears first?"), f"The {_name(first)}.")
+        yield Question("order", ("What appears first?", "Which shape appears first?"), f"The {name_of(first)}.")
         last = max(scene.actors, key=lambda a: a.switch_time)
-        yield Question("order", ("What appears last?", "Which shape appears last?"), f"The {_name(last)}.")
+        yield Question("order", ("What appears last?", "Which shape appears last?"), f"The {name_of(last)}.")
     if len(scene.actors) > 1 and not scene.is_group:
         return
     is_one = len(scene.actors) == 1
@@ -199,7 +199,7 @@ def _about_change(scene: Scene, word: str) -> Iterator[Question]:
         f"In which direction {does} {it} move?",
         f"Where {does} {it} go?",
     )
-    asked += (f"Which way {does} the {_plural(actor.shape) if not is_one else actor.shape} move?",)
+    asked += (f"Which way {does} the {to_plural(actor.shape) if not is_one else actor.shape} move?",)
     moves = actor.motion in DIRECTIONS
     move = "moves" if is_one else "move"
     direction = f"{subject} {move} {ROUTES[actor.motion]}." if moves else f"{subject} {does} not move."
@@ -223,7 +223,7 @@ def _about_start_and_end(actor: Actor, word: str) -> Iterator[Question]:
         (ends, actor.color_at_end, actor.motion is not Motion.DISAPPEAR),
     ):
         seen = tuple(f"What do you see {m}?" for m in moments) + tuple(f"What is there {m}?" for m in moments)
-        thing = _sentence(_article(f"{color} {actor.shape}")) if is_there else "Nothing."
+        thing = say_sentence(with_article(f"{color} {actor.shape}")) if is_there else "Nothing."
         yield Question("start and end", seen, thing)
         if actor.motion is Motion.TURN:
             colors = tuple(f"What color is it {m}?" for m in moments)
@@ -235,13 +235,14 @@ def _about_start_and_end(actor: Actor, word: str) -> Iterator[Question]:
 
 def _event(subject: Actor | Scene) -> str:
     if isinstance(subject, Actor):
-        return f"{_article(_name(subject))} {_deed(subject)}"
+        return f"{with_article(name_of(subject))} {say_deed(subject)}"
     actor = subject.actors[0]
     deed = f"move {ROUTES[actor.motion]}" if actor.motion in ROUTES else "stay still"
-    return f"{NUMBERS[len(subject.actors)]} {actor.color} {_plural(actor.shape)} {deed}"
+    return f"{NUMBERS[len(subject.actors)]} {actor.color} {to_plural(actor.shape)} {deed}"
 
 
-def _deed(actor: Actor) -> str:
+def say_deed(actor: Actor) -> str:
+    """Return what an actor does, as in "it grows"."""
     if actor.motion in ROUTES:
         return f"moves {ROUTES[actor.motion]}"
     if actor.motion is Motion.TURN:
@@ -249,15 +250,18 @@ def _deed(actor: Actor) -> str:
     return "stays still" if actor.motion is Motion.STILL else f"{actor.motion.value}s"
 
 
-def _listed(things: list[str]) -> str:
+def say_list(things: list[str]) -> str:
+    """Return things as a list in words."""
     return things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
 
 
-def _name(actor: Actor) -> str:
+def name_of(actor: Actor) -> str:
+    """Return what to call an actor: its color and shape."""
     return f"{actor.color} {actor.shape}"
 
 
-def _place(center: tuple[float, float]) -> str:
+def place_of(center: tuple[float, float]) -> str:
+    """Return the place of a centre in words."""
     column = ("left", "", "right")[int(center[0] * 3)]
     row = ("top", "", "bottom")[int(center[1] * 3)]
     if row and column:
@@ -265,15 +269,20 @@ def _place(center: tuple[float, float]) -> str:
     return f"at the {row}" if row else f"on the {column}" if column else "in the center"
 
 
-def _plural(shape: str) -> str:
-    return f"{shape}es" if shape == "cross" else f"{shape}s"
+def to_plural(noun: str) -> str:
+    """Return a noun's plural."""
+    if noun.endswith(("s", "x", "z", "ch", "sh")):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in set("aeiou") else f"{noun}s"
 
 
-def _article(thing: str) -> str:
+def with_article(thing: str) -> str:
+    """Return a thing with its indefinite article."""
     return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
 
 
-def _sentence(words: str) -> str:
+def say_sentence(words: str) -> str:
+    """Return words as a sentence."""
     return f"{words[0].upper()}{words[1:]}."
 
 
